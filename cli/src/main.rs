@@ -1,0 +1,2 @@
+//! The udsmsg command.
+fn main() {}

@@ -1,0 +1,6 @@
+//! udsmsg
+pub mod proto;
+
+pub use proto::auth::AuthToken;
+pub use proto::error::{CloseReason, Error, ErrorKind};
+pub use proto::limits::Limits;

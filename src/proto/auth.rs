@@ -1,0 +1,74 @@
+//! The token that says who may put messages into an inbox, and its comparison in constant time.
+
+use std::fmt;
+
+use subtle::ConstantTimeEq;
+
+use super::error::{Error, ErrorKind};
+
+/// Hex digits in a token.
+const DIGITS: usize = 64;
+
+/// A server's capability token: 32 random bytes, written as 64 lower-case hex digits.
+///
+/// It is never printed: `Debug` shows that there is one, and there is no `Display`.
+#[derive(Clone)]
+pub struct AuthToken([u8; DIGITS]);
+
+impl AuthToken {
+    /// The token whose random bytes are `bytes`.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        let mut digits = [0; DIGITS];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+            for (digit, nibble) in pair.iter_mut().zip([byte >> 4, byte & 15]) {
+                *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+            }
+        }
+        Self(digits)
+    }
+
+    /// The token written as `text`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidAuthToken`] if `text` is not 64 lower-case hex digits; the text is not repeated.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        match <[u8; DIGITS]>::try_from(text.as_bytes()) {
+            Ok(digits) if digits.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f')) => Ok(Self(digits)),
+            _ => Err(Error::new(
+                ErrorKind::InvalidAuthToken,
+                format!("a token must be {DIGITS} lower-case hex digits; this one is not ({} bytes)", text.len()),
+            )),
+        }
+    }
+
+    /// The 64 digits, for the two places that must write them: a capability file and a message to be sent.
+    pub fn expose(&self) -> &str {
+        // The digits are ASCII by construction.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// Whether `candidate` is this token, in a time that depends on nothing but the lengths.
+    ///
+    /// The difference is folded over words and compared once: about 4 ns, against 100 ns for a compare that is
+    /// constant-time byte by byte (bench `message`). A wrong length takes the same road.
+    pub fn matches(&self, candidate: &[u8]) -> bool {
+        let mut padded = [0; DIGITS];
+        let len = candidate.len().min(DIGITS);
+        if let (Some(to), Some(from)) = (padded.get_mut(..len), candidate.get(..len)) {
+            to.copy_from_slice(from);
+        }
+        let mut difference = u64::from(candidate.len() != DIGITS);
+        let (ours, theirs) = (self.0.as_chunks::<8>().0, padded.as_chunks::<8>().0);
+        for (a, b) in ours.iter().zip(theirs) {
+            difference |= u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b);
+        }
+        difference.ct_eq(&0).into()
+    }
+}
+
+impl fmt::Debug for AuthToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AuthToken(redacted)")
+    }
+}
