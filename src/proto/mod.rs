@@ -5,5 +5,6 @@
 pub mod auth;
 pub mod error;
 pub mod limits;
+pub mod message;
 pub mod scan;
 pub mod time;
