@@ -1,0 +1,100 @@
+//! Any bytes as a line: the scanner against `from_utf8`, serde_json's `IgnoredAny` and a counter of depth.
+//! Then all that may be done with a line that was taken.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use serde::de::IgnoredAny;
+use udsmsg::AuthToken;
+use udsmsg::proto::message::{Answer, Message, Verdict, judge};
+use udsmsg::proto::scan::{DEPTH_MAX, Fault, scan};
+
+fuzz_target!(|data: &[u8]| {
+    // A short token in the input stands for the real one, so that the fuzzer need not guess it.
+    let auth_token = AuthToken::from_bytes([0xa5; 32]);
+    let Ok(line) = std::str::from_utf8(data) else {
+        assert_eq!(judge(data, &auth_token), Verdict::Unreadable);
+        return;
+    };
+    let line = &line.replace("$T", auth_token.expose());
+    let _ = Answer::from_line(line.as_bytes());
+
+    let is_json = serde_json::from_str::<IgnoredAny>(line).is_ok();
+    let found = match scan(line) {
+        Ok(found) => found,
+        Err(refusal) => {
+            assert!(refusal.at <= line.len());
+            match refusal.fault {
+                Fault::Syntax => assert!(!is_json, "refused: {line}"),
+                Fault::TooDeep => assert!(!is_json || depth(line) > DEPTH_MAX, "not deep: {line}"),
+                // Whether they are the same is for the tests to say; the rest of the line was not read.
+                Fault::Repeated => assert!(line.matches(':').count() >= 2, "not repeated: {line}"),
+                other => panic!("{other:?}: {line}"),
+            }
+            assert_eq!(judge(line.as_bytes(), &auth_token), Verdict::Unreadable);
+            return;
+        }
+    };
+    assert!(is_json, "taken: {line}");
+    assert!(depth(line) <= DEPTH_MAX, "too deep: {line}");
+
+    // What is left without the token is JSON, has none, and its fields lie where they are said to lie.
+    let redacted = found.redact(line);
+    let text = format!("{}{}", redacted.head, redacted.tail);
+    let again = scan(&text).expect("what is left is JSON");
+    assert_eq!(again.fields(), redacted.fields);
+    assert_eq!(again.auth_token(), None);
+    assert_eq!(text.len(), redacted.len());
+    if found.auth_token().is_none() {
+        assert_eq!(text, line.trim_matches([' ', '\t', '\r', '\n']));
+    }
+
+    let fields = again.fields();
+    for field in [fields.kind(), fields.data(), fields.from(), fields.ts(), fields.meta()]
+        .into_iter()
+        .flatten()
+    {
+        if let Ok(expected) = serde_json::from_str::<String>(field.raw(&text)) {
+            assert_eq!(field.text(&text).as_deref(), Some(&*expected));
+        }
+    }
+    match judge(line.as_bytes(), &auth_token) {
+        Verdict::Unreadable => panic!("scanned, and yet unreadable: {line}"),
+        Verdict::Deliver(delivered) => {
+            assert_eq!(delivered, redacted);
+            assert!(
+                !text.contains(auth_token.expose())
+                    || line.matches(auth_token.expose()).count() > 1
+            );
+            let message = Message::from_json(&text).expect("what is delivered is a message");
+            assert_eq!(message.json(), text);
+            let _ = (
+                message.kind(),
+                message.data().and_then(|data| data.text()),
+                message.from(),
+                message.ts(),
+            );
+            assert!(format!("{message:?}").len() < 500);
+        }
+        Verdict::Unauthorized | Verdict::Malformed | Verdict::Ping => {}
+    }
+});
+
+/// How deep valid JSON is nested; of other text, at least as deep as what is valid at its start.
+fn depth(json: &str) -> u32 {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_u32, 0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
