@@ -295,6 +295,8 @@ fn strings_are_decoded_and_lone_surrogates_replaced() {
         (r#""\ude00\ud83d""#, "\u{fffd}\u{fffd}"),
         (r#""\udbff\udfff\ud800\udc00""#, "\u{10ffff}\u{10000}"),
         (r#""\ud83d\\ude00""#, "\u{fffd}\\ude00"),
+        (r#""\ud83d\ue000\ud83d\udbff""#, "\u{fffd}\u{e000}\u{fffd}\u{fffd}"),
+        (r#""\ud7ff\udc00\udc00\udfff""#, "\u{d7ff}\u{fffd}\u{fffd}\u{fffd}"),
     ] {
         let line = format!("{{\"data\":{raw}}}");
         let field = scan(&line).unwrap().fields().data().unwrap();
