@@ -5,4 +5,5 @@
 pub mod auth;
 pub mod error;
 pub mod limits;
+pub mod peer;
 pub mod time;
