@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use nix::sys::signal::{Signal, raise};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use udsmsg::os::address::Address;
@@ -93,11 +94,30 @@ fn wait() {
     io::stdin().read_line(&mut line).unwrap();
 }
 
+/// What tells a tracer that a step begins, and that it is over.
+pub const STEP_SIGNALS: [Signal; 2] = [Signal::SIGUSR1, Signal::SIGUSR2];
+
+/// Does `step`, between the two signals if there is a tracer to take them.
+fn traced<T>(step: impl FnOnce() -> T) -> T {
+    let is_traced = env::var_os("NAMES_TRACED").is_some();
+    let tell = |signal| {
+        if is_traced {
+            raise(signal).unwrap();
+        }
+    };
+    let [begin, end] = STEP_SIGNALS;
+    tell(begin);
+    let result = step();
+    tell(end);
+    result
+}
+
 /// The child's part: `ready`, then for each step a bind, and a release.
 ///
 /// - `NAMES_SOCKET`: the path, or none for a default location
 /// - `NAMES_CONFIG`: the capability directory
 /// - `NAMES_CWD`, `NAMES_UMASK` (octal), `NAMES_UID`: what to change before
+/// - `NAMES_TRACED`: whether to signal the beginning and the end of each step to a tracer
 /// - `NAMES_AFTER`: `chdir` or `fork` between bind and release
 #[test]
 fn entry() {
@@ -126,8 +146,8 @@ fn entry() {
         None => Location::draw(&Namespace::default(), &Environment::from_process(), &mut random)
             .unwrap(),
     };
-    let (listener, mut claim) = match Claim::bind(location, &capabilities, &auth_token, &mut random)
-    {
+    let bound = traced(|| Claim::bind(location, &capabilities, &auth_token, &mut random));
+    let (listener, mut claim) = match bound {
         Ok(bound) => bound,
         Err(error) => {
             say(format_args!("{}: {error}", error.code()));
@@ -146,7 +166,7 @@ fn entry() {
         _ => {}
     }
     let was_there = claim.still_there();
-    claim.release(&listener).unwrap();
+    traced(|| claim.release(&listener)).unwrap();
     claim.release(&listener).unwrap();
     say(format_args!("released {was_there} {}", claim.still_there()));
 }

@@ -1,8 +1,10 @@
-//! Names and files: how a server's name is chosen, taken, found and given back, through the public interface alone.
+//! Names and files: how a server's name is chosen, taken, found and given back, through the public interface
+//! alone.
 //!
-//! Every test has a directory of its own. What must not disturb other tests (umask, current directory, another uid,
-//! a crash) happens in a child: this very program, told by a variable which part to play. `UDSMSG_TEST_SCALE`
-//! multiplies the rounds of the long tests. Tests that need a second user do nothing unless they run as root.
+//! Every test has a directory of its own. What must not disturb other tests (umask, current directory,
+//! another uid, a crash) happens in a child: this very program, told by a variable which part to play.
+//! `UDSMSG_TEST_SCALE` multiplies the rounds of the long tests. Tests that need a second user do nothing
+//! unless they run as root.
 
 #![cfg(unix)]
 #![allow(
@@ -23,6 +25,7 @@ mod address;
 mod capability;
 mod child;
 mod claim;
+mod crash;
 mod directory;
 mod location;
 mod namespace;
