@@ -232,7 +232,7 @@ impl Claim {
             return Err(self.occupied(&why));
         }
         for pause in [SECOND_LOOK, Duration::ZERO] {
-            match probe(name) {
+            match self.probe_any_mode(name, &found) {
                 Probe::Refuses => thread::sleep(pause),
                 Probe::Gone => return Ok(()),
                 Probe::Lives(pid) => {
@@ -253,6 +253,30 @@ impl Claim {
         match self.facts()? {
             Some(now) if now.id == found.id => self.unlink("remove the dead socket"),
             _ => Ok(()),
+        }
+    }
+
+    /// Asks a socket whether it lives, even if its mode keeps its owner out, as a start under a strange umask that
+    /// was cut short leaves it.
+    fn probe_any_mode(&self, name: &UnixAddr, found: &Facts) -> Probe {
+        match probe(name) {
+            Probe::Unclear(cause)
+                if cause.kind() == io::ErrorKind::PermissionDenied
+                    && !found.mode.contains(SOCKET_MODE) =>
+            {
+                let chmod =
+                    |mode| sys::chmod_unfollowed(Some(self.dir.file()), self.name.as_str(), mode);
+                if let Err(cause) = chmod(SOCKET_MODE) {
+                    return Probe::Unclear(cause);
+                }
+                let answer = probe(name);
+                if !matches!(answer, Probe::Refuses) {
+                    // It is not ours to change after all.
+                    let _ = chmod(found.mode);
+                }
+                answer
+            }
+            answer => answer,
         }
     }
 

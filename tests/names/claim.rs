@@ -116,6 +116,10 @@ fn a_live_server_keeps_its_name_whoever_it_is() {
     assert!(claim.still_there());
     let published = place.capabilities().read(claim.address()).unwrap();
     assert!(published.auth_token.matches(token(1).expose().as_bytes()));
+    // Not even its mode is changed by a start that looks at it.
+    chmod(&path, 0o000);
+    expect_error(place.bind_with(&path, &token(2)), ErrorKind::AlreadyRunning, &["live server"]);
+    assert_eq!(mode(&path), 0o000);
     claim.release(&listener).unwrap();
 
     // Someone who does not know our ways, with a datagram socket.
