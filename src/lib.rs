@@ -1,4 +1,6 @@
 //! udsmsg
+#[cfg(feature = "os")]
+pub mod os;
 pub mod proto;
 
 pub use proto::auth::AuthToken;

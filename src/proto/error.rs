@@ -32,6 +32,8 @@ pub enum ErrorKind {
     PathOccupied,
     /// A live server owns the path.
     AlreadyRunning,
+    /// No default location can be had: no home is known, or every candidate for the socket was refused.
+    NoDefaultLocation,
     /// There is no capability file for the target.
     CapabilityMissing,
     /// The capability file exists and must not be believed.
@@ -65,6 +67,7 @@ impl ErrorKind {
             Self::DirectoryNotPrivate => "directory_not_private",
             Self::PathOccupied => "path_occupied",
             Self::AlreadyRunning => "already_running",
+            Self::NoDefaultLocation => "no_default_location",
             Self::CapabilityMissing => "capability_missing",
             Self::CapabilityUnusable => "capability_unusable",
             Self::NoSuchPeer => "no_such_peer",

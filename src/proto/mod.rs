@@ -7,4 +7,5 @@ pub mod error;
 pub mod limits;
 pub mod message;
 pub mod scan;
+pub mod peer;
 pub mod time;

@@ -1,0 +1,360 @@
+//! The published right to talk: a small 0600 file for each server, with its socket path and its token.
+//!
+//! The file's name is the hash of the socket path exactly as given, so writer and reader find each other
+//! without a list. A hard link is as good as the file: nobody but root and ourselves can put one into the
+//! directory, and mode and owner belong to the file, not to the name (backups are made of such links).
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, renameat};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::address::Address;
+use super::namespace::{Environment, Namespace};
+use super::private_dir::{PrivateDir, Purpose};
+use super::process::{ProcessIdentity, ProcessStart};
+use super::random::Random;
+use super::refused;
+use super::sys::{self, FileKind};
+use crate::proto::auth::AuthToken;
+use crate::proto::error::{Error, ErrorKind};
+use crate::proto::time::Wall;
+
+/// Bytes of a capability file that a reader takes at most.
+const FILE_BYTES_MAX: u64 = 4096;
+
+/// What a capability file says.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Capability {
+    /// The server's address.
+    pub address: Address,
+    /// The token that it asks for.
+    pub auth_token: AuthToken,
+    /// The process that published it, if it says so.
+    pub process: Option<ProcessIdentity>,
+    /// When it was published: the file's time of modification.
+    pub published_at: Wall,
+}
+
+/// What is written.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WrittenFile<'a> {
+    socket_path: &'a str,
+    auth_token: &'a str,
+    pid: u32,
+    process: &'a ProcessStart,
+}
+
+/// What is read; keys that are not known are nothing to a reader, and those that are its own business may be
+/// wrong.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ReadFile {
+    socket_path: String,
+    auth_token: String,
+    #[serde(default)]
+    pid: Value,
+    #[serde(default)]
+    process: Value,
+}
+
+/// The directory of the capability files of one family of servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CapabilityDir {
+    path: PathBuf,
+}
+
+impl CapabilityDir {
+    /// The directory at `path`.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// The directory of `namespace` in `environment`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NoDefaultLocation`] if it depends on the user's home and that is not known.
+    pub fn of(namespace: &Namespace, environment: &Environment) -> Result<Self, Error> {
+        Ok(Self { path: namespace.capability_dir(environment)? })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The name of the file for `address`: the lower-case hex SHA-256 of its path, and `.json`.
+    pub fn file_name(address: &Address) -> String {
+        let digest = Sha256::digest(address.path().as_bytes());
+        let mut name = String::with_capacity(2 * digest.len() + 5);
+        for byte in digest {
+            name.extend(
+                [byte >> 4, byte & 15]
+                    .into_iter()
+                    .filter_map(|digit| char::from_digit(digit.into(), 16)),
+            );
+        }
+        name.push_str(".json");
+        name
+    }
+
+    /// Publishes the right to talk to the server at `address`, in place of what was published for it before.
+    ///
+    /// It is written to an exclusive file and renamed, so that a reader finds all of it or nothing. A crash
+    /// in between leaves a file `.<hash>.<pid>-<nonce>.tmp`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::DirectoryNotPrivate`] or [`ErrorKind::Io`]; nothing has been published then.
+    pub fn publish(
+        &self,
+        address: &Address,
+        auth_token: &AuthToken,
+        random: &mut Random,
+    ) -> Result<(), Error> {
+        self.open_for_writing()?.publish(address, auth_token, random)
+    }
+
+    /// Reads the right to talk to the server at `address`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::CapabilityMissing`] if there is no file, [`ErrorKind::CapabilityUnusable`] if there is
+    /// one that must not be believed, [`ErrorKind::DirectoryNotPrivate`] if the directory must not;
+    /// [`ErrorKind::Io`].
+    pub fn read(&self, address: &Address) -> Result<Capability, Error> {
+        match PrivateDir::open_existing(&self.path, Purpose::Capabilities)? {
+            Some(dir) => self.opened(dir).read(address),
+            None => {
+                let sentence = format!(
+                    "there is no capability file for {:?}, because the directory {:?} does not exist; is the \
+                     server running, and does it use the same config home?",
+                    address.path(),
+                    self.path
+                );
+                Err(Error::new(ErrorKind::CapabilityMissing, sentence))
+            }
+        }
+    }
+
+    /// Removes what is published for `address`, if it still holds `auth_token`; says whether it did.
+    ///
+    /// # Errors
+    ///
+    /// As for [`CapabilityDir::read`], but a file that is missing is no error.
+    pub fn remove_if_ours(&self, address: &Address, auth_token: &AuthToken) -> Result<bool, Error> {
+        match PrivateDir::open_existing(&self.path, Purpose::Capabilities)? {
+            Some(dir) => self.opened(dir).remove_if_ours(address, auth_token),
+            None => Ok(false),
+        }
+    }
+
+    /// Opens the directory; it is created if need be.
+    pub(crate) fn open_for_writing(&self) -> Result<OpenCapabilityDir, Error> {
+        Ok(self.opened(PrivateDir::open_or_create(&self.path, Purpose::Capabilities)?))
+    }
+
+    fn opened(&self, dir: PrivateDir) -> OpenCapabilityDir {
+        OpenCapabilityDir { dir, path: self.path.clone() }
+    }
+}
+
+/// The same directory, open: it stays the same one whatever happens to its path or to the current directory.
+#[derive(Debug)]
+pub(crate) struct OpenCapabilityDir {
+    dir: PrivateDir,
+    path: PathBuf,
+}
+
+impl OpenCapabilityDir {
+    pub(crate) fn publish(
+        &self,
+        address: &Address,
+        auth_token: &AuthToken,
+        random: &mut Random,
+    ) -> Result<(), Error> {
+        address.check_length()?;
+        let name = CapabilityDir::file_name(address);
+        let process = ProcessIdentity::current();
+        let stem = name.strip_suffix(".json").unwrap_or(&name);
+        let temporary = format!(".{stem}.{}-{}.tmp", process.pid, random.nonce());
+        let contents = WrittenFile {
+            socket_path: address.path(),
+            auth_token: auth_token.expose(),
+            pid: process.pid,
+            process: &process.start,
+        };
+        let cannot = |cause: io::Error| {
+            refused(
+                format!("cannot publish the capability file {:?}", self.path.join(&name)),
+                cause,
+            )
+        };
+        let mut json = serde_json::to_vec(&contents).map_err(|cause| cannot(cause.into()))?;
+        json.push(b'\n');
+
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+        let file = sys::open_at(&self.dir, &temporary, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+            .map_err(cannot)?;
+        let written = write_private(file, &json)
+            .and_then(|()| Ok(renameat(&self.dir, temporary.as_str(), &self.dir, name.as_str())?));
+        written.map_err(|cause| {
+            // The file was made just above under a name that nobody else uses.
+            let _ = unlinkat(&self.dir, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
+            cannot(cause)
+        })
+    }
+
+    pub(crate) fn read(&self, address: &Address) -> Result<Capability, Error> {
+        self.read_for(Intent::ToBelieve, address)
+    }
+
+    fn read_for(&self, intent: Intent, address: &Address) -> Result<Capability, Error> {
+        let name = CapabilityDir::file_name(address);
+        let refuse = |why: fmt::Arguments<'_>| {
+            let path = self.path.join(&name);
+            let sentence = format!(
+                "the capability file {path:?} for {:?} is not to be believed: {why}",
+                address.path()
+            );
+            Error::new(ErrorKind::CapabilityUnusable, sentence)
+        };
+        let cannot = |cause: io::Error| {
+            refused(format!("cannot read the capability file {:?}", self.path.join(&name)), cause)
+        };
+        let file = match sys::open_at(
+            &self.dir,
+            &name,
+            OFlag::O_RDONLY | OFlag::O_NONBLOCK,
+            Mode::empty(),
+        ) {
+            Ok(file) => file,
+            Err(cause) => {
+                // What `open` refuses is told by what stands there: each system has its own errno for a link.
+                return Err(match sys::facts_at(&self.dir, &name) {
+                    Ok(facts) if facts.kind != FileKind::Regular => refuse(format_args!(
+                        "it is {}, not a regular file; remove it if you do not know it",
+                        facts.kind.name()
+                    )),
+                    Err(gone) if gone.kind() == io::ErrorKind::NotFound => {
+                        self.missing(address, &name)
+                    }
+                    _ => cannot(cause),
+                });
+            }
+        };
+        let facts = sys::facts_of(&file).map_err(cannot)?;
+        if facts.kind != FileKind::Regular {
+            let kind = facts.kind.name();
+            return Err(refuse(format_args!(
+                "it is {kind}, not a regular file; remove it if you do not know it"
+            )));
+        }
+        let own_uid = sys::effective_uid();
+        if facts.uid != own_uid {
+            return Err(refuse(format_args!(
+                "it belongs to uid {}, and you are uid {own_uid}",
+                facts.uid
+            )));
+        }
+        if facts.is_open_to_others() && intent == Intent::ToBelieve {
+            let mode = facts.mode.bits();
+            return Err(refuse(format_args!(
+                "its mode {mode:04o} lets others in; start the server anew"
+            )));
+        }
+        let mut bytes = Vec::new();
+        if facts.len <= FILE_BYTES_MAX {
+            file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
+        }
+        let len = facts.len.max(bytes.len() as u64);
+        if len > FILE_BYTES_MAX {
+            return Err(refuse(format_args!(
+                "it has {len} bytes, more than the {FILE_BYTES_MAX} that one can have"
+            )));
+        }
+        // The parser's own words could repeat a part of the file, and so of the token; where it stopped is
+        // enough.
+        let read: ReadFile = serde_json::from_slice(&bytes).map_err(|cause| {
+            refuse(format_args!(
+                "it is no JSON object with the texts \"socketPath\" and \"authToken\" (line {}, column {})",
+                cause.line(),
+                cause.column()
+            ))
+        })?;
+        if read.socket_path != address.path() {
+            return Err(refuse(format_args!("it is for the socket {:?}", read.socket_path)));
+        }
+        let auth_token = AuthToken::parse(&read.auth_token).map_err(|_| {
+            refuse(format_args!("its \"authToken\" is not 64 lower-case hex digits"))
+        })?;
+        let pid = read.pid.as_u64().and_then(|pid| u32::try_from(pid).ok());
+        let start = ProcessStart::deserialize(read.process).unwrap_or_default();
+        Ok(Capability {
+            address: address.clone(),
+            auth_token,
+            process: pid.map(|pid| ProcessIdentity { pid, start }),
+            published_at: facts.modified,
+        })
+    }
+
+    pub(crate) fn remove_if_ours(
+        &self,
+        address: &Address,
+        auth_token: &AuthToken,
+    ) -> Result<bool, Error> {
+        let found = match self.read_for(Intent::ToRemove, address) {
+            Err(error) if error.kind() == ErrorKind::CapabilityMissing => return Ok(false),
+            found => found?,
+        };
+        if !auth_token.matches(found.auth_token.expose().as_bytes()) {
+            return Ok(false);
+        }
+        let name = CapabilityDir::file_name(address);
+        match unlinkat(&self.dir, name.as_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) => Ok(true),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(cause) => Err(refused(
+                format!("cannot remove the capability file {:?}", self.path.join(&name)),
+                cause,
+            )),
+        }
+    }
+
+    fn missing(&self, address: &Address, name: &str) -> Error {
+        let sentence = format!(
+            "there is no capability file for {:?} (looked for {:?}); is the server running, and does it use \
+             the same config home?",
+            address.path(),
+            self.path.join(name)
+        );
+        Error::new(ErrorKind::CapabilityMissing, sentence)
+    }
+}
+
+/// What a file is read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Intent {
+    /// Its token is to be used.
+    ToBelieve,
+    /// It is to be removed if it holds a token of ours, whatever has become of its mode.
+    ToRemove,
+}
+
+/// Writes `bytes` to the new `file`, which nobody else can have opened: it is 0600 from the start, or less
+/// under a strange umask.
+fn write_private(mut file: File, bytes: &[u8]) -> io::Result<()> {
+    fchmod(&file, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    file.write_all(bytes)
+}

@@ -1,0 +1,488 @@
+//! The life of one socket name: taken under a lock, held, and given back with nothing stolen, lost or left
+//! behind.
+//!
+//! Starts and stops in one directory are serialised by `flock` on a descriptor of that directory: no lock
+//! file is ever made. A name is taken from a dead server only: what stands there must be a socket of ours
+//! that refuses a connection. Some systems (macOS, the BSDs) also refuse one when the backlog of a live
+//! server is full; there the second look after a pause is what protects it.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{self, Backlog, UnixAddr};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::address::Address;
+use super::capability::{CapabilityDir, OpenCapabilityDir};
+use super::clock::Clock;
+use super::location::Location;
+use super::private_dir::{PrivateDir, Purpose};
+use super::random::Random;
+use super::refused;
+use super::sys::{self, Facts, FileId, FileKind};
+use crate::proto::auth::AuthToken;
+use crate::proto::error::{Error, ErrorKind};
+
+/// How long a start or a stop waits for others on the same directory.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// The mode of a socket: read and write for its owner.
+const SOCKET_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
+
+/// How long a socket that refuses is left alone before it is asked again: a server that has bound its name
+/// and not yet called `listen` refuses too.
+const SECOND_LOOK: Duration = Duration::from_millis(10);
+
+/// How often a start looks again because what stood at its path changed under its eyes.
+const ATTEMPTS_MAX: u32 = 8;
+
+/// A socket name that is ours, with everything that was made for it.
+///
+/// [`Claim::release`] takes it all away again, and so does dropping the claim; drop the listener *after* it.
+/// A forked child that drops its copy removes nothing.
+#[derive(Debug)]
+pub struct Claim {
+    location: Location,
+    auth_token: AuthToken,
+    dir: Arc<PrivateDir>,
+    /// The name of the socket in `dir`.
+    name: String,
+    /// Our socket, while it is to be removed.
+    socket: Option<FileId>,
+    /// Keeps the inode of our socket from being given to another file while we compare with it.
+    pinned: Option<fs::File>,
+    /// Where our right to talk is published, while it is to be removed.
+    capabilities: Option<OpenCapabilityDir>,
+    /// Whether `dir` is the directory of this server alone, made by us and still to be removed.
+    has_made_dir: bool,
+    /// The only process that may remove anything.
+    creator: u32,
+}
+
+impl Claim {
+    /// Takes the name at `location`, listens on it, and publishes `auth_token` in `capabilities`.
+    ///
+    /// The listener is non-blocking and close-on-exec. If anything fails, what was made is removed again.
+    ///
+    /// The path is taken literally. If it is relative, it belongs to the directory that is the current one
+    /// now: what is removed later is looked for there, even if the current directory has changed.
+    ///
+    /// # Errors
+    ///
+    /// - [`ErrorKind::PathTooLong`], [`ErrorKind::InvalidAddress`]: the path cannot be a socket's
+    /// - [`ErrorKind::DirectoryNotPrivate`]: of the socket or of the capability files
+    /// - [`ErrorKind::AlreadyRunning`]: a live server has the name
+    /// - [`ErrorKind::PathOccupied`]: something that is no dead server's socket of ours stands there
+    /// - [`ErrorKind::TimedOut`]: another start or stop in the same directory did not end within 2 s
+    /// - [`ErrorKind::Io`]: the system refused something
+    pub fn bind(
+        location: Location,
+        capabilities: &CapabilityDir,
+        auth_token: &AuthToken,
+        random: &mut Random,
+    ) -> Result<(UnixListener, Self), Error> {
+        let address = location.address();
+        address.check_length()?;
+        let (parent, name) = split(address)?;
+        let (parent, name) = (parent.to_owned(), name.to_owned());
+        let mut has_made_dir = false;
+        let waiting_since = Clock::new();
+        for _ in 0..ATTEMPTS_MAX {
+            let dir = PrivateDir::open_or_create(Path::new(&parent), Purpose::Sockets)?;
+            has_made_dir |= dir.is_new();
+            let dir = Arc::new(dir);
+            let mut claim = Self {
+                has_made_dir: has_made_dir && location.is_drawn(),
+                location: location.clone(),
+                auth_token: auth_token.clone(),
+                dir: Arc::clone(&dir),
+                name: name.clone(),
+                socket: None,
+                pinned: None,
+                capabilities: None,
+                creator: process::id(),
+            };
+            let lock = Lock::take(&dir, &waiting_since)?;
+            if !dir.is_in_place() {
+                // A stop removed it, or somebody replaced it, while we waited.
+                claim.has_made_dir = false;
+                continue;
+            }
+            let listener = claim.start(capabilities, random).inspect_err(|_| {
+                let _ = claim.remove();
+            })?;
+            drop(lock);
+            return Ok((listener, claim));
+        }
+        Err(changed_too_often(&location))
+    }
+
+    /// Where it is, and which default locations could not be used.
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// The address.
+    pub fn address(&self) -> &Address {
+        self.location.address()
+    }
+
+    /// Whether the path still leads to our socket: two system calls at most, so a slow timer can ask.
+    pub fn still_there(&self) -> bool {
+        let Some(socket) = self.socket else { return false };
+        let path = Path::new(self.address().path());
+        let facts = if path.is_absolute() {
+            sys::facts_of_path(path)
+        } else {
+            sys::facts_at(&*self.dir, &self.name)
+        };
+        facts.is_ok_and(|facts| facts.id == socket)
+    }
+
+    /// Removes exactly what was made: the socket if it is still ours, the capability file if it still holds
+    /// our token, and the directory if it was drawn and made for this server and is empty.
+    ///
+    /// Give it the `listener` while that is still open: a dead server's name is anyone's to take. A second
+    /// call does nothing, and neither does a call in another process than the one that made it all.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::TimedOut`] if another start or stop in the same directory did not end within 2 s, or
+    /// [`ErrorKind::Io`]; what is left can be removed by calling again.
+    pub fn release(&mut self, listener: &impl AsFd) -> Result<(), Error> {
+        let _ = listener.as_fd();
+        self.release_now()
+    }
+
+    fn release_now(&mut self) -> Result<(), Error> {
+        let is_done = self.socket.is_none() && self.capabilities.is_none() && !self.has_made_dir;
+        if is_done || process::id() != self.creator {
+            return Ok(());
+        }
+        let dir = Arc::clone(&self.dir);
+        let _lock = Lock::take(&dir, &Clock::new())?;
+        self.remove()
+    }
+
+    /// Takes the name, listens, publishes. The lock is held.
+    fn start(
+        &mut self,
+        capabilities: &CapabilityDir,
+        random: &mut Random,
+    ) -> Result<UnixListener, Error> {
+        let socket = self.bind_socket()?;
+        self.record_socket()?;
+        let backlog = Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN);
+        socket::listen(&socket, backlog).map_err(|cause| self.cannot("listen on", cause.into()))?;
+        let capabilities = capabilities.open_for_writing()?;
+        capabilities.publish(self.location.address(), &self.auth_token, random)?;
+        self.capabilities = Some(capabilities);
+        let listener = UnixListener::from(socket);
+        listener.set_nonblocking(true).map_err(|cause| self.cannot("listen on", cause))?;
+        Ok(listener)
+    }
+
+    /// A socket bound to the path, in place of a dead server's if there was one.
+    fn bind_socket(&self) -> Result<OwnedFd, Error> {
+        let path = self.address().path();
+        let name =
+            UnixAddr::new(path).map_err(|cause| self.cannot("make an address of", cause.into()))?;
+        for _ in 0..ATTEMPTS_MAX {
+            self.make_room(&name)?;
+            let socket =
+                sys::stream_socket().map_err(|cause| self.cannot("make a socket for", cause))?;
+            // Here the mode of the unbound socket is the mode of the file that `bind` makes, less the umask:
+            // there is no moment at which it is wider. Elsewhere the file can have any mode until
+            // `record_socket` sets it, but nobody gets in, because a socket that does not listen refuses.
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            nix::sys::stat::fchmod(&socket, SOCKET_MODE)
+                .map_err(|cause| self.cannot("set the mode of the socket for", cause.into()))?;
+            match socket::bind(socket.as_raw_fd(), &name) {
+                Ok(()) => return Ok(socket),
+                Err(Errno::EADDRINUSE) => {}
+                Err(cause) => return Err(self.cannot("bind", cause.into())),
+            }
+        }
+        Err(changed_too_often(&self.location))
+    }
+
+    /// Leaves nothing at the path, or says what stands there and must stay.
+    fn make_room(&self, name: &UnixAddr) -> Result<(), Error> {
+        let Some(found) = self.facts()? else { return Ok(()) };
+        if found.kind != FileKind::Socket {
+            let mend = "remove it, or use another path";
+            return Err(self.occupied(&format!("{} stands there; {mend}", found.kind.name())));
+        }
+        let own_uid = sys::effective_uid();
+        if found.uid != own_uid {
+            let why =
+                format!("a socket of uid {} stands there, and you are uid {own_uid}", found.uid);
+            return Err(self.occupied(&why));
+        }
+        for pause in [SECOND_LOOK, Duration::ZERO] {
+            match self.probe_any_mode(name, &found) {
+                Probe::Refuses => thread::sleep(pause),
+                Probe::Gone => return Ok(()),
+                Probe::Lives(pid) => {
+                    let who = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+                    let sentence = format!(
+                        "a live server{who} has {:?}; stop it, or use another path",
+                        self.address().path()
+                    );
+                    return Err(Error::new(ErrorKind::AlreadyRunning, sentence));
+                }
+                Probe::Unclear(cause) => {
+                    let why = "a socket stands there that cannot be asked whether it lives; remove it if not";
+                    return Err(self.occupied(why).with_source(cause));
+                }
+            }
+        }
+        // Is it still the one that refused? Nobody but root and ourselves can have changed it since.
+        match self.facts()? {
+            Some(now) if now.id == found.id => self.unlink("remove the dead socket"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks a socket whether it lives, even if its mode keeps its owner out, as a start under a strange umask that
+    /// was cut short leaves it.
+    fn probe_any_mode(&self, name: &UnixAddr, found: &Facts) -> Probe {
+        match probe(name) {
+            Probe::Unclear(cause)
+                if cause.kind() == io::ErrorKind::PermissionDenied
+                    && !found.mode.contains(SOCKET_MODE) =>
+            {
+                let chmod =
+                    |mode| sys::chmod_unfollowed(Some(self.dir.file()), self.name.as_str(), mode);
+                if let Err(cause) = chmod(SOCKET_MODE) {
+                    return Probe::Unclear(cause);
+                }
+                let answer = probe(name);
+                if !matches!(answer, Probe::Refuses) {
+                    // It is not ours to change after all.
+                    let _ = chmod(found.mode);
+                }
+                answer
+            }
+            answer => answer,
+        }
+    }
+
+    /// Remembers which file our socket is, and makes sure of its mode.
+    fn record_socket(&mut self) -> Result<(), Error> {
+        let made = self
+            .facts()?
+            .filter(|facts| facts.kind == FileKind::Socket && facts.uid == sys::effective_uid());
+        let Some(made) = made else {
+            let sentence = format!(
+                "the socket {:?} vanished while it was made; was the current directory changed?",
+                self.address().path()
+            );
+            return Err(Error::new(ErrorKind::Io, sentence));
+        };
+        self.socket = Some(made.id);
+        self.pinned =
+            sys::pin(&*self.dir, &self.name).map_err(|cause| self.cannot("hold on to", cause))?;
+        if made.mode != SOCKET_MODE {
+            sys::chmod_unfollowed(Some(self.dir.file()), self.name.as_str(), SOCKET_MODE)
+                .map_err(|cause| self.cannot("set the mode of", cause))?;
+        }
+        match self.facts()? {
+            Some(now) if now.id == made.id && now.mode == SOCKET_MODE => Ok(()),
+            now => {
+                let mode = now.map_or(0, |now| now.mode.bits());
+                let sentence = format!(
+                    "the socket {:?} has mode {mode:04o} and not 0600; does its file system keep modes?",
+                    self.address().path()
+                );
+                Err(Error::new(ErrorKind::Io, sentence))
+            }
+        }
+    }
+
+    /// Removes what was made; goes on after a failure and reports the first. The lock is held.
+    fn remove(&mut self) -> Result<(), Error> {
+        let socket = self.remove_socket();
+        let capability = self.remove_capability();
+        let dir = self.remove_dir();
+        socket.and(capability).and(dir)
+    }
+
+    fn remove_socket(&mut self) -> Result<(), Error> {
+        let Some(socket) = self.socket else { return Ok(()) };
+        if self.facts()?.is_some_and(|facts| facts.id == socket) {
+            self.unlink("remove")?;
+        }
+        self.socket = None;
+        self.pinned = None;
+        Ok(())
+    }
+
+    fn remove_capability(&mut self) -> Result<(), Error> {
+        let Some(capabilities) = &self.capabilities else { return Ok(()) };
+        match capabilities.remove_if_ours(self.location.address(), &self.auth_token) {
+            // What is not to be believed is not ours: we wrote a good one.
+            Err(error) if error.kind() != ErrorKind::CapabilityUnusable => return Err(error),
+            _ => {}
+        }
+        self.capabilities = None;
+        Ok(())
+    }
+
+    fn remove_dir(&mut self) -> Result<(), Error> {
+        if self.has_made_dir && self.dir.is_in_place() {
+            match fs::remove_dir(self.dir.path()) {
+                Err(cause)
+                    if !matches!(
+                        cause.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+                    ) =>
+                {
+                    return Err(refused(
+                        format!("cannot remove the directory {:?}", self.dir.path()),
+                        cause,
+                    ));
+                }
+                _ => {}
+            }
+        }
+        self.has_made_dir = false;
+        Ok(())
+    }
+
+    /// What stands at our name in our directory, if anything.
+    fn facts(&self) -> Result<Option<Facts>, Error> {
+        match sys::facts_at(&*self.dir, &self.name) {
+            Ok(facts) => Ok(Some(facts)),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(self.cannot("look at", cause)),
+        }
+    }
+
+    fn unlink(&self, what: &str) -> Result<(), Error> {
+        match unlinkat(&*self.dir, self.name.as_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(cause) => Err(self.cannot(what, cause.into())),
+        }
+    }
+
+    fn occupied(&self, why: &str) -> Error {
+        let sentence = format!("cannot take the socket path {:?}: {why}", self.address().path());
+        Error::new(ErrorKind::PathOccupied, sentence)
+    }
+
+    fn cannot(&self, what: &str, cause: io::Error) -> Error {
+        refused(format!("cannot {what} {:?}", self.address().path()), cause)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Err(error) = self.release_now() {
+            tracing::warn!(%error, address = %self.address(), "what a server made could not be removed");
+        }
+    }
+}
+
+/// The directory of a socket and its name there.
+fn split(address: &Address) -> Result<(&str, &str), Error> {
+    let path = address.path();
+    let (parent, name) = match path.rsplit_once('/') {
+        None => (".", path),
+        Some(("", name)) => ("/", name),
+        Some((parent, name)) => (parent, name),
+    };
+    if matches!(name, "" | "." | "..") {
+        let sentence =
+            format!("the socket path {path:?} names a directory; add a name for the socket");
+        return Err(Error::new(ErrorKind::InvalidAddress, sentence));
+    }
+    Ok((parent, name))
+}
+
+fn changed_too_often(location: &Location) -> Error {
+    let sentence = format!(
+        "cannot take the socket path {:?}: what stands there keeps changing; is something else using it?",
+        location.address().path()
+    );
+    Error::new(ErrorKind::PathOccupied, sentence)
+}
+
+/// What a socket that stands at a path does when it is connected to.
+enum Probe {
+    /// It accepts, or would if its backlog were not full; the server's pid where known.
+    Lives(Option<u32>),
+    Refuses,
+    Gone,
+    Unclear(io::Error),
+}
+
+fn probe(name: &UnixAddr) -> Probe {
+    let socket = match sys::stream_socket() {
+        Ok(socket) => socket,
+        Err(cause) => return Probe::Unclear(cause),
+    };
+    match socket::connect(socket.as_raw_fd(), name) {
+        Ok(()) => Probe::Lives(sys::peer_identity(&socket).ok().and_then(|peer| peer.pid)),
+        Err(Errno::EAGAIN | Errno::EINPROGRESS | Errno::EINTR) => Probe::Lives(None),
+        Err(Errno::ECONNREFUSED) => Probe::Refuses,
+        Err(Errno::ENOENT) => Probe::Gone,
+        Err(cause) => Probe::Unclear(cause.into()),
+    }
+}
+
+/// The lock on a directory, given back when dropped.
+struct Lock {
+    dir: Arc<PrivateDir>,
+}
+
+impl Lock {
+    /// Waits for the lock, until [`LOCK_TIMEOUT`] after the origin of `clock`.
+    fn take(dir: &Arc<PrivateDir>, clock: &Clock) -> Result<Self, Error> {
+        let mut pause = Duration::from_millis(1);
+        loop {
+            match dir.file().try_lock() {
+                Ok(()) => return Ok(Self { dir: Arc::clone(dir) }),
+                Err(fs::TryLockError::WouldBlock) => {}
+                Err(fs::TryLockError::Error(cause))
+                    if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(fs::TryLockError::Error(cause)) => {
+                    return Err(refused(
+                        format!("cannot lock the directory {:?}", dir.path()),
+                        cause,
+                    ));
+                }
+            }
+            let waited = Duration::from_nanos(clock.now().mono.as_nanos());
+            if waited >= LOCK_TIMEOUT {
+                let sentence = format!(
+                    "another server is starting or stopping in {:?} and took more than {} s; try again",
+                    dir.path(),
+                    LOCK_TIMEOUT.as_secs()
+                );
+                return Err(Error::new(ErrorKind::TimedOut, sentence));
+            }
+            thread::sleep(pause.min(LOCK_TIMEOUT.saturating_sub(waited)));
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the descriptor would not do: a forked child may hold a copy of it.
+        let _ = self.dir.file().unlock();
+    }
+}

@@ -1,0 +1,160 @@
+//! Where a server listens: a path from the caller, or a default that fits and that nobody else controls.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process;
+
+use super::address::Address;
+use super::namespace::{Environment, Namespace};
+use super::private_dir::{PrivateDir, Purpose};
+use super::random::Random;
+use super::sys;
+use crate::proto::error::{Error, ErrorKind};
+
+/// The name of a socket in the directory of its process.
+const SOCKET_NAME: &str = "messaging.sock";
+
+/// Where a server listens, and how it was chosen.
+#[derive(Clone, Debug)]
+pub struct Location {
+    address: Address,
+    is_drawn: bool,
+    skipped: Vec<SkippedLocation>,
+}
+
+/// A default location that could not be used, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SkippedLocation {
+    /// The directory that was not used, escaped where it is not UTF-8.
+    pub directory: String,
+    /// What kind of obstacle it was.
+    pub kind: ErrorKind,
+    /// The obstacle in words.
+    pub reason: String,
+}
+
+impl fmt::Display for SkippedLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} was not used: {}", self.directory, self.reason)
+    }
+}
+
+impl From<Address> for Location {
+    /// The location that the caller chose.
+    fn from(address: Address) -> Self {
+        Self { address, is_drawn: false, skipped: Vec::new() }
+    }
+}
+
+impl Location {
+    /// Draws a new default location for `namespace`:
+    /// `$TMPDIR/<namespace>-socks/<pid>-<nonce>/messaging.sock`.
+    ///
+    /// Where that is too long, or the shared directory is not private to us, the next is taken: the same
+    /// below `$XDG_RUNTIME_DIR`, `$TMPDIR/<namespace>-socks-<uid>/…`, and a fresh directory directly in
+    /// `/tmp`. Every candidate that was not used is in [`Location::skipped`]. The shared directory is created
+    /// here, the directory of this server only when it starts.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NoDefaultLocation`] with all reasons, if none can be used.
+    pub fn draw(
+        namespace: &Namespace,
+        environment: &Environment,
+        random: &mut Random,
+    ) -> Result<Self, Error> {
+        let (pid, nonce) = (process::id(), random.nonce());
+        let shared = namespace.socket_dir_name();
+        let own = format!("{shared}-{}", sys::effective_uid());
+        let tmpdir = environment.tmpdir();
+        let candidates = [
+            (Some(tmpdir.clone()), &shared),
+            (environment.get("XDG_RUNTIME_DIR"), &shared),
+            (Some(tmpdir), &own),
+        ];
+        let mut skipped = Vec::new();
+        for (parent, name) in candidates {
+            let Some(parent) = parent else { continue };
+            let directory = below(&parent, name);
+            match usable(&directory, &format!("{pid}-{nonce}")) {
+                Ok(address) => return Ok(Self { address, is_drawn: true, skipped }),
+                Err(error) => skipped.push(SkippedLocation::new(&directory, &error)),
+            }
+        }
+        let fresh = format!("/tmp/{namespace}-{pid}-{nonce}");
+        match usable_fresh(&fresh) {
+            Ok(address) => Ok(Self { address, is_drawn: true, skipped }),
+            Err(error) => {
+                skipped.push(SkippedLocation::new(&OsString::from(fresh), &error));
+                let reasons: Vec<String> = skipped.iter().map(ToString::to_string).collect();
+                let sentence = format!(
+                    "no default location for the socket can be used; give a socket path, or a $TMPDIR that \
+                     only root and you can change: {}",
+                    reasons.join("; ")
+                );
+                Err(Error::new(ErrorKind::NoDefaultLocation, sentence))
+            }
+        }
+    }
+
+    /// The address.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The default locations that could not be used, in the order in which they were tried; empty if all is
+    /// well.
+    pub fn skipped(&self) -> &[SkippedLocation] {
+        &self.skipped
+    }
+
+    /// Whether the directory of the socket was drawn for this server alone.
+    pub(crate) fn is_drawn(&self) -> bool {
+        self.is_drawn
+    }
+}
+
+impl SkippedLocation {
+    fn new(directory: &OsString, error: &Error) -> Self {
+        Self {
+            directory: directory.to_string_lossy().into_owned(),
+            kind: error.kind(),
+            reason: error.to_string(),
+        }
+    }
+}
+
+/// `name` in `parent`, with one slash between.
+fn below(parent: &OsString, name: &str) -> OsString {
+    let bytes = parent.as_bytes();
+    let end = bytes.iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1);
+    let mut path = std::ffi::OsStr::from_bytes(bytes.get(..end).unwrap_or_default()).to_owned();
+    path.push("/");
+    path.push(name);
+    path
+}
+
+/// The address of a socket in `own_name` in the shared `directory`, if that can be used.
+fn usable(directory: &OsString, own_name: &str) -> Result<Address, Error> {
+    let path = Path::new(directory);
+    if !path.is_absolute() {
+        let sentence =
+            "it is not an absolute path, and would change its meaning with the current directory";
+        return Err(Error::new(ErrorKind::InvalidAddress, sentence));
+    }
+    let address = Address::from_path(&path.join(own_name).join(SOCKET_NAME))?;
+    address.check_length()?;
+    PrivateDir::open_or_create(path, Purpose::Sockets)?;
+    Ok(address)
+}
+
+/// The address of a socket in a `directory` directly in `/tmp` that does not exist yet.
+fn usable_fresh(directory: &str) -> Result<Address, Error> {
+    let address = Address::from_path(&Path::new(directory).join(SOCKET_NAME))?;
+    address.check_length()?;
+    PrivateDir::check_parent(Path::new("/tmp"))?;
+    Ok(address)
+}

@@ -1,0 +1,41 @@
+//! The floor that touches the operating system: clock and randomness, names and files, who is at the other
+//! end.
+//!
+//! The core below (`proto`) is told all of this; nothing down there asks for it. A server's name comes to be
+//! like so:
+//!
+//! 1. [`location::Location`] says where: an [`address::Address`] from the caller, or one drawn for a
+//!    [`namespace::Namespace`] in an [`namespace::Environment`].
+//! 2. [`claim::Claim::bind`] takes the name: it checks the directory, replaces a dead server's socket and
+//!    nothing else, listens, and publishes the right to talk through [`capability::CapabilityDir`].
+//! 3. [`claim::Claim::release`] takes away exactly what that made.
+//!
+//! Files are touched as if someone were attacking: every directory on the way is checked, no link is followed
+//! where a file is expected, and what is removed is first compared with what was made.
+
+#[cfg(unix)]
+pub mod address;
+#[cfg(unix)]
+pub mod capability;
+#[cfg(unix)]
+pub mod claim;
+pub mod clock;
+#[cfg(unix)]
+pub mod location;
+#[cfg(unix)]
+pub mod namespace;
+#[cfg(unix)]
+mod private_dir;
+#[cfg(unix)]
+pub mod process;
+pub mod random;
+pub mod sys;
+
+#[cfg(unix)]
+use crate::proto::error::{Error, ErrorKind};
+
+/// The operating system refused: `what` failed for the reason in `source`.
+#[cfg(unix)]
+fn refused(what: impl Into<String>, source: impl Into<std::io::Error>) -> Error {
+    Error::new(ErrorKind::Io, what).with_source(source.into())
+}

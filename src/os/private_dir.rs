@@ -1,0 +1,409 @@
+//! Directories that nobody else can look into or change: made, or found and checked, and then held open.
+//!
+//! The way there is walked one component at a time. Every directory on it must belong to root or to us, and
+//! must not be writable by others unless it is sticky; a link on it must belong to root or to us. Whoever
+//! could exchange a component that has been looked at is then root or ourselves, so what was looked at is
+//! what is opened. The last component must be a real directory of our own without any permission for group or
+//! others.
+//!
+//! Whoever owns `/` counts as root: in a user namespace that does not map root, root's files seem to belong
+//! to somebody else, and the owner of `/` can do anything anyway. Write permission for a group counts as
+//! permission for others unless the group is root's or the private group of our user (a umask of 002 is
+//! common with those).
+
+use std::collections::VecDeque;
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag};
+use nix::sys::stat::Mode;
+
+use super::refused;
+use super::sys::{self, Facts, FileId, FileKind};
+use crate::proto::error::{Error, ErrorKind};
+
+/// Links that one walk follows, as the kernel does.
+const LINKS_MAX: u32 = 40;
+
+/// What a directory is for, in the words of its errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// It holds sockets.
+    Sockets,
+    /// It holds capability files. If it is ours and lacks permissions for ourselves, they are mended.
+    Capabilities,
+}
+
+/// An open directory that is private to us.
+#[derive(Debug)]
+pub(crate) struct PrivateDir {
+    file: File,
+    path: PathBuf,
+    id: FileId,
+    is_new: bool,
+}
+
+impl AsFd for PrivateDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl PrivateDir {
+    /// Opens the directory at `path`; it and its missing parents are created 0700.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::DirectoryNotPrivate`] naming the fault and what would mend it; [`ErrorKind::Io`].
+    pub(crate) fn open_or_create(path: &Path, purpose: Purpose) -> Result<Self, Error> {
+        let mut walk = Walk::new(path, purpose, Missing::Create)?;
+        match walk.walk_on()? {
+            Found::Everything => walk.open(),
+            Found::UpTo(missing) => Err(refused(
+                format!("cannot open the {} {path:?}: {missing:?} vanished", walk.noun()),
+                io::ErrorKind::NotFound,
+            )),
+        }
+    }
+
+    /// Opens the directory at `path`, or says that it does not exist; changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`PrivateDir::open_or_create`].
+    pub(crate) fn open_existing(path: &Path, purpose: Purpose) -> Result<Option<Self>, Error> {
+        let mut walk = Walk::new(path, purpose, Missing::Report)?;
+        match walk.walk_on()? {
+            Found::Everything => walk.open().map(Some),
+            Found::UpTo(_) => Ok(None),
+        }
+    }
+
+    /// Checks that `path` is a directory in which a private directory could stand.
+    ///
+    /// # Errors
+    ///
+    /// As for [`PrivateDir::open_or_create`].
+    pub(crate) fn check_parent(path: &Path) -> Result<(), Error> {
+        let mut walk = Walk::new(path, Purpose::Sockets, Missing::Report)?;
+        if let Some(last) = walk.pending.back_mut() {
+            last.is_last = false;
+        }
+        match walk.walk_on()? {
+            Found::Everything => Ok(()),
+            Found::UpTo(missing) => {
+                Err(refused(format!("cannot use {path:?}: {missing:?}"), io::ErrorKind::NotFound))
+            }
+        }
+    }
+
+    /// Whether the call that gave this directory made it.
+    pub(crate) fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// Its path without any link, absolute.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open directory itself, for locking.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether this directory still stands where it was found.
+    pub(crate) fn is_in_place(&self) -> bool {
+        sys::facts_of_path(&self.path).is_ok_and(|facts| facts.id == self.id)
+    }
+}
+
+/// What a walk does where a component is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missing {
+    Create,
+    Report,
+}
+
+/// How far a walk came.
+enum Found {
+    Everything,
+    UpTo(PathBuf),
+}
+
+/// One component still to be walked.
+struct Step {
+    name: OsString,
+    is_last: bool,
+}
+
+/// A walk along a path, with every directory on the way checked.
+struct Walk<'a> {
+    given: &'a Path,
+    purpose: Purpose,
+    missing: Missing,
+    own_uid: u32,
+    /// Who owns `/`.
+    root_uid: u32,
+    /// Where the walk stands: absolute, and no component of it is a link.
+    at: PathBuf,
+    pending: VecDeque<Step>,
+    links: u32,
+    made_last: bool,
+}
+
+impl<'a> Walk<'a> {
+    fn new(given: &'a Path, purpose: Purpose, missing: Missing) -> Result<Self, Error> {
+        let at = PathBuf::from("/");
+        let root =
+            sys::facts_of_path(&at).map_err(|cause| refused("cannot look at \"/\"", cause))?;
+        let mut pending = VecDeque::new();
+        if !given.is_absolute() {
+            let current = env::current_dir().map_err(|cause| {
+                refused(format!("cannot say which directory {given:?} is relative to"), cause)
+            })?;
+            push_components(&mut pending, &current);
+        }
+        push_components(&mut pending, given);
+        if let Some(last) = pending.back_mut() {
+            last.is_last = true;
+        }
+        let own_uid = sys::effective_uid();
+        Ok(Self {
+            given,
+            purpose,
+            missing,
+            own_uid,
+            root_uid: root.uid,
+            at,
+            pending,
+            links: 0,
+            made_last: false,
+        })
+    }
+
+    /// Walks to the last component, which is looked at but not yet opened.
+    fn walk_on(&mut self) -> Result<Found, Error> {
+        if !self.pending.is_empty() {
+            let root =
+                sys::facts_of_path(&self.at).map_err(|cause| self.cannot_look(&self.at, cause))?;
+            self.check_ancestor(&self.at, &root)?;
+        }
+        while let Some(step) = self.pending.pop_front() {
+            if step.name == OsStr::new(".") {
+                continue;
+            }
+            if step.name == OsStr::new("..") {
+                // No component of `at` is a link, so its parent is what its text says.
+                self.at.pop();
+                continue;
+            }
+            let next = self.at.join(&step.name);
+            let facts = match sys::facts_of_path(&next) {
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => match self.missing {
+                    Missing::Report => return Ok(Found::UpTo(next)),
+                    Missing::Create => {
+                        let made = self.make(&next)?;
+                        self.made_last = made && step.is_last;
+                        sys::facts_of_path(&next).map_err(|cause| self.cannot_look(&next, cause))?
+                    }
+                },
+                facts => facts.map_err(|cause| self.cannot_look(&next, cause))?,
+            };
+            match facts.kind {
+                FileKind::Link if !step.is_last => self.follow(&next, &facts)?,
+                _ if step.is_last => {
+                    self.check_last(&next, &facts)?;
+                    self.at = next;
+                }
+                FileKind::Directory => {
+                    self.check_ancestor(&next, &facts)?;
+                    self.at = next;
+                }
+                kind => {
+                    let why =
+                        format!("{next:?} on the way to it is {}, not a directory", kind.name());
+                    return Err(self.fault(&why, "name another directory"));
+                }
+            }
+        }
+        Ok(Found::Everything)
+    }
+
+    /// Opens the end of the walk and checks what was opened.
+    fn open(self) -> Result<PrivateDir, Error> {
+        let found =
+            sys::facts_of_path(&self.at).map_err(|cause| self.cannot_look(&self.at, cause))?;
+        self.check_last(&self.at, &found)?;
+        self.mend_owner_bits(&found)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = match nix::fcntl::openat(AT_FDCWD, &self.at, flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::EACCES) if found.uid == self.own_uid => {
+                let why = format!("its mode {:04o} keeps even its owner out", found.mode.bits());
+                return Err(self.fault(&why, &format!("chmod 700 {:?}", self.at)));
+            }
+            Err(cause) => {
+                return Err(refused(
+                    format!("cannot open the {} {:?}", self.noun(), self.at),
+                    cause,
+                ));
+            }
+        };
+        let facts = sys::facts_of(&file).map_err(|cause| self.cannot_look(&self.at, cause))?;
+        self.check_last(&self.at, &facts)?;
+        Ok(PrivateDir { file, path: self.at, id: facts.id, is_new: self.made_last })
+    }
+
+    /// Makes the directory `path` with mode 0700, whatever the umask; false if it was made by another
+    /// meanwhile.
+    fn make(&self, path: &Path) -> Result<bool, Error> {
+        match nix::unistd::mkdir(path, Mode::S_IRWXU) {
+            Ok(()) => {}
+            Err(Errno::EEXIST) => return Ok(false),
+            Err(cause) => {
+                let what = format!(
+                    "cannot create the directory {path:?} for the {} {:?}",
+                    self.noun(),
+                    self.given
+                );
+                return Err(refused(what, cause));
+            }
+        }
+        let facts = sys::facts_of_path(path).map_err(|cause| self.cannot_look(path, cause))?;
+        if !facts.mode.contains(Mode::S_IRWXU)
+            && facts.kind == FileKind::Directory
+            && facts.uid == self.own_uid
+        {
+            sys::chmod_unfollowed(None, path, Mode::S_IRWXU).map_err(|cause| {
+                refused(format!("cannot set the mode of the new directory {path:?}"), cause)
+            })?;
+        }
+        Ok(true)
+    }
+
+    /// Gives ourselves back what we lack in our own directory of capability files.
+    fn mend_owner_bits(&self, facts: &Facts) -> Result<(), Error> {
+        let is_to_mend = self.purpose == Purpose::Capabilities && self.missing == Missing::Create;
+        if !is_to_mend || facts.mode.contains(Mode::S_IRWXU) {
+            return Ok(());
+        }
+        sys::chmod_unfollowed(None, &*self.at, Mode::S_IRWXU).map_err(|cause| {
+            refused(format!("cannot set the mode of {:?} to 0700", self.at), cause)
+        })
+    }
+
+    /// Puts the target of the link `path` before what is still to be walked.
+    fn follow(&mut self, path: &Path, facts: &Facts) -> Result<(), Error> {
+        if !self.is_trusted(facts.uid) {
+            let why = format!("the link {path:?} on the way to it belongs to uid {}", facts.uid);
+            return Err(
+                self.fault(&why, "name a directory whose path only root and you can change")
+            );
+        }
+        self.links += 1;
+        if self.links > LINKS_MAX {
+            return Err(
+                self.fault("there are too many links on the way to it", "name it without them")
+            );
+        }
+        let target = fs::read_link(path).map_err(|cause| self.cannot_look(path, cause))?;
+        let mut steps = VecDeque::new();
+        push_components(&mut steps, &target);
+        steps.append(&mut self.pending);
+        self.pending = steps;
+        if target.is_absolute() {
+            self.at = PathBuf::from("/");
+        }
+        Ok(())
+    }
+
+    /// A directory on the way: nobody but root and ourselves may be able to exchange what stands in it.
+    fn check_ancestor(&self, path: &Path, facts: &Facts) -> Result<(), Error> {
+        if !self.is_trusted(facts.uid) {
+            let why = format!(
+                "{path:?} on the way to it belongs to uid {}, not to root or you",
+                facts.uid
+            );
+            return Err(
+                self.fault(&why, "name a directory whose path only root and you can change")
+            );
+        }
+        let by_group = facts.mode.contains(Mode::S_IWGRP) && !facts.mode.contains(Mode::S_ISVTX);
+        let by_others = facts.mode.contains(Mode::S_IWOTH) && !facts.mode.contains(Mode::S_ISVTX);
+        if by_others || (by_group && !sys::group_is_private(facts.gid)) {
+            let why = format!(
+                "{path:?} on the way to it can be changed by others (mode {:04o}, group {})",
+                facts.mode.bits(),
+                facts.gid
+            );
+            return Err(self.fault(&why, &format!("chmod go-w {path:?}")));
+        }
+        Ok(())
+    }
+
+    /// The directory itself: real, ours, and closed to everyone else.
+    fn check_last(&self, path: &Path, facts: &Facts) -> Result<(), Error> {
+        match facts.kind {
+            FileKind::Directory => {}
+            FileKind::Link => {
+                return Err(
+                    self.fault("it is a symbolic link", "name the directory that it leads to")
+                );
+            }
+            kind => {
+                return Err(self.fault(
+                    &format!("it is {}, not a directory", kind.name()),
+                    "name another directory",
+                ));
+            }
+        }
+        if facts.uid != self.own_uid {
+            let why = format!("it belongs to uid {}, and you are uid {}", facts.uid, self.own_uid);
+            return Err(self.fault(&why, "name a directory of your own"));
+        }
+        if facts.is_open_to_others() {
+            let why = format!("its mode {:04o} lets others in", facts.mode.bits());
+            return Err(self.fault(&why, &format!("chmod 700 {path:?}")));
+        }
+        Ok(())
+    }
+
+    fn is_trusted(&self, uid: u32) -> bool {
+        uid == self.own_uid || uid == 0 || uid == self.root_uid
+    }
+
+    fn noun(&self) -> &'static str {
+        match self.purpose {
+            Purpose::Sockets => "socket directory",
+            Purpose::Capabilities => "directory of capability files",
+        }
+    }
+
+    fn fault(&self, why: &str, mend: &str) -> Error {
+        let sentence = format!(
+            "the {} {:?} is not private: {why}; to mend it: {mend}",
+            self.noun(),
+            self.given
+        );
+        Error::new(ErrorKind::DirectoryNotPrivate, sentence)
+    }
+
+    fn cannot_look(&self, path: &Path, cause: io::Error) -> Error {
+        refused(format!("cannot look at {path:?} for the {} {:?}", self.noun(), self.given), cause)
+    }
+}
+
+/// Appends the components of `path`: names, `..`, and nothing for `/` and `.`.
+fn push_components(steps: &mut VecDeque<Step>, path: &Path) {
+    for component in path.components() {
+        if matches!(component, Component::Normal(_) | Component::ParentDir) {
+            steps.push_back(Step { name: component.as_os_str().to_owned(), is_last: false });
+        }
+    }
+}

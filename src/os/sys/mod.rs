@@ -1,0 +1,20 @@
+//! Raw facts of the operating system, behind safe functions. The only directory that may hold `unsafe`; today
+//! there is none, because `nix` wraps what is needed.
+//!
+//! A platform supplies:
+//!
+//! - who we are and who the peer is: `effective_uid`, `peer_identity`
+//! - writing to a peer that may be gone without a signal in the host: `send`
+//! - what stands at a name without following it, and which file it is: `Facts`, `FileId`
+//! - the room for a path in a socket address: `SUN_PATH_BYTES`
+
+#[cfg(unix)]
+mod unix;
+
+#[cfg(unix)]
+pub(crate) use unix::{
+    Facts, FileId, FileKind, SUN_PATH_BYTES, chmod_unfollowed, facts_at, facts_of, facts_of_path,
+    group_is_private, home_directory, open_at, pin, process_exists, stream_socket,
+};
+#[cfg(unix)]
+pub use unix::{effective_uid, peer_identity, send};

@@ -1,0 +1,254 @@
+//! Unix: safe wrappers over `nix` for what the standard library has not.
+
+use std::fs::File;
+use std::io;
+use std::mem::{offset_of, size_of};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::NixPath;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::libc;
+use nix::sys::signal;
+use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType};
+use nix::sys::stat::{self, FchmodatFlags, FileStat, Mode, SFlag};
+use nix::unistd::{Gid, Group, Pid, Uid, User};
+
+use crate::proto::peer::PeerIdentity;
+use crate::proto::time::Wall;
+
+/// Bytes of `sun_path`, the NUL at its end included: 108 on Linux, 104 on macOS and the BSDs.
+pub(crate) const SUN_PATH_BYTES: usize =
+    size_of::<libc::sockaddr_un>() - offset_of!(libc::sockaddr_un, sun_path);
+
+/// The uid that this process acts as.
+pub fn effective_uid() -> u32 {
+    Uid::effective().as_raw()
+}
+
+/// Who is at the other end of the connected Unix socket `fd`, as the kernel says.
+///
+/// On a client's socket it is whoever called `listen`; on an accepted one, whoever called `connect`.
+///
+/// # Errors
+///
+/// What the system says: `fd` is no connected Unix socket.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn peer_identity(fd: &impl AsFd) -> io::Result<PeerIdentity> {
+    let credentials = socket::getsockopt(fd, socket::sockopt::PeerCredentials)?;
+    // The kernel writes pid 0 for a process outside our pid namespace.
+    let pid = u32::try_from(credentials.pid()).ok().filter(|&pid| pid != 0);
+    Ok(PeerIdentity { uid: credentials.uid(), pid })
+}
+
+/// Who is at the other end of the connected Unix socket `fd`, as the kernel says.
+///
+/// On a client's socket it is whoever called `listen`; on an accepted one, whoever called `connect`.
+///
+/// # Errors
+///
+/// What the system says: `fd` is no connected Unix socket.
+#[cfg(target_vendor = "apple")]
+pub fn peer_identity(fd: &impl AsFd) -> io::Result<PeerIdentity> {
+    let uid = socket::getsockopt(fd, socket::sockopt::LocalPeerCred)?.uid();
+    let pid = socket::getsockopt(fd, socket::sockopt::LocalPeerPid).ok();
+    Ok(PeerIdentity {
+        uid,
+        pid: pid.and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid != 0),
+    })
+}
+
+/// Who is at the other end of the connected Unix socket `fd`, as the kernel says.
+///
+/// On a client's socket it is whoever called `listen`; on an accepted one, whoever called `connect`.
+///
+/// # Errors
+///
+/// What the system says: `fd` is no connected Unix socket.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+pub fn peer_identity(fd: &impl AsFd) -> io::Result<PeerIdentity> {
+    // `LOCAL_PEERCRED` by the name that all BSDs share; the pid is not in what it gives.
+    let (uid, _) = nix::unistd::getpeereid(fd.as_fd())?;
+    Ok(PeerIdentity { uid: uid.as_raw(), pid: None })
+}
+
+/// Writes `bytes` to the connected socket `fd`; a peer that is gone is an error, never a `SIGPIPE` in the
+/// host.
+///
+/// # Errors
+///
+/// What the system says; `WouldBlock` and `BrokenPipe` are ordinary.
+pub fn send(fd: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    let flags = MsgFlags::from_bits_retain(libc::MSG_NOSIGNAL);
+    Ok(socket::send(fd.as_fd().as_raw_fd(), bytes, flags)?)
+}
+
+/// A new non-blocking, close-on-exec Unix stream socket.
+pub(crate) fn stream_socket() -> io::Result<OwnedFd> {
+    #[cfg(not(target_vendor = "apple"))]
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    #[cfg(target_vendor = "apple")]
+    let flags = SockFlag::empty();
+    let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    #[cfg(target_vendor = "apple")]
+    {
+        use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+        fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    }
+    Ok(fd)
+}
+
+/// Which file it is, as long as it exists: no two files have the same at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileId {
+    device: libc::dev_t,
+    inode: libc::ino_t,
+}
+
+/// What kind of file stands at a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileKind {
+    Regular,
+    Directory,
+    Link,
+    Socket,
+    Fifo,
+    Device,
+}
+
+impl FileKind {
+    /// The kind in words, with its article.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Regular => "a regular file",
+            Self::Directory => "a directory",
+            Self::Link => "a symbolic link",
+            Self::Socket => "a socket",
+            Self::Fifo => "a FIFO",
+            Self::Device => "a device",
+        }
+    }
+}
+
+/// What `stat` says, as far as it matters here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    pub(crate) id: FileId,
+    pub(crate) kind: FileKind,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Permission bits with set-uid, set-gid and sticky.
+    pub(crate) mode: Mode,
+    pub(crate) len: u64,
+    pub(crate) modified: Wall,
+}
+
+impl Facts {
+    /// Whether group or others have any permission at all.
+    pub(crate) fn is_open_to_others(&self) -> bool {
+        self.mode.intersects(Mode::S_IRWXG | Mode::S_IRWXO)
+    }
+
+    fn from_stat(stat: &FileStat) -> Self {
+        let format = stat.st_mode & SFlag::S_IFMT.bits();
+        let kinds = [
+            (SFlag::S_IFREG, FileKind::Regular),
+            (SFlag::S_IFDIR, FileKind::Directory),
+            (SFlag::S_IFLNK, FileKind::Link),
+            (SFlag::S_IFSOCK, FileKind::Socket),
+            (SFlag::S_IFIFO, FileKind::Fifo),
+        ];
+        let kind = kinds.iter().find(|(flag, _)| flag.bits() == format);
+        Self {
+            id: FileId { device: stat.st_dev, inode: stat.st_ino },
+            kind: kind.map_or(FileKind::Device, |&(_, kind)| kind),
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mode: Mode::from_bits_truncate(stat.st_mode),
+            len: u64::try_from(stat.st_size).unwrap_or(0),
+            modified: Wall::from_millis(
+                u64::try_from(stat.st_mtime).unwrap_or(0).saturating_mul(1000),
+            ),
+        }
+    }
+}
+
+/// The facts of an open file.
+pub(crate) fn facts_of(fd: &impl AsFd) -> io::Result<Facts> {
+    Ok(Facts::from_stat(&stat::fstat(fd.as_fd())?))
+}
+
+/// The facts of what stands at `name` in `dir`; a link is not followed.
+pub(crate) fn facts_at(dir: &impl AsFd, name: &str) -> io::Result<Facts> {
+    Ok(Facts::from_stat(&stat::fstatat(dir.as_fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW)?))
+}
+
+/// The facts of what stands at `path`; a link in its last component is not followed.
+pub(crate) fn facts_of_path(path: &Path) -> io::Result<Facts> {
+    Ok(Facts::from_stat(&stat::lstat(path)?))
+}
+
+/// Opens `name` in `dir`, close-on-exec and never through a link.
+pub(crate) fn open_at(dir: &impl AsFd, name: &str, flags: OFlag, mode: Mode) -> io::Result<File> {
+    let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
+    Ok(File::from(nix::fcntl::openat(dir.as_fd(), name, flags, mode)?))
+}
+
+/// A descriptor that keeps the inode of `name` in `dir` from being freed, and so from being given to another
+/// file. `None` where the platform has no such thing for sockets.
+pub(crate) fn pin(dir: &impl AsFd, name: &str) -> io::Result<Option<File>> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    return open_at(dir, name, OFlag::O_PATH, Mode::empty()).map(Some);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        let _ = (dir, name);
+        Ok(None)
+    }
+}
+
+/// Sets the mode of `name` in `dir` (or, if that is `None`, of a path) without following a link.
+///
+/// Where the system cannot do that (an old Linux without `/proc`) the link is followed: callers only ever
+/// name what stands in a directory that nobody but root and ourselves can change, and have looked at what it
+/// is.
+pub(crate) fn chmod_unfollowed(
+    dir: Option<&File>,
+    name: &(impl NixPath + ?Sized),
+    mode: Mode,
+) -> io::Result<()> {
+    let dir = dir.map_or(AT_FDCWD, AsFd::as_fd);
+    match stat::fchmodat(dir, name, mode, FchmodatFlags::NoFollowSymlink) {
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => {
+            Ok(stat::fchmodat(dir, name, mode, FchmodatFlags::FollowSymlink)?)
+        }
+        result => Ok(result?),
+    }
+}
+
+/// The home directory that the user database has for us.
+pub(crate) fn home_directory() -> Option<PathBuf> {
+    let user = User::from_uid(Uid::effective()).ok().flatten()?;
+    Some(user.dir).filter(|dir| dir.is_absolute())
+}
+
+/// Whether write permission for group `gid` gives nothing to anyone but root and ourselves: it is root's
+/// group, or the group that systems with a umask of 002 give to one user alone.
+pub(crate) fn group_is_private(gid: u32) -> bool {
+    if gid == 0 {
+        return true;
+    }
+    let Ok(Some(user)) = User::from_uid(Uid::effective()) else { return false };
+    let Ok(Some(group)) = Group::from_gid(Gid::from_raw(gid)) else { return false };
+    user.gid == group.gid
+        && user.name == group.name
+        && group.mem.iter().all(|member| *member == user.name)
+}
+
+/// Whether a process `pid` exists (a zombie does); `None` if the number cannot be one.
+pub(crate) fn process_exists(pid: u32) -> Option<bool> {
+    // 0 and negative numbers address groups of processes.
+    let pid = i32::try_from(pid).ok().filter(|&pid| pid > 0)?;
+    Some(signal::kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH))
+}

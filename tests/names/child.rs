@@ -1,0 +1,191 @@
+//! This program as a child: it takes a name, says how that went, and waits to be told to go on.
+
+use std::env;
+use std::ffi::OsStr;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use nix::sys::signal::{Signal, raise};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
+use udsmsg::os::address::Address;
+use udsmsg::os::capability::CapabilityDir;
+use udsmsg::os::claim::Claim;
+use udsmsg::os::location::Location;
+use udsmsg::os::namespace::{Environment, Namespace};
+use udsmsg::os::random::Random;
+
+/// A child that plays a part.
+pub struct Part {
+    process: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+/// What stands before each line that a child says.
+const MARK: &str = "=> ";
+
+impl Part {
+    /// Starts a child with these variables; it waits for the first [`Part::go_on`].
+    pub fn start(variables: &[(&str, &OsStr)]) -> Self {
+        let mut process = Command::new(env::current_exe().unwrap())
+            .args(["child::entry", "--exact", "--nocapture", "--test-threads=1"])
+            .env("NAMES_CHILD", "1")
+            .envs(variables.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap());
+        let mut part = Self { process, lines };
+        assert_eq!(part.says(), "ready");
+        part
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Lets it do its next step.
+    pub fn go_on(&mut self) {
+        self.process.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    }
+
+    /// The next line that it says; empty if it has ended.
+    pub fn says(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            if self.lines.read_line(&mut line).unwrap() == 0 {
+                return String::new();
+            }
+            if let Some((_, said)) = line.trim_end().split_once(MARK) {
+                return said.to_owned();
+            }
+        }
+    }
+
+    /// Does its next step and tells what came of it.
+    pub fn step(&mut self) -> String {
+        self.go_on();
+        self.says()
+    }
+
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn say(what: impl std::fmt::Display) {
+    println!("{MARK}{what}");
+    io::stdout().flush().unwrap();
+}
+
+fn wait() {
+    let mut line = String::new();
+    io::stdin().read_line(&mut line).unwrap();
+}
+
+/// What tells a tracer that a step begins, and that it is over.
+pub const STEP_SIGNALS: [Signal; 2] = [Signal::SIGUSR1, Signal::SIGUSR2];
+
+/// Does `step`, between the two signals if there is a tracer to take them.
+fn traced<T>(step: impl FnOnce() -> T) -> T {
+    let is_traced = env::var_os("NAMES_TRACED").is_some();
+    let tell = |signal| {
+        if is_traced {
+            raise(signal).unwrap();
+        }
+    };
+    let [begin, end] = STEP_SIGNALS;
+    tell(begin);
+    let result = step();
+    tell(end);
+    result
+}
+
+/// The child's part: `ready`, then for each step a bind, and a release.
+///
+/// - `NAMES_SOCKET`: the path, or none for a default location
+/// - `NAMES_CONFIG`: the capability directory
+/// - `NAMES_CWD`, `NAMES_UMASK` (octal), `NAMES_UID`: what to change before
+/// - `NAMES_TRACED`: whether to signal the beginning and the end of each step to a tracer
+/// - `NAMES_AFTER`: `chdir` or `fork` between bind and release
+#[test]
+fn entry() {
+    if env::var_os("NAMES_CHILD").is_none() {
+        return;
+    }
+    if let Some(dir) = env::var_os("NAMES_CWD") {
+        env::set_current_dir(dir).unwrap();
+    }
+    if let Ok(uid) = env::var("NAMES_UID") {
+        let uid = uid.parse().unwrap();
+        setgroups(&[]).unwrap();
+        setgid(Gid::from_raw(uid)).unwrap();
+        setuid(Uid::from_raw(uid)).unwrap();
+    }
+    if let Ok(mask) = env::var("NAMES_UMASK") {
+        umask(Mode::from_bits_truncate(u32::from_str_radix(&mask, 8).unwrap()));
+    }
+    let mut random = Random::from_os().unwrap();
+    let capabilities = CapabilityDir::at(PathBuf::from(env::var_os("NAMES_CONFIG").unwrap()));
+    let auth_token = random.auth_token();
+    say("ready");
+    wait();
+    let location = match env::var_os("NAMES_SOCKET") {
+        Some(path) => Location::from(Address::from_path(&path).unwrap()),
+        None => Location::draw(&Namespace::default(), &Environment::from_process(), &mut random)
+            .unwrap(),
+    };
+    let bound = traced(|| Claim::bind(location, &capabilities, &auth_token, &mut random));
+    let (listener, mut claim) = match bound {
+        Ok(bound) => bound,
+        Err(error) => {
+            say(format_args!("{}: {error}", error.code()));
+            return;
+        }
+    };
+    let path = claim.address().path().to_owned();
+    say(format_args!(
+        "bound {path} {:04o}",
+        Path::new(&path).symlink_metadata().unwrap().mode() & 0o7777
+    ));
+    wait();
+    match env::var("NAMES_AFTER").as_deref() {
+        Ok("chdir") => env::set_current_dir("/").unwrap(),
+        Ok("fork") => fork_and_drop(&mut claim, &listener),
+        _ => {}
+    }
+    let was_there = claim.still_there();
+    traced(|| claim.release(&listener)).unwrap();
+    claim.release(&listener).unwrap();
+    say(format_args!("released {was_there} {}", claim.still_there()));
+}
+
+/// Forks; the child releases its copy of the claim and drops it, and ends.
+#[allow(unsafe_code, reason = "there is no safe fork; the child only makes system calls and ends")]
+fn fork_and_drop(claim: &mut Claim, listener: &impl std::os::fd::AsFd) {
+    // SAFETY: this program is a child made for this test, and runs one test, on its main thread.
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Child => {
+            let is_released = claim.release(listener).is_ok();
+            // SAFETY: the copy is dropped once, in a process that ends before the caller could drop it again.
+            drop(unsafe { std::ptr::read(claim) });
+            // SAFETY: ends the process without running what belongs to the parent.
+            unsafe { nix::libc::_exit(i32::from(!is_released)) }
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            let status = nix::sys::wait::waitpid(child, None).unwrap();
+            assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+        }
+    }
+}

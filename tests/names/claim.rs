@@ -1,0 +1,410 @@
+//! The life of a name: taken, held, given back.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::Path;
+
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::stat::Mode;
+use udsmsg::ErrorKind;
+use udsmsg::os::address::Address;
+use udsmsg::os::capability::CapabilityDir;
+use udsmsg::os::sys;
+
+use crate::child::Part;
+use crate::util::{Place, chmod, expect_error, give_away, leave_stale, mode, token};
+
+/// The capability file of the socket at `path`.
+fn capability(place: &Place, path: &Path) -> std::path::PathBuf {
+    place.capabilities().path().join(CapabilityDir::file_name(&Address::from_path(path).unwrap()))
+}
+
+#[test]
+fn a_name_is_taken_published_and_given_back() {
+    let place = Place::new();
+    let path = place.path("d/s.sock");
+    let (listener, mut claim) = place.bind(&path).unwrap();
+    assert_eq!((mode(&path), mode(&capability(&place, &path))), (0o600, 0o600));
+    assert!(claim.still_there());
+    assert_eq!(claim.address().path(), path.to_str().unwrap());
+    let flags = OFlag::from_bits_retain(fcntl(&listener, FcntlArg::F_GETFL).unwrap());
+    let descriptor = FdFlag::from_bits_retain(fcntl(&listener, FcntlArg::F_GETFD).unwrap());
+    assert!(flags.contains(OFlag::O_NONBLOCK) && descriptor.contains(FdFlag::FD_CLOEXEC));
+
+    let client = UnixStream::connect(&path).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    let (uid, pid) = (sys::effective_uid(), Some(std::process::id()));
+    for end in [&client, &server] {
+        let peer = sys::peer_identity(end).unwrap();
+        assert_eq!(peer.uid, uid);
+        assert!(peer.pid == pid || !cfg!(target_os = "linux"));
+        assert!(peer.is_trusted_by(uid) && peer.is_trusted_by(0) == (uid == 0));
+    }
+    assert!(sys::peer_identity(&listener).is_ok() || sys::peer_identity(&listener).is_err());
+    assert_eq!(sys::send(&client, b"abc").unwrap(), 3);
+    drop(server);
+    // A signal would end this program here.
+    assert!(sys::send(&client, b"abc").is_err());
+
+    claim.release(&listener).unwrap();
+    assert!(!claim.still_there());
+    claim.release(&listener).unwrap();
+    drop(claim);
+    // Directories of the caller's choice stay, also those that were made for it.
+    let left: Vec<_> = place.everything().into_iter().collect();
+    assert_eq!(left, ["config", "config/messaging-capabilities", "d"]);
+    place.bind(&path).unwrap();
+}
+
+#[test]
+fn dropping_a_claim_gives_it_back() {
+    let place = Place::new();
+    let path = place.path("d/s.sock");
+    let bound = place.bind(&path).unwrap();
+    drop(bound.1);
+    assert!(!path.exists() && !capability(&place, &path).exists());
+}
+
+#[test]
+fn what_stands_there_is_refused_by_name_and_stays() {
+    let place = Place::new();
+    let dir = place.make_dir("d", 0o700);
+    let path = dir.join("s.sock");
+    let cases: [(&str, &dyn Fn()); 6] = [
+        ("a regular file", &|| fs::write(&path, "x").unwrap()),
+        ("a directory", &|| fs::create_dir(&path).unwrap()),
+        ("a FIFO", &|| nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap()),
+        ("a symbolic link", &|| symlink("nowhere", &path).unwrap()),
+        ("a symbolic link", &|| {
+            leave_stale(&dir.join("stale"));
+            symlink("stale", &path).unwrap();
+        }),
+        ("a symbolic link", &|| symlink("/dev/null", &path).unwrap()),
+    ];
+    for (name, make) in cases {
+        make();
+        let (before, facts) = (place.everything(), path.symlink_metadata().unwrap());
+        expect_error(place.bind(&path), ErrorKind::PathOccupied, &[name, "s.sock"]);
+        assert_eq!(place.everything(), before);
+        assert_eq!(path.symlink_metadata().unwrap().ino(), facts.ino());
+        fs::remove_file(&path).or_else(|_| fs::remove_dir(&path)).unwrap();
+    }
+    leave_stale(&path);
+    if give_away(&path) {
+        expect_error(place.bind(&path), ErrorKind::PathOccupied, &["uid 65534"]);
+        assert!(path.exists());
+    }
+}
+
+#[test]
+fn a_live_server_keeps_its_name_whoever_it_is() {
+    let place = Place::new();
+    let path = place.path("d/s.sock");
+    let (listener, mut claim) = place.bind(&path).unwrap();
+    let pid = if cfg!(target_os = "linux") {
+        format!("pid {}", std::process::id())
+    } else {
+        String::new()
+    };
+    expect_error(
+        place.bind_with(&path, &token(2)),
+        ErrorKind::AlreadyRunning,
+        &["live server", &pid],
+    );
+    assert!(claim.still_there());
+    let published = place.capabilities().read(claim.address()).unwrap();
+    assert!(published.auth_token.matches(token(1).expose().as_bytes()));
+    // Not even its mode is changed by a start that looks at it.
+    chmod(&path, 0o000);
+    expect_error(place.bind_with(&path, &token(2)), ErrorKind::AlreadyRunning, &["live server"]);
+    assert_eq!(mode(&path), 0o000);
+    claim.release(&listener).unwrap();
+
+    // Someone who does not know our ways, with a datagram socket.
+    let datagram = UnixDatagram::bind(&path).unwrap();
+    expect_error(place.bind(&path), ErrorKind::PathOccupied, &["cannot be asked"]);
+    assert!(path.exists());
+    drop(datagram);
+    place.bind(&path).unwrap();
+}
+
+#[test]
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn a_full_backlog_is_a_sign_of_life() {
+    use nix::sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
+    };
+    let place = Place::new();
+    let path = place.make_dir("d", 0o700).join("s.sock");
+    let name = UnixAddr::new(&path).unwrap();
+    let new =
+        || socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).unwrap();
+    let listener = new();
+    bind(listener.as_raw_fd(), &name).unwrap();
+    listen(&listener, Backlog::new(0).unwrap()).unwrap();
+    let clients: Vec<_> = std::iter::repeat_with(|| {
+        let client = new();
+        (connect(client.as_raw_fd(), &name), client)
+    })
+    .take(4)
+    .collect();
+    assert_eq!(clients.last().unwrap().0, Err(nix::errno::Errno::EAGAIN));
+    expect_error(place.bind(&path), ErrorKind::AlreadyRunning, &["live server"]);
+    assert!(path.exists());
+}
+
+#[test]
+fn a_dead_servers_socket_is_replaced() {
+    let place = Place::new();
+    let path = place.make_dir("d", 0o700).join("s.sock");
+    for bits in [0o755, 0o600, 0o000] {
+        leave_stale(&path);
+        chmod(&path, bits);
+        let old = path.metadata().unwrap().ino();
+        let hold = fs::hard_link(&path, place.path("d/hold"));
+        let (_listener, claim) = place.bind(&path).unwrap();
+        assert!(hold.is_err() || path.metadata().unwrap().ino() != old);
+        assert_eq!(mode(&path), 0o600);
+        UnixStream::connect(&path).unwrap();
+        drop(claim);
+        let _ = fs::remove_file(place.path("d/hold"));
+    }
+}
+
+#[test]
+fn what_another_has_put_there_since_is_not_removed() {
+    let place = Place::new();
+    let path = place.path("d/s.sock");
+    let (listener, mut claim) = place.bind(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert!(!claim.still_there());
+    let successor = UnixListener::bind(&path).unwrap();
+    assert!(!claim.still_there());
+    place
+        .capabilities()
+        .publish(claim.address(), &token(2), &mut udsmsg::os::random::Random::from_os().unwrap())
+        .unwrap();
+    claim.release(&listener).unwrap();
+    UnixStream::connect(&path).unwrap();
+    assert!(capability(&place, &path).exists());
+    drop(successor);
+
+    // A successor that stands in another directory of the same name.
+    let place = Place::new();
+    let path = place.path("d/s.sock");
+    let (listener, mut claim) = place.bind(&path).unwrap();
+    fs::rename(place.path("d"), place.path("moved")).unwrap();
+    assert!(!claim.still_there());
+    let (other, mut successor) = place.bind_with(&path, &token(2)).unwrap();
+    claim.release(&listener).unwrap();
+    assert!(successor.still_there() && !place.path("moved/s.sock").exists());
+    successor.release(&other).unwrap();
+}
+
+#[test]
+fn an_inode_that_is_given_out_again_is_no_mistake() {
+    let place = Place::new();
+    let path = place.path("d/s.sock");
+    for _ in 0..20 {
+        let (listener, claim) = place.bind(&path).unwrap();
+        drop(listener);
+        fs::remove_file(&path).unwrap();
+        let successor = UnixListener::bind(&path).unwrap();
+        drop(claim);
+        assert!(path.exists() || !cfg!(target_os = "linux"));
+        drop(successor);
+        let _ = fs::remove_file(&path);
+    }
+}
+
+#[test]
+fn a_start_that_fails_removes_exactly_what_it_made() {
+    let place = Place::new();
+    let path = place.path("d/s.sock");
+    // The capability cannot be published: its directory is open to others.
+    place.make_dir("config", 0o700);
+    place.make_dir("config/messaging-capabilities", 0o755);
+    expect_error(
+        place.bind(&path),
+        ErrorKind::DirectoryNotPrivate,
+        &["capability files", "chmod 700"],
+    );
+    assert_eq!(
+        place.everything().into_iter().collect::<Vec<_>>(),
+        ["config", "config/messaging-capabilities", "d"]
+    );
+    // Or the name of the file is taken by a directory; a drawn location goes away with its own directory.
+    chmod(&place.path("config/messaging-capabilities"), 0o700);
+    fs::create_dir(capability(&place, &path)).unwrap();
+    expect_error(place.bind(&path), ErrorKind::Io, &["cannot publish"]);
+    assert!(
+        !path.exists()
+            && fs::read_dir(place.path("config/messaging-capabilities")).unwrap().count() == 1
+    );
+
+    chmod(&place.path("config/messaging-capabilities"), 0o755);
+    let mut random = udsmsg::os::random::Random::from_os().unwrap();
+    let namespace = udsmsg::os::namespace::Namespace::default();
+    let location =
+        udsmsg::os::location::Location::draw(&namespace, &place.environment(), &mut random)
+            .unwrap();
+    let refused =
+        udsmsg::os::claim::Claim::bind(location, &place.capabilities(), &token(1), &mut random);
+    expect_error(refused, ErrorKind::DirectoryNotPrivate, &[]);
+    assert_eq!(fs::read_dir(place.path("tmp/claude-code-socks")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_directory_with_something_else_in_it_stays() {
+    let place = Place::new();
+    let mut random = udsmsg::os::random::Random::from_os().unwrap();
+    let namespace = udsmsg::os::namespace::Namespace::default();
+    let location =
+        udsmsg::os::location::Location::draw(&namespace, &place.environment(), &mut random)
+            .unwrap();
+    let (listener, mut claim) =
+        udsmsg::os::claim::Claim::bind(location, &place.capabilities(), &token(1), &mut random)
+            .unwrap();
+    let path = Path::new(claim.address().path()).to_owned();
+    fs::write(path.with_file_name("note"), "").unwrap();
+    claim.release(&listener).unwrap();
+    assert!(!path.exists() && path.with_file_name("note").exists());
+}
+
+#[test]
+fn modes_do_not_depend_on_the_umask() {
+    for mask in ["0", "777", "277", "022"] {
+        let place = Place::new();
+        let path = place.path("a/b/s.sock");
+        let config = place.path("home/config/messaging-capabilities");
+        let mut part = Part::start(&[
+            ("NAMES_SOCKET", path.as_os_str()),
+            ("NAMES_CONFIG", config.as_os_str()),
+            ("NAMES_UMASK", mask.as_ref()),
+        ]);
+        assert_eq!(part.step(), format!("bound {} 0600", path.display()), "umask {mask}");
+        for dir in ["a", "a/b", "home", "home/config", "home/config/messaging-capabilities"] {
+            assert_eq!(mode(&place.path(dir)), 0o700, "{dir} under umask {mask}");
+        }
+        let file = config.join(CapabilityDir::file_name(&Address::from_path(&path).unwrap()));
+        assert_eq!(mode(&file), 0o600);
+        assert_eq!(part.step(), "released true false");
+        assert!(!path.exists() && !file.exists());
+    }
+}
+
+#[test]
+fn a_relative_path_belongs_to_the_directory_of_the_start() {
+    for socket in ["s.sock", "./s.sock", "d//./s.sock"] {
+        let place = Place::new();
+        let config = place.path("config");
+        let mut part = Part::start(&[
+            ("NAMES_SOCKET", socket.as_ref()),
+            ("NAMES_CONFIG", config.as_os_str()),
+            ("NAMES_CWD", place.path("").as_os_str()),
+            ("NAMES_AFTER", "chdir".as_ref()),
+        ]);
+        assert_eq!(part.step(), format!("bound {socket} 0600"));
+        UnixStream::connect(place.path(socket)).unwrap();
+        CapabilityDir::at(&config).read(&Address::parse(socket).unwrap()).unwrap();
+        assert_eq!(part.step(), "released true false");
+        assert!(!place.path(socket).exists());
+        assert_eq!(fs::read_dir(&config).unwrap().count(), 0);
+    }
+    // A current directory that others can look into is no place for a bare name.
+    let place = Place::open();
+    let mut part = Part::start(&[
+        ("NAMES_SOCKET", "s.sock".as_ref()),
+        ("NAMES_CONFIG", place.path("config").as_os_str()),
+        ("NAMES_CWD", place.path("").as_os_str()),
+    ]);
+    assert!(part.step().starts_with("directory_not_private: "));
+}
+
+#[test]
+fn a_forked_child_removes_nothing() {
+    let place = Place::new();
+    let path = place.path("d/s.sock");
+    let mut part = Part::start(&[
+        ("NAMES_SOCKET", path.as_os_str()),
+        ("NAMES_CONFIG", place.capabilities().path().as_os_str()),
+        ("NAMES_AFTER", "fork".as_ref()),
+    ]);
+    assert!(part.step().starts_with("bound"));
+    // `true`: after the child was done, the name was still there.
+    assert_eq!(part.step(), "released true false");
+}
+
+#[test]
+fn after_a_crash_the_next_start_succeeds() {
+    let place = Place::new();
+    let path = place.path("d/s.sock");
+    let capabilities = place.capabilities();
+    let variables =
+        [("NAMES_SOCKET", path.as_os_str()), ("NAMES_CONFIG", capabilities.path().as_os_str())];
+    let mut part = Part::start(&variables);
+    assert!(part.step().starts_with("bound"));
+    let address = Address::from_path(&path).unwrap();
+    let process = capabilities.read(&address).unwrap().process.unwrap();
+    assert_eq!(process.pid, part.pid());
+    part.kill();
+    assert!(path.exists());
+    let (_listener, claim) = place.bind(&path).unwrap();
+    assert!(claim.still_there());
+    assert_eq!(capabilities.read(&address).unwrap().process.unwrap().pid, std::process::id());
+}
+
+#[test]
+fn another_user_finds_no_way_in() {
+    if !crate::util::is_root() {
+        return;
+    }
+    let place = Place::open();
+    let path = place.make_dir("d", 0o700).join("s.sock");
+    let (listener, _claim) = place.bind(&path).unwrap();
+    let nobody = crate::util::NOBODY.to_string();
+    let own = place.make_dir("own", 0o700);
+    assert!(give_away(&own));
+    // In our directory; in a directory of ours that is new; and in its own, where it may.
+    for (socket, answer) in [
+        (path.clone(), "directory_not_private: "),
+        (place.path("new/s.sock"), "io: "),
+        (own.join("s.sock"), "bound "),
+    ] {
+        let mut part = Part::start(&[
+            ("NAMES_SOCKET", socket.as_os_str()),
+            ("NAMES_CONFIG", own.join("config").as_os_str()),
+            ("NAMES_UID", nobody.as_ref()),
+        ]);
+        let said = part.step();
+        assert!(said.starts_with(answer), "{said}");
+        if answer == "bound " {
+            // Root is refused as well: the directory is not root's own.
+            expect_error(place.bind(&socket), ErrorKind::DirectoryNotPrivate, &["uid 65534"]);
+            assert_eq!(part.step(), "released true false");
+        }
+    }
+    assert_eq!(listener.accept().map(drop).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn ten_thousand_rounds_leave_nothing() {
+    let place = Place::new();
+    let path = place.path("d/s.sock");
+    let descriptors = || fs::read_dir("/proc/self/fd").map(Iterator::count).ok();
+    let mut count = None;
+    for round in 0..crate::util::rounds(200) {
+        let (listener, mut claim) = place.bind(&path).unwrap();
+        assert!(listener.as_fd().as_raw_fd() >= 0);
+        claim.release(&listener).unwrap();
+        if round == 0 {
+            count = descriptors();
+        }
+    }
+    // Other tests of this program open and close descriptors meanwhile: only a leak is that large.
+    assert!(descriptors() < count.map(|count| count + 150));
+    assert_eq!(fs::read_dir(place.path("d")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(place.capabilities().path()).unwrap().count(), 0);
+}

@@ -1,0 +1,164 @@
+//! A server killed at any system call of its start or its stop: the next start succeeds, nothing foreign is
+//! touched, and what is left can be told for what it is.
+//!
+//! The child is traced and killed (`SIGKILL`) as it enters or leaves one system call; which one goes up by one from
+//! round to round.
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::path::PathBuf;
+
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{self, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use udsmsg::os::address::Address;
+use udsmsg::os::capability::CapabilityDir;
+
+use crate::child::{Part, STEP_SIGNALS};
+use crate::util::{Place, leave_stale, rounds};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stage {
+    Start,
+    /// A start in place of a dead server.
+    Restart,
+    Stop,
+}
+
+/// A place with foreign files beside the names that are used.
+struct Scene {
+    place: Place,
+    path: PathBuf,
+    file_name: String,
+}
+
+impl Scene {
+    fn new(stage: Stage) -> Self {
+        let place = Place::new();
+        let path = place.make_dir("d", 0o700).join("s.sock");
+        place.make_dir("config/messaging-capabilities", 0o700);
+        fs::write(place.path("d/foreign"), "x").unwrap();
+        fs::write(place.capabilities().path().join("foreign.json"), "x").unwrap();
+        if stage == Stage::Restart {
+            leave_stale(&path);
+        }
+        let file_name = CapabilityDir::file_name(&Address::from_path(&path).unwrap());
+        Self { place, path, file_name }
+    }
+
+    /// Kills a child at stop number `at` of `stage`; false if the stage has fewer.
+    fn crash(&self, stage: Stage, at: usize) -> bool {
+        let capabilities = self.place.capabilities();
+        let mut part = Part::start(&[
+            ("NAMES_SOCKET", self.path.as_os_str()),
+            ("NAMES_CONFIG", capabilities.path().as_os_str()),
+            ("NAMES_TRACED", "1".as_ref()),
+        ]);
+        let pid = test_thread(part.pid());
+        let [begin, end] = STEP_SIGNALS;
+        ptrace::attach(pid).unwrap();
+        expect_signal(pid, Signal::SIGSTOP);
+        ptrace::setoptions(pid, Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL)
+            .unwrap();
+        ptrace::cont(pid, None).unwrap();
+        part.go_on();
+        expect_signal(pid, begin);
+        if stage == Stage::Stop {
+            ptrace::cont(pid, None).unwrap();
+            expect_signal(pid, end);
+            ptrace::cont(pid, None).unwrap();
+            part.go_on();
+            expect_signal(pid, begin);
+        }
+        for _ in 0..=at {
+            ptrace::syscall(pid, None).unwrap();
+            match wait(pid) {
+                WaitStatus::PtraceSyscall(_) => {}
+                WaitStatus::Stopped(_, signal) if signal == end => {
+                    ptrace::detach(pid, None).unwrap();
+                    return false;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        signal::kill(Pid::from_raw(i32::try_from(part.pid()).unwrap()), Signal::SIGKILL).unwrap();
+        // A traced thread is its tracer's to be waited for, and keeps its process until then.
+        assert_eq!(wait(pid), WaitStatus::Signaled(pid, Signal::SIGKILL, false));
+        part.kill();
+        true
+    }
+
+    /// The next start succeeds, and after its stop nothing of ours is left but what a crash may leave.
+    fn check_next_start(&self, what: &str) {
+        let (listener, mut claim) =
+            self.place.bind(&self.path).unwrap_or_else(|error| panic!("{what}: {error}"));
+        std::os::unix::net::UnixStream::connect(&self.path).unwrap();
+        self.place.capabilities().read(claim.address()).unwrap();
+        claim.release(&listener).unwrap();
+        let stem = self.file_name.strip_suffix(".json").unwrap();
+        let mut left = self.place.everything();
+        left.retain(|path| {
+            let name = path.rsplit_once('/').map_or(path.as_str(), |(_, name)| name);
+            !(name.starts_with(&format!(".{stem}.")) && name.ends_with(".tmp"))
+        });
+        let expected = [
+            "config",
+            "config/messaging-capabilities",
+            "config/messaging-capabilities/foreign.json",
+        ];
+        assert_eq!(
+            left.into_iter().collect::<Vec<_>>(),
+            [&expected[..], &["d", "d/foreign"]].concat(),
+            "{what}"
+        );
+    }
+}
+
+/// The thread of a child that plays the part: the test harness runs it beside the main one.
+fn test_thread(pid: u32) -> Pid {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let threads =
+        threads.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse::<i32>().unwrap());
+    Pid::from_raw(
+        threads.max_by_key(|&thread| (i64::from(thread) != i64::from(pid), thread)).unwrap(),
+    )
+}
+
+fn wait(thread: Pid) -> WaitStatus {
+    waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap()
+}
+
+fn expect_signal(pid: Pid, signal: Signal) {
+    assert_eq!(wait(pid), WaitStatus::Stopped(pid, signal));
+}
+
+fn check(stage: Stage) {
+    // Every system call is a stop on the way in and one on the way out. Short runs take some of them.
+    let stride = 8_usize.div_ceil(rounds(1));
+    let mut at = 0;
+    loop {
+        let scene = Scene::new(stage);
+        if !scene.crash(stage, at) {
+            break;
+        }
+        scene.check_next_start(&format!("{stage:?} at stop {at}"));
+        at += stride;
+    }
+    assert!(at > 20, "{stage:?} ended after {at} stops");
+}
+
+#[test]
+fn a_crash_at_any_system_call_of_a_start_is_mended_by_the_next() {
+    check(Stage::Start);
+}
+
+#[test]
+fn a_crash_at_any_system_call_of_a_restart_is_mended_by_the_next() {
+    check(Stage::Restart);
+}
+
+#[test]
+fn a_crash_at_any_system_call_of_a_stop_is_mended_by_the_next_start() {
+    check(Stage::Stop);
+}

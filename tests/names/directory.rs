@@ -1,0 +1,154 @@
+//! Private directories: how they are made, and every fault by name, for sockets and for capability files.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use udsmsg::os::address::Address;
+use udsmsg::os::capability::CapabilityDir;
+use udsmsg::os::random::Random;
+use udsmsg::{Error, ErrorKind};
+
+use crate::util::{Place, chmod, expect_error, give_away, mode, token};
+
+/// Both uses of a private directory at `dir`: a socket in it, and a capability file in it.
+fn uses(place: &Place, dir: &Path) -> [Result<(), Error>; 2] {
+    let socket = place.bind(&dir.join("s.sock")).map(drop);
+    let address = Address::parse("/somewhere/s.sock").unwrap();
+    let published =
+        CapabilityDir::at(dir).publish(&address, &token(1), &mut Random::from_os().unwrap());
+    [socket, published]
+}
+
+#[track_caller]
+fn expect_refused(place: &Place, dir: &Path, words: &[&str]) {
+    let before = place.everything();
+    for result in uses(place, dir) {
+        expect_error(result, ErrorKind::DirectoryNotPrivate, words);
+    }
+    let read = CapabilityDir::at(dir).read(&Address::parse("/somewhere/s.sock").unwrap());
+    expect_error(read, ErrorKind::DirectoryNotPrivate, words);
+    assert_eq!(place.everything(), before);
+}
+
+#[test]
+fn a_directory_that_others_can_open_is_refused_and_left_as_it_is() {
+    let place = Place::new();
+    for bits in [0o750, 0o705, 0o710, 0o701, 0o720, 0o702, 0o755, 0o777, 0o1777, 0o2770] {
+        let dir = place.make_dir("d", bits);
+        expect_refused(&place, &dir, &[&format!("{bits:04o}"), "chmod 700"]);
+        assert_eq!(mode(&dir), bits);
+    }
+    // Set-group-id and sticky alone let nobody in.
+    for bits in [0o700, 0o2700, 0o1700] {
+        let dir = place.make_dir("d", bits);
+        for result in uses(&place, &dir) {
+            result.unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_link_a_file_and_a_foreign_directory_are_refused_by_name() {
+    let place = Place::open();
+    let real = place.make_dir("real", 0o700);
+    symlink(&real, place.path("link")).unwrap();
+    symlink(place.path("nowhere"), place.path("dangling")).unwrap();
+    fs::write(place.path("file"), "").unwrap();
+    for name in ["link", "link/", "link/.", "link//", "dangling"] {
+        let dir = PathBuf::from(format!("{}{name}", place.path("").display()));
+        expect_refused(&place, &dir, &["symbolic link"]);
+    }
+    expect_refused(&place, &place.path("file"), &["a regular file"]);
+    expect_refused(&place, &place.path("file/below"), &["a regular file", "on the way"]);
+    let foreign = place.make_dir("foreign", 0o700);
+    if give_away(&foreign) {
+        expect_refused(&place, &foreign, &["belongs to uid 65534", "of your own"]);
+        expect_refused(&place, &foreign.join("below"), &["belongs to uid 65534", "on the way"]);
+    }
+    assert!(!place.path("nowhere").exists());
+}
+
+#[test]
+fn whoever_can_change_the_way_is_root_or_us() {
+    let place = Place::open();
+    let open = place.make_dir("open", 0o777);
+    expect_refused(&place, &open.join("d"), &["can be changed by others", "chmod go-w"]);
+    fs::create_dir(open.join("d")).unwrap();
+    chmod(&open.join("d"), 0o700);
+    expect_refused(&place, &open.join("d"), &["can be changed by others"]);
+    // A sticky directory lets nobody exchange what is another's.
+    chmod(&open, 0o1777);
+    for result in
+        uses(&place, &open.join("d")).into_iter().chain(uses(&place, &open.join("new/and/deeper")))
+    {
+        result.unwrap();
+    }
+    // A link on the way is followed if root or we made it, whatever it leads to is checked as well.
+    symlink(&open, place.path("link")).unwrap();
+    for result in uses(&place, &place.path("link/d"))
+        .into_iter()
+        .chain(uses(&place, &place.path("link/../made")))
+    {
+        result.unwrap();
+    }
+    symlink("loop", place.path("loop")).unwrap();
+    expect_refused(&place, &place.path("loop/d"), &["too many links"]);
+    let foreign = place.path("foreign");
+    symlink(&open, &foreign).unwrap();
+    if give_away(&foreign) {
+        expect_refused(&place, &foreign.join("d"), &["the link", "belongs to uid 65534"]);
+    }
+    chmod(&open, 0o777);
+    expect_refused(&place, &place.path("link/d"), &["can be changed by others"]);
+}
+
+#[test]
+fn write_permission_for_a_group_counts_unless_the_group_is_nobody_else() {
+    let place = Place::open();
+    let shared = place.make_dir("shared", 0o775);
+    if !crate::util::is_root() {
+        return;
+    }
+    std::os::unix::fs::chown(&shared, None, Some(65_534)).unwrap();
+    chmod(&shared, 0o775);
+    expect_refused(&place, &shared.join("d"), &["can be changed by others", "group 65534"]);
+    std::os::unix::fs::chown(&shared, None, Some(0)).unwrap();
+    chmod(&shared, 0o775);
+    for result in uses(&place, &shared.join("d")) {
+        result.unwrap();
+    }
+}
+
+#[test]
+fn missing_parents_are_made_for_us_alone() {
+    let place = Place::new();
+    for result in uses(&place, &place.path("a/b/c")) {
+        result.unwrap();
+    }
+    for name in ["a", "a/b", "a/b/c"] {
+        assert_eq!(mode(&place.path(name)), 0o700);
+    }
+    // What is there already may be open, as a home directory is.
+    place.make_dir("home", 0o755);
+    for result in uses(&place, &place.path("home/new")) {
+        result.unwrap();
+    }
+    assert_eq!((mode(&place.path("home")), mode(&place.path("home/new"))), (0o755, 0o700));
+}
+
+#[test]
+fn our_own_permissions_are_mended_for_capability_files_only() {
+    let place = Place::new();
+    for bits in [0o500, 0o000, 0o300, 0o600] {
+        let dir = place.make_dir("d", bits);
+        let [_, published] = uses(&place, &dir);
+        published.unwrap();
+        assert_eq!(mode(&dir), 0o700);
+    }
+    let dir = place.make_dir("d", 0o500);
+    let _ = place.bind(&dir.join("s.sock")).map(drop);
+    assert_eq!(mode(&dir), 0o500);
+    let _ = CapabilityDir::at(&dir).read(&Address::parse("/somewhere/s.sock").unwrap());
+    assert_eq!(mode(&dir), 0o500);
+}

@@ -1,0 +1,94 @@
+//! Families of servers and the names that follow from theirs.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use udsmsg::ErrorKind;
+use udsmsg::os::capability::CapabilityDir;
+use udsmsg::os::namespace::{Environment, Namespace};
+
+use crate::util::expect_error;
+
+#[test]
+fn names_are_checked() {
+    let longest = format!("a{}", "0".repeat(31));
+    for name in ["a", "my-app", "x86-64", "a-", &longest, "claude-code"] {
+        assert_eq!(Namespace::new(name).unwrap().name(), name);
+    }
+    let too_long = format!("{longest}x");
+    for name in ["", "-a", "1a", "A", "aB", "a_b", "a.b", "a/b", "a b", "ä", "aä", "a\0", &too_long]
+    {
+        expect_error(Namespace::new(name), ErrorKind::InvalidNamespace, &["my-app"]);
+    }
+}
+
+#[test]
+fn every_name_follows_from_the_namespace() {
+    let default = Namespace::default();
+    assert_eq!(default.socket_dir_name(), "claude-code-socks");
+    assert_eq!(default.socket_variable(), "CLAUDE_CODE_MESSAGING_SOCKET");
+    assert_eq!(default.config_variable(), "CLAUDE_CONFIG_DIR");
+    assert_eq!(Namespace::new("claude-code").unwrap(), default);
+    let own = Namespace::new("my-app").unwrap();
+    assert_eq!(own.socket_dir_name(), "my-app-socks");
+    assert_eq!(own.socket_variable(), "MY_APP_MESSAGING_SOCKET");
+    assert_eq!(own.config_variable(), "MY_APP_CONFIG_DIR");
+}
+
+#[test]
+fn the_config_home_is_the_variable_byte_for_byte_or_a_default() {
+    let own = Namespace::new("my-app").unwrap();
+    let default = Namespace::default();
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+    let table: [(&Namespace, Variables<'_>, &str); 9] = [
+        (&default, &[("HOME", "/h")], "/h/.claude"),
+        (&default, &[("HOME", "/h"), ("CLAUDE_CONFIG_DIR", "")], "/h/.claude"),
+        (&default, &[("HOME", "/h"), ("XDG_CONFIG_HOME", "/x")], "/h/.claude"),
+        (&default, &[("HOME", "/h"), ("CLAUDE_CONFIG_DIR", "/c//d/")], "/c//d/"),
+        (&default, &[("HOME", "/h"), ("CLAUDE_CONFIG_DIR", "rel")], "rel"),
+        (&default, &[("HOME", "/h"), ("MY_APP_CONFIG_DIR", "/m")], "/h/.claude"),
+        (&own, &[("HOME", "/h"), ("MY_APP_CONFIG_DIR", "/m")], "/m"),
+        (
+            &own,
+            &[("HOME", "/h"), ("CLAUDE_CONFIG_DIR", "/c"), ("XDG_CONFIG_HOME", "/x")],
+            "/x/my-app",
+        ),
+        (&own, &[("HOME", "/h"), ("XDG_CONFIG_HOME", "rel")], "/h/.config/my-app"),
+    ];
+    for (namespace, pairs, home) in table {
+        if cfg!(target_vendor = "apple") && namespace == &own && !home.starts_with("/m") {
+            continue;
+        }
+        let environment = Environment::from_pairs(pairs.iter().copied());
+        // Compared as text: a path compares equal to another spelling of itself.
+        assert_eq!(
+            namespace.config_home(&environment).unwrap().as_os_str(),
+            OsStr::new(home),
+            "{pairs:?}"
+        );
+        let dir = namespace.capability_dir(&environment).unwrap();
+        assert_eq!(dir, Path::new(home).join("messaging-capabilities"));
+        assert_eq!(CapabilityDir::of(namespace, &environment).unwrap().path(), dir);
+    }
+    let bytes = OsString::from_vec(b"/c\xff".to_vec());
+    let environment = Environment::from_pairs([("CLAUDE_CONFIG_DIR", bytes)]);
+    assert_eq!(default.config_home(&environment).unwrap().as_os_str().as_bytes(), b"/c\xff");
+}
+
+#[test]
+fn without_home_the_user_database_says_where_it_is() {
+    let user = nix::unistd::User::from_uid(nix::unistd::Uid::effective()).unwrap().unwrap();
+    for pairs in [vec![], vec![("HOME", "")]] {
+        let environment = Environment::from_pairs(pairs);
+        assert_eq!(
+            Namespace::default().config_home(&environment).unwrap(),
+            user.dir.join(".claude")
+        );
+    }
+    let environment = Environment::from_process();
+    assert_eq!(
+        environment.get("HOME").map(PathBuf::from),
+        std::env::var_os("HOME").map(PathBuf::from)
+    );
+}

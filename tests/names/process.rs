@@ -1,0 +1,101 @@
+//! Whether a process still lives: proven, or not known.
+#![cfg(target_os = "linux")]
+
+use std::process::{Command, Stdio};
+
+use udsmsg::os::process::{ProcessIdentity, ProcessState};
+
+/// This process, if this machine says all that is needed to prove anything.
+fn current() -> Option<ProcessIdentity> {
+    let current = ProcessIdentity::current();
+    let start = &current.start;
+    assert_eq!(current.pid, std::process::id());
+    assert!(start.boot_id.is_some() && start.pid_namespace.is_some() && start.start_time.is_some());
+    if start.machine_id.is_none() {
+        eprintln!("this machine has no id: nothing can be proven on it");
+        assert_eq!(current.state(), ProcessState::Unknown);
+        return None;
+    }
+    Some(current)
+}
+
+#[test]
+fn this_process_lives_and_its_pid_with_another_start_does_not() {
+    let Some(current) = current() else { return };
+    assert_eq!(current.state(), ProcessState::Live);
+    let mut recycled = current.clone();
+    recycled.start.start_time = recycled.start.start_time.map(|ticks| ticks - 1);
+    assert_eq!(recycled.state(), ProcessState::Dead);
+}
+
+#[test]
+fn a_zombie_and_what_has_been_waited_for_are_dead() {
+    let Some(current) = current() else { return };
+    let mut child =
+        Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut identity = ProcessIdentity { pid: child.id(), start: current.start };
+    identity.start.start_time = None;
+    assert_eq!(identity.state(), ProcessState::Unknown);
+    drop(child.stdin.take());
+    // Ended, and not waited for: a zombie from here on.
+    nix::sys::wait::waitid(
+        nix::sys::wait::Id::Pid(nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap())),
+        nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT,
+    )
+    .unwrap();
+    assert_eq!(identity.state(), ProcessState::Dead);
+    child.wait().unwrap();
+    assert_eq!(identity.state(), ProcessState::Dead);
+}
+
+#[test]
+fn what_may_be_elsewhere_is_not_known() {
+    let Some(current) = current() else { return };
+    type Change = fn(&mut ProcessIdentity);
+    let cases: [(Change, ProcessState); 10] = [
+        (|it| it.start.machine_id = None, ProcessState::Unknown),
+        (|it| it.start.machine_id = Some("0".repeat(32)), ProcessState::Unknown),
+        (|it| it.start.boot_id = None, ProcessState::Unknown),
+        (|it| it.start.boot_id = Some("0".repeat(32)), ProcessState::Dead),
+        (|it| it.start.pid_namespace = None, ProcessState::Unknown),
+        (|it| it.start.pid_namespace = Some(1), ProcessState::Unknown),
+        (|it| it.start.start_time = None, ProcessState::Unknown),
+        (|it| it.pid = 0, ProcessState::Unknown),
+        (|it| it.pid = u32::MAX, ProcessState::Unknown),
+        (|it| it.pid = i32::MAX as u32, ProcessState::Dead),
+    ];
+    for (change, state) in cases {
+        let mut changed = current.clone();
+        change(&mut changed);
+        assert_eq!(changed.state(), state, "{changed:?}");
+    }
+    // On another machine not even another boot says anything.
+    let mut elsewhere = current;
+    elsewhere.start.machine_id = Some("0".repeat(32));
+    elsewhere.start.boot_id = Some("0".repeat(32));
+    assert_eq!(elsewhere.state(), ProcessState::Unknown);
+}
+
+#[test]
+fn the_name_of_a_process_does_not_confuse_the_count_of_fields() {
+    let Some(current) = current() else { return };
+    // A name with blanks and brackets, as hostile as 15 bytes allow.
+    let dir = crate::util::Place::new();
+    let program = dir.path(") Z 1 2 (x) 7");
+    std::fs::copy("/bin/cat", &program).unwrap();
+    let mut child = Command::new(&program).stdin(Stdio::piped()).spawn().unwrap();
+    // Until the child has become the program, its name is still ours.
+    let stat = loop {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        if stat.contains(") Z 1 2 (x) 7)") {
+            break stat;
+        }
+        std::thread::yield_now();
+    };
+    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().collect();
+    let mut identity = ProcessIdentity { pid: child.id(), start: current.start };
+    identity.start.start_time = Some(fields[19].parse().unwrap());
+    assert_eq!(identity.state(), ProcessState::Live);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

@@ -1,0 +1,119 @@
+//! Many starts at once on one stale path: exactly one wins, the others are told so.
+
+use std::path::Path;
+use std::sync::Barrier;
+use std::thread;
+
+use udsmsg::ErrorKind;
+use udsmsg::os::address::Address;
+
+use crate::child::Part;
+use crate::util::{Place, leave_stale, rounds, token};
+
+#[test]
+fn of_many_threads_on_one_stale_path_one_wins() {
+    const THREADS: u8 = 8;
+    let place = Place::new();
+    let path = place.make_dir("d", 0o700).join("s.sock");
+    for _ in 0..rounds(20) {
+        leave_stale(&path);
+        let barrier = Barrier::new(THREADS.into());
+        let results: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS)
+                .map(|seed| {
+                    let (barrier, place, path) = (&barrier, &place, &path);
+                    scope.spawn(move || {
+                        barrier.wait();
+                        (seed, place.bind_with(path, &token(seed)))
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let mut winners = Vec::new();
+        for (seed, result) in results {
+            match result {
+                Ok(bound) => winners.push((seed, bound)),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::AlreadyRunning, "{error}"),
+            }
+        }
+        assert_eq!(winners.len(), 1);
+        let (seed, (_listener, claim)) = winners.pop().unwrap();
+        assert!(claim.still_there());
+        let published = place.capabilities().read(claim.address()).unwrap();
+        assert!(published.auth_token.matches(token(seed).expose().as_bytes()));
+    }
+}
+
+#[test]
+fn of_many_processes_on_one_stale_path_one_wins() {
+    let place = Place::new();
+    let path = place.make_dir("d", 0o700).join("s.sock");
+    let capabilities = place.capabilities();
+    for _ in 0..rounds(3) {
+        leave_stale(&path);
+        let variables =
+            [("NAMES_SOCKET", path.as_os_str()), ("NAMES_CONFIG", capabilities.path().as_os_str())];
+        let mut parts: Vec<_> = (0..8).map(|_| Part::start(&variables)).collect();
+        parts.iter_mut().for_each(Part::go_on);
+        let said: Vec<_> = parts.iter_mut().map(Part::says).collect();
+        let winners: Vec<_> = (0..8).filter(|&i| said[i].starts_with("bound ")).collect();
+        assert_eq!(winners.len(), 1, "{said:#?}");
+        assert_eq!(
+            said.iter().filter(|said| said.starts_with("already_running: ")).count(),
+            7,
+            "{said:#?}"
+        );
+        let winner = &mut parts[winners[0]];
+        let published = capabilities.read(&Address::from_path(&path).unwrap()).unwrap();
+        assert_eq!(published.process.unwrap().pid, winner.pid());
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+        assert_eq!(winner.step(), "released true false");
+    }
+}
+
+#[test]
+fn starts_and_stops_that_chase_each_other_never_lose_a_name() {
+    let place = Place::new();
+    let path = place.path("d/s.sock");
+    let (place, path): (&Place, &Path) = (&place, &path);
+    thread::scope(|scope| {
+        for seed in 0..4 {
+            scope.spawn(move || {
+                for _ in 0..rounds(100) {
+                    match place.bind_with(path, &token(seed)) {
+                        Ok((listener, mut claim)) => {
+                            assert!(claim.still_there());
+                            std::os::unix::net::UnixStream::connect(path).unwrap();
+                            let published = place.capabilities().read(claim.address()).unwrap();
+                            assert!(published.auth_token.matches(token(seed).expose().as_bytes()));
+                            claim.release(&listener).unwrap();
+                        }
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::AlreadyRunning, "{error}")
+                        }
+                    }
+                }
+            });
+        }
+    });
+    assert!(!path.exists());
+}
+
+#[test]
+fn fifty_servers_in_one_place_start_together() {
+    let place = Place::new();
+    let place = &place;
+    let bound: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..50)
+            .map(|i| {
+                scope.spawn(move || place.bind(&place.path("d").join(format!("{i}.sock"))).unwrap())
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for (_, claim) in &bound {
+        std::os::unix::net::UnixStream::connect(claim.address().path()).unwrap();
+        place.capabilities().read(claim.address()).unwrap();
+    }
+}

@@ -1,0 +1,148 @@
+//! A directory for each test, and short ways to look at it.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fmt::Debug;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use udsmsg::os::address::Address;
+use udsmsg::os::capability::CapabilityDir;
+use udsmsg::os::claim::Claim;
+use udsmsg::os::location::Location;
+use udsmsg::os::namespace::Environment;
+use udsmsg::os::random::Random;
+use udsmsg::{AuthToken, Error, ErrorKind};
+
+/// A user that is not us.
+pub const NOBODY: u32 = 65_534;
+
+/// A directory that is ours, with a place for sockets and one for capability files in it.
+pub struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let dir = TempDir::with_prefix("um").unwrap();
+        chmod(dir.path(), 0o700);
+        Self { dir }
+    }
+
+    /// One that other users can walk into.
+    pub fn open() -> Self {
+        let place = Self::new();
+        chmod(place.dir.path(), 0o755);
+        place
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A new directory of mode `mode`.
+    pub fn make_dir(&self, name: &str, mode: u32) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(&path).unwrap();
+        chmod(&path, mode);
+        path
+    }
+
+    pub fn capabilities(&self) -> CapabilityDir {
+        CapabilityDir::at(self.path("config/messaging-capabilities"))
+    }
+
+    pub fn environment(&self) -> Environment {
+        self.environment_with([("TMPDIR", self.path("tmp"))])
+    }
+
+    pub fn environment_with<V: Into<OsString>>(
+        &self,
+        more: impl IntoIterator<Item = (&'static str, V)>,
+    ) -> Environment {
+        let own = [("HOME", self.path("home").into_os_string())];
+        let more = more.into_iter().map(|(name, value)| (name, value.into()));
+        Environment::from_pairs(own.into_iter().chain(more))
+    }
+
+    pub fn bind(&self, path: &Path) -> Result<(UnixListener, Claim), Error> {
+        self.bind_with(path, &token(1))
+    }
+
+    pub fn bind_with(
+        &self,
+        path: &Path,
+        auth_token: &AuthToken,
+    ) -> Result<(UnixListener, Claim), Error> {
+        let location = Location::from(Address::from_path(path).unwrap());
+        Claim::bind(location, &self.capabilities(), auth_token, &mut Random::from_os().unwrap())
+    }
+
+    /// Everything below the directory, by name relative to it.
+    pub fn everything(&self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        let mut pending = vec![self.dir.path().to_owned()];
+        while let Some(dir) = pending.pop() {
+            for entry in fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                found.insert(
+                    path.strip_prefix(self.dir.path()).unwrap().to_str().unwrap().to_owned(),
+                );
+                if path.symlink_metadata().unwrap().is_dir() {
+                    pending.push(path);
+                }
+            }
+        }
+        found
+    }
+}
+
+pub fn token(seed: u8) -> AuthToken {
+    AuthToken::from_bytes([seed; 32])
+}
+
+pub fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+pub fn mode(path: &Path) -> u32 {
+    path.symlink_metadata().unwrap().mode() & 0o7777
+}
+
+/// Gives `path` to another user; false if we may not.
+pub fn give_away(path: &Path) -> bool {
+    is_root() && std::os::unix::fs::lchown(path, Some(NOBODY), None).is_ok()
+}
+
+pub fn is_root() -> bool {
+    let is_root = udsmsg::os::sys::effective_uid() == 0;
+    if !is_root {
+        eprintln!("not root: what needs a second user is left out");
+    }
+    is_root
+}
+
+/// Checks the kind of an error and what its sentence must contain.
+#[track_caller]
+pub fn expect_error<T: Debug>(result: Result<T, Error>, kind: ErrorKind, words: &[&str]) {
+    let error = result.expect_err("this must be refused");
+    assert_eq!(error.kind(), kind, "{error}");
+    for word in words {
+        assert!(error.to_string().contains(word), "{word:?} is not in: {error}");
+    }
+}
+
+/// How often a long test goes round: `short`, times the scale.
+pub fn rounds(short: usize) -> usize {
+    let scale =
+        std::env::var("UDSMSG_TEST_SCALE").ok().and_then(|scale| scale.parse::<usize>().ok());
+    short * scale.unwrap_or(1)
+}
+
+/// A dead server's socket: bound, listened on, closed.
+pub fn leave_stale(path: &Path) {
+    drop(UnixListener::bind(path).unwrap());
+}
