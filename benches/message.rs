@@ -23,10 +23,8 @@ fn auth_token() -> AuthToken {
 
 /// A line, without its newline, whose payload is `text`.
 fn line(text: &str) -> Vec<u8> {
-    let mut line = Outgoing::new("text")
-        .with_text(text)
-        .encode(&auth_token(), Some(FROM), Some(NOW), 1 << 20)
-        .unwrap();
+    let mut line =
+        Outgoing::new("text").with_text(text).encode(&auth_token(), Some(FROM), Some(NOW), 1 << 20).unwrap();
     line.pop();
     line
 }
@@ -61,11 +59,8 @@ struct BorrowedMeta<'a> {
 
 fn lines(c: &mut Criterion) {
     let token = auth_token();
-    let spaced = String::from_utf8(typical())
-        .unwrap()
-        .replace("\":", "\": ")
-        .replace(",\"", ", \"")
-        .into_bytes();
+    let spaced =
+        String::from_utf8(typical()).unwrap().replace("\":", "\": ").replace(",\"", ", \"").into_bytes();
     let escaped = line(&"a \"quoted\" word,\n".repeat(1800));
     for (name, line) in [
         ("330 bytes", typical()),
@@ -75,16 +70,13 @@ fn lines(c: &mut Criterion) {
     ] {
         let mut group = c.benchmark_group(name);
         group.throughput(Throughput::Bytes(line.len() as u64));
-        group.bench_function("from_utf8", |b| {
-            b.iter(|| std::str::from_utf8(black_box(&line)).unwrap().len())
-        });
+        group
+            .bench_function("from_utf8", |b| b.iter(|| std::str::from_utf8(black_box(&line)).unwrap().len()));
         group.bench_function("from_utf8 and scan", |b| {
             b.iter(|| scan(std::str::from_utf8(black_box(&line)).unwrap()).unwrap());
         });
         group.bench_function("judge", |b| {
-            b.iter(|| {
-                assert!(matches!(judge(black_box(&line), black_box(&token)), Verdict::Deliver(_)))
-            });
+            b.iter(|| assert!(matches!(judge(black_box(&line), black_box(&token)), Verdict::Deliver(_))));
         });
         group.bench_function("serde_json, borrowed", |b| {
             b.iter(|| serde_json::from_slice::<Borrowed<'_>>(black_box(&line)).unwrap());
@@ -99,12 +91,8 @@ fn lines(c: &mut Criterion) {
 fn auth(c: &mut Criterion) {
     let token = auth_token();
     let other = AuthToken::from_bytes([0x5a; 32]);
-    c.bench_function("token, right", |b| {
-        b.iter(|| token.matches(black_box(token.expose().as_bytes())))
-    });
-    c.bench_function("token, wrong", |b| {
-        b.iter(|| token.matches(black_box(other.expose().as_bytes())))
-    });
+    c.bench_function("token, right", |b| b.iter(|| token.matches(black_box(token.expose().as_bytes()))));
+    c.bench_function("token, wrong", |b| b.iter(|| token.matches(black_box(other.expose().as_bytes()))));
     c.bench_function("token, missing", |b| b.iter(|| token.matches(black_box(b""))));
 }
 
@@ -114,12 +102,7 @@ fn views(c: &mut Criterion) {
     c.bench_function("view: kind, data, from, ts", |b| {
         b.iter(|| {
             let message = black_box(message);
-            (
-                message.kind(),
-                message.data().and_then(|data| data.text()),
-                message.from(),
-                message.ts(),
-            )
+            (message.kind(), message.data().and_then(|data| data.text()), message.from(), message.ts())
         });
     });
 }

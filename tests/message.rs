@@ -1,11 +1,6 @@
 //! What lines mean: the view of a message, the order in which a line is judged, every byte that is written.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::borrow::Cow;
 
@@ -81,10 +76,7 @@ fn a_line_is_judged_in_the_order_of_the_protocol() {
         (r#"{"type":"text","ts":false,"meta":{"authToken":"$T"}}"#, "malformed"),
         // Then what is asked.
         (r#"{"type":"ping","meta":{"authToken":"$T"}}"#, "ping"),
-        (
-            r#"{"type":"\u0070ing","data":[],"from":null,"ts":null,"meta":{"authToken":"$T"}}"#,
-            "ping",
-        ),
+        (r#"{"type":"\u0070ing","data":[],"from":null,"ts":null,"meta":{"authToken":"$T"}}"#, "ping"),
         (r#"{"type":"Ping","meta":{"authToken":"$T"}}"#, r#"{"type":"Ping"}"#),
         (r#"{"type":"pin","meta":{"authToken":"$T"}}"#, r#"{"type":"pin"}"#),
         (r#"{"type":"","from":null,"meta":{"authToken":"$T"}}"#, r#"{"type":"","from":null}"#),
@@ -93,10 +85,7 @@ fn a_line_is_judged_in_the_order_of_the_protocol() {
             r#"{"type":"\ud83d","data":"\ude00","meta":{"authToken":"$T"}}"#,
             r#"{"type":"\ud83d","data":"\ude00"}"#,
         ),
-        (
-            " {\"meta\":{\"authToken\":\"$T\",\"a\":1},\"type\":\"t\"}\r",
-            r#"{"meta":{"a":1},"type":"t"}"#,
-        ),
+        (" {\"meta\":{\"authToken\":\"$T\",\"a\":1},\"type\":\"t\"}\r", r#"{"meta":{"a":1},"type":"t"}"#),
         (r#"{"type":"t","meta":{"\u0061uthToken":"$E"}}"#, r#"{"type":"t"}"#),
         (r#"{"type":"t","meta":{"authToken":"$E0"}}"#, "unauthorized"),
         (r#"{"type":"t","meta":{"authToken":"$E\ud83d"}}"#, "unauthorized"),
@@ -121,13 +110,8 @@ fn a_line_is_judged_in_the_order_of_the_protocol() {
 #[test]
 fn a_line_that_is_not_utf_8_is_unreadable() {
     for bad in [&b"\xff"[..], b"\xc0\x80", b"\xed\xa0\x80", b"\xe2\x82", b"\xf4\x90\x80\x80"] {
-        let line = [
-            br#"{"type":"t","data":""#,
-            bad,
-            br#"","meta":{"authToken":""#,
-            TOKEN.as_bytes(),
-            br#""}}"#,
-        ];
+        let line =
+            [br#"{"type":"t","data":""#, bad, br#"","meta":{"authToken":""#, TOKEN.as_bytes(), br#""}}"#];
         assert_eq!(judged(line.concat()), "unreadable", "{bad:?}");
     }
 }
@@ -159,10 +143,7 @@ fn a_message_is_decoded_on_demand() {
     assert_eq!(message.kind(), "\u{fffd}!");
     assert_eq!((message.from(), message.ts(), message.meta()), (None, None, None));
     let data = message.data().unwrap();
-    assert_eq!(
-        (data.text(), data.json(), data.kind()),
-        (None, r#"[1e400, "\ud83d"]"#, Kind::Array)
-    );
+    assert_eq!((data.text(), data.json(), data.kind()), (None, r#"[1e400, "\ud83d"]"#, Kind::Array));
     assert_eq!(data.parse::<serde_json::Value>().unwrap_err().kind(), ErrorKind::InvalidMessage);
 
     let message = Message::from_json(r#"{"type":"","data":null}"#).unwrap();
@@ -172,21 +153,10 @@ fn a_message_is_decoded_on_demand() {
 
 #[test]
 fn what_is_no_message_is_refused() {
-    for json in [
-        "",
-        "[]",
-        "null",
-        "{}",
-        "{",
-        r#"{"type":1}"#,
-        r#"{"type":"t","ts":1}"#,
-        r#"{"type":"t","from":[]}"#,
-    ] {
-        assert_eq!(
-            Message::from_json(json).unwrap_err().kind(),
-            ErrorKind::InvalidMessage,
-            "{json}"
-        );
+    for json in
+        ["", "[]", "null", "{}", "{", r#"{"type":1}"#, r#"{"type":"t","ts":1}"#, r#"{"type":"t","from":[]}"#]
+    {
+        assert_eq!(Message::from_json(json).unwrap_err().kind(), ErrorKind::InvalidMessage, "{json}");
     }
 }
 
@@ -204,8 +174,7 @@ fn tokens_and_payloads_are_not_printed() {
         meta: std::collections::BTreeMap<String, u8>,
     }
     let error = message.parse::<Wrong>().unwrap_err();
-    let outgoing =
-        Outgoing::new("text").with_text("payload").with_meta(&json!({"a": "payload"})).unwrap();
+    let outgoing = Outgoing::new("text").with_text("payload").with_meta(&json!({"a": "payload"})).unwrap();
     for shown in [
         format!("{message:?}"),
         format!("{:?}", message.data().unwrap()),
@@ -216,8 +185,7 @@ fn tokens_and_payloads_are_not_printed() {
         assert!(!shown.contains(TOKEN) && !shown.contains("payload"), "{shown}");
         assert!(shown.len() < 150, "{shown}");
     }
-    let error =
-        Message::from_json(r#"{"type":"t","data":"x"}"#).unwrap().parse::<Wrong>().unwrap_err();
+    let error = Message::from_json(r#"{"type":"t","data":"x"}"#).unwrap().parse::<Wrong>().unwrap_err();
     assert!(error.to_string().contains("missing field `meta`"), "{error}");
 }
 
@@ -226,14 +194,8 @@ fn replies_are_written_byte_for_byte() {
     let path = "/tmp/a \"b\"\\\u{1}é.sock";
     let from_json = quoted(path);
     for (reply, expected) in [
-        (
-            Reply::Response { number: 1 },
-            r#"{"type":"response","data":"ok","ts":"$N","meta":{"id":"uds-1"}}"#,
-        ),
-        (
-            Reply::Response { number: 0 },
-            r#"{"type":"response","data":"ok","ts":"$N","meta":{"id":"uds-0"}}"#,
-        ),
+        (Reply::Response { number: 1 }, r#"{"type":"response","data":"ok","ts":"$N","meta":{"id":"uds-1"}}"#),
+        (Reply::Response { number: 0 }, r#"{"type":"response","data":"ok","ts":"$N","meta":{"id":"uds-0"}}"#),
         (
             Reply::Response { number: 1090 },
             r#"{"type":"response","data":"ok","ts":"$N","meta":{"id":"uds-1090"}}"#,
@@ -246,10 +208,7 @@ fn replies_are_written_byte_for_byte() {
             Reply::Pong { from_json: &from_json },
             r#"{"type":"pong","from":"/tmp/a \"b\"\\\u0001é.sock","ts":"$N"}"#,
         ),
-        (
-            Reply::Error { text: "invalid frame" },
-            r#"{"type":"error","data":"invalid frame","ts":"$N"}"#,
-        ),
+        (Reply::Error { text: "invalid frame" }, r#"{"type":"error","data":"invalid frame","ts":"$N"}"#),
         (Reply::Error { text: "\"\n" }, r#"{"type":"error","data":"\"\n","ts":"$N"}"#),
     ] {
         let mut out = b"before ".to_vec();
@@ -316,11 +275,7 @@ fn messages_are_written_byte_for_byte() {
             r#"{"type":"q","data":[1e400, "\ud83d"],"from":"/me","meta":{"authToken":"$T"}}"#,
         ),
         (
-            Outgoing::new("q")
-                .with_data("text")
-                .unwrap()
-                .with_meta(&json!({"queryId": "1"}))
-                .unwrap(),
+            Outgoing::new("q").with_data("text").unwrap().with_meta(&json!({"queryId": "1"})).unwrap(),
             None,
             None,
             r#"{"type":"q","data":"text","meta":{"queryId":"1","authToken":"$T"}}"#,
@@ -357,25 +312,17 @@ fn what_cannot_be_sent_is_refused_before() {
     let with_meta =
         |json: &str| Outgoing::new("t").with_meta(serde_json::from_str::<&RawValue>(json).unwrap());
     let deep = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-    for meta in
-        ["null", "[]", "1", "\"{}\"", r#"{"authToken":"x"}"#, r#"{"a":1,"\u0061uthToken":null}"#]
-    {
+    for meta in ["null", "[]", "1", "\"{}\"", r#"{"authToken":"x"}"#, r#"{"a":1,"\u0061uthToken":null}"#] {
         assert_eq!(with_meta(meta).unwrap_err().kind(), ErrorKind::InvalidMessage, "{meta}");
     }
     let with_data =
         |json: &str| Outgoing::new("t").with_data(serde_json::from_str::<&RawValue>(json).unwrap());
     let encode = |outgoing: Outgoing| outgoing.encode(&auth_token(), None, None, 65_536);
     assert!(encode(with_data(&deep(126)).unwrap()).is_ok());
-    assert_eq!(
-        encode(with_data(&deep(127)).unwrap()).unwrap_err().kind(),
-        ErrorKind::InvalidMessage
-    );
+    assert_eq!(encode(with_data(&deep(127)).unwrap()).unwrap_err().kind(), ErrorKind::InvalidMessage);
     assert_eq!(with_data(&deep(128)).unwrap_err().kind(), ErrorKind::InvalidMessage);
     let unwritable = std::collections::BTreeMap::from([(vec![1], 1)]);
-    assert_eq!(
-        Outgoing::new("t").with_data(&unwritable).unwrap_err().kind(),
-        ErrorKind::InvalidMessage
-    );
+    assert_eq!(Outgoing::new("t").with_data(&unwritable).unwrap_err().kind(), ErrorKind::InvalidMessage);
 }
 
 #[test]
@@ -397,17 +344,10 @@ fn a_message_over_the_frame_limit_is_refused_with_both_figures() {
 #[test]
 fn answers_are_read() {
     let accepted = |id: Option<&str>| Answer::Accepted { id: id.map(str::to_owned) };
-    let rejected =
-        |reason: Option<&'static str>| Answer::Rejected { reason: reason.map(Cow::Borrowed) };
+    let rejected = |reason: Option<&'static str>| Answer::Rejected { reason: reason.map(Cow::Borrowed) };
     for (line, expected) in [
-        (
-            r#"{"type":"response","data":"ok","ts":"x","meta":{"id":"uds-7"}}"#,
-            accepted(Some("uds-7")),
-        ),
-        (
-            r#"{"type":"r\u0065sponse","meta":{"n":1e400,"s":"\ud83d","id":"\u0061"}}"#,
-            accepted(Some("a")),
-        ),
+        (r#"{"type":"response","data":"ok","ts":"x","meta":{"id":"uds-7"}}"#, accepted(Some("uds-7"))),
+        (r#"{"type":"r\u0065sponse","meta":{"n":1e400,"s":"\ud83d","id":"\u0061"}}"#, accepted(Some("a"))),
         (r#"{"type":"response"}"#, accepted(None)),
         (r#"{"type":"response","meta":{}}"#, accepted(None)),
         (r#"{"type":"response","meta":{"id":7}}"#, accepted(None)),
@@ -424,26 +364,12 @@ fn answers_are_read() {
     ] {
         assert_eq!(Answer::from_line(line.as_bytes()).unwrap(), expected, "{line}");
     }
-    for line in [
-        &b""[..],
-        b"ok",
-        b"null",
-        b"[]",
-        b"\"response\"",
-        b"{\"type\":\"response\"",
-        b"{\"type\":\"\xff\"}",
-    ] {
-        assert_eq!(
-            Answer::from_line(line).unwrap_err().kind(),
-            ErrorKind::InvalidMessage,
-            "{line:?}"
-        );
+    for line in
+        [&b""[..], b"ok", b"null", b"[]", b"\"response\"", b"{\"type\":\"response\"", b"{\"type\":\"\xff\"}"]
+    {
+        assert_eq!(Answer::from_line(line).unwrap_err().kind(), ErrorKind::InvalidMessage, "{line:?}");
     }
     let mut own = Vec::new();
     Reply::Response { number: 12 }.encode(NOW, &mut own);
-    assert_eq!(
-        Answer::from_line(&own).unwrap(),
-        accepted(Some("uds-12")),
-        "a newline is white space"
-    );
+    assert_eq!(Answer::from_line(&own).unwrap(), accepted(Some("uds-12")), "a newline is white space");
 }

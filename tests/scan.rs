@@ -3,12 +3,7 @@
 //!
 //! `UDSMSG_TEST_SCALE` multiplies the number of generated lines.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::indexing_slicing, clippy::string_slice, reason = "a test fails by panicking")]
 
 use std::borrow::Cow;
@@ -97,11 +92,7 @@ fn every_byte_is_judged_alike_wherever_it_stands_in_a_string() {
             for byte in 0..=0x7f {
                 let line = format!("\"{}{}n######\"", filler.repeat(at), char::from(byte));
                 let expected = serde_json::from_str::<IgnoredAny>(&line).is_ok();
-                assert_eq!(
-                    verdict(&line).is_ok(),
-                    expected,
-                    "byte {byte:#x} behind {at} of {filler:?}"
-                );
+                assert_eq!(verdict(&line).is_ok(), expected, "byte {byte:#x} behind {at} of {filler:?}");
             }
         }
     }
@@ -111,8 +102,7 @@ fn every_byte_is_judged_alike_wherever_it_stands_in_a_string() {
 fn depth_is_counted_from_the_outermost() {
     assert_eq!(DEPTH_MAX, 127);
     let array = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-    let object =
-        |depth: usize| format!("{}{{}}{}", "{\"a\":".repeat(depth - 1), "}".repeat(depth - 1));
+    let object = |depth: usize| format!("{}{{}}{}", "{\"a\":".repeat(depth - 1), "}".repeat(depth - 1));
     let in_data = |depth: usize| format!("{{\"type\":\"t\",\"data\":{}}}", array(depth - 1));
     let in_other = |depth: usize| format!("{{\"other\":{}}}", object(depth - 1));
     let in_meta = |depth: usize| format!("{{\"meta\":{{\"a\":{}}}}}", array(depth - 2));
@@ -126,11 +116,7 @@ fn depth_is_counted_from_the_outermost() {
         assert_eq!(verdict(&shape(128)), Err(Fault::TooDeep), "{}", shape(128));
     }
     assert_eq!(verdict(&"[".repeat(60_000)), Err(Fault::TooDeep), "refused without recursion");
-    assert_eq!(
-        verdict(&format!("\"{}\"", "[{".repeat(200))),
-        Ok(()),
-        "brackets in a string are text"
-    );
+    assert_eq!(verdict(&format!("\"{}\"", "[{".repeat(200))), Ok(()), "brackets in a string are text");
 }
 
 #[test]
@@ -171,14 +157,7 @@ fn finds_the_values_of_the_keys() {
         (r#"{"meta":["authToken"],"authToken":"x"}"#, ["", "", "", "", r#"["authToken"]"#, ""]),
         (
             r#"{"meta":{"a":{"authToken":1},"authTokens":2,"authToke":3,"\ud83dauthToken":4}}"#,
-            [
-                "",
-                "",
-                "",
-                "",
-                r#"{"a":{"authToken":1},"authTokens":2,"authToke":3,"\ud83dauthToken":4}"#,
-                "",
-            ],
+            ["", "", "", "", r#"{"a":{"authToken":1},"authTokens":2,"authToke":3,"\ud83dauthToken":4}"#, ""],
         ),
     ] {
         let found = scan(line).unwrap();
@@ -208,8 +187,7 @@ fn says_what_sort_a_value_is() {
     ] {
         for (at, key) in ["type", "data", "from", "ts", "meta"].into_iter().enumerate() {
             let line = format!("{{\"{key}\":{value}}}");
-            let kinds =
-                five(scan(&line).unwrap().fields()).map(|field| field.map(|field| field.kind()));
+            let kinds = five(scan(&line).unwrap().fields()).map(|field| field.map(|field| field.kind()));
             let mut expected = [None; 5];
             expected[at] = Some(kind);
             assert_eq!(kinds, expected, "{line}");
@@ -242,15 +220,9 @@ fn the_token_is_cut_out_with_one_comma() {
         (r#"{"meta":{"authToken":"x"}}"#, "{}"),
         (r#"{ "meta":{"authToken":"x"} }"#, "{  }"),
         // There are others in it.
-        (
-            r#"{"type": "text", "meta": {"authToken": "t", "a": 1}}"#,
-            r#"{"type": "text", "meta": {"a": 1}}"#,
-        ),
+        (r#"{"type": "text", "meta": {"authToken": "t", "a": 1}}"#, r#"{"type": "text", "meta": {"a": 1}}"#),
         (r#"{"meta":{"a":1,"authToken":"t"},"type":"t"}"#, r#"{"meta":{"a":1},"type":"t"}"#),
-        (
-            r#"{"meta":{"a":1,"authToken":"t","b":2},"type":"t"}"#,
-            r#"{"meta":{"a":1,"b":2},"type":"t"}"#,
-        ),
+        (r#"{"meta":{"a":1,"authToken":"t","b":2},"type":"t"}"#, r#"{"meta":{"a":1,"b":2},"type":"t"}"#),
         (r#"{"meta":{ "a":1 , "authToken" : "t" , "b":2 }}"#, r#"{"meta":{ "a":1  , "b":2 }}"#),
         ("{\"meta\":{ \"authToken\" : \"t\" ,\t \"b\":2 }}", r#"{"meta":{ "b":2 }}"#),
         (r#"{"meta":{"authToken":[{}],"a":"authToken"}}"#, r#"{"meta":{"a":"authToken"}}"#),
@@ -302,11 +274,7 @@ fn strings_are_decoded_and_lone_surrogates_replaced() {
         let field = scan(&line).unwrap().fields().data().unwrap();
         let text = field.text(&line).unwrap();
         assert_eq!(text, decoded, "{raw}");
-        assert_eq!(
-            matches!(text, Cow::Borrowed(_)),
-            !raw.contains('\\'),
-            "{raw} is copied if it must be"
-        );
+        assert_eq!(matches!(text, Cow::Borrowed(_)), !raw.contains('\\'), "{raw} is copied if it must be");
         assert_eq!(decode_by_utf16(raw), decoded, "the reference is wrong about {raw}");
         assert_eq!(field.raw("{}"), "", "a field read in another text is empty");
     }
@@ -468,17 +436,8 @@ fn blank() -> impl Strategy<Value = &'static str> {
 }
 
 fn string() -> impl Strategy<Value = String> {
-    let escapes = [
-        "\\n",
-        "\\\"",
-        "\\\\",
-        "\\/",
-        "\\u0041",
-        "\\ud83d",
-        "\\ude00",
-        "\\ud83d\\ude00",
-        "\\uDBFF",
-    ];
+    let escapes =
+        ["\\n", "\\\"", "\\\\", "\\/", "\\u0041", "\\ud83d", "\\ude00", "\\ud83d\\ude00", "\\uDBFF"];
     let piece = prop_oneof![
         4 => "[a-z !#\\[\\]{},:]{0,12}",
         1 => "[a-z]{30,80}",
@@ -504,14 +463,11 @@ fn object(value: impl Strategy<Value = String>) -> impl Strategy<Value = String>
 }
 
 fn value() -> impl Strategy<Value = String> {
-    let plain =
-        select(vec!["null", "true", "false", "0", "-1", "1.5", "1e400", "-0.0E+7", "[]", "{ }"]);
+    let plain = select(vec!["null", "true", "false", "0", "-1", "1.5", "1e400", "-0.0E+7", "[]", "{ }"]);
     let leaf = prop_oneof![string(), plain.prop_map(String::from)];
     leaf.prop_recursive(4, 24, 5, |inner| {
-        let array =
-            (prop::collection::vec(inner.clone(), 0..5), blank()).prop_map(|(items, blank)| {
-                format!("[{blank}{}{blank}]", items.join(&format!("{blank},")))
-            });
+        let array = (prop::collection::vec(inner.clone(), 0..5), blank())
+            .prop_map(|(items, blank)| format!("[{blank}{}{blank}]", items.join(&format!("{blank},"))));
         prop_oneof![array, object(inner)]
     })
 }
@@ -526,14 +482,12 @@ fn insert(object: &str, member: &str, is_front: bool) -> String {
 }
 
 fn line() -> impl Strategy<Value = String> {
-    let with_token =
-        (object(value()), object(value()), blank(), any::<bool>(), any::<bool>(), any::<bool>())
-            .prop_map(|(top, meta, blank, is_alone, is_front, is_top_front)| {
-                let meta = if is_alone { "{}" } else { &meta };
-                let meta =
-                    insert(meta, &format!("{blank}\"authToken\":{blank}\"t\"{blank}"), is_front);
-                insert(&top, &format!("{blank}\"meta\"{blank}:{meta}{blank}"), is_top_front)
-            });
+    let with_token = (object(value()), object(value()), blank(), any::<bool>(), any::<bool>(), any::<bool>())
+        .prop_map(|(top, meta, blank, is_alone, is_front, is_top_front)| {
+            let meta = if is_alone { "{}" } else { &meta };
+            let meta = insert(meta, &format!("{blank}\"authToken\":{blank}\"t\"{blank}"), is_front);
+            insert(&top, &format!("{blank}\"meta\"{blank}:{meta}{blank}"), is_top_front)
+        });
     let line = prop_oneof![1 => value(), 2 => object(value()), 3 => with_token];
     (blank(), line, blank()).prop_map(|(before, line, behind)| format!("{before}{line}{behind}"))
 }

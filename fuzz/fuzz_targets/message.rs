@@ -50,9 +50,8 @@ fuzz_target!(|data: &[u8]| {
     }
 
     let fields = again.fields();
-    for field in [fields.kind(), fields.data(), fields.from(), fields.ts(), fields.meta()]
-        .into_iter()
-        .flatten()
+    for field in
+        [fields.kind(), fields.data(), fields.from(), fields.ts(), fields.meta()].into_iter().flatten()
     {
         if let Ok(expected) = serde_json::from_str::<String>(field.raw(&text)) {
             assert_eq!(field.text(&text).as_deref(), Some(&*expected));
@@ -62,18 +61,11 @@ fuzz_target!(|data: &[u8]| {
         Verdict::Unreadable => panic!("scanned, and yet unreadable: {line}"),
         Verdict::Deliver(delivered) => {
             assert_eq!(delivered, redacted);
-            assert!(
-                !text.contains(auth_token.expose())
-                    || line.matches(auth_token.expose()).count() > 1
-            );
+            assert!(!text.contains(auth_token.expose()) || line.matches(auth_token.expose()).count() > 1);
             let message = Message::from_json(&text).expect("what is delivered is a message");
             assert_eq!(message.json(), text);
-            let _ = (
-                message.kind(),
-                message.data().and_then(|data| data.text()),
-                message.from(),
-                message.ts(),
-            );
+            let _ =
+                (message.kind(), message.data().and_then(|data| data.text()), message.from(), message.ts());
             assert!(format!("{message:?}").len() < 500);
         }
         Verdict::Unauthorized | Verdict::Malformed | Verdict::Ping => {}

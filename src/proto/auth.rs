@@ -37,7 +37,10 @@ impl AuthToken {
             Ok(digits) if digits.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f')) => Ok(Self(digits)),
             _ => Err(Error::new(
                 ErrorKind::InvalidAuthToken,
-                format!("a token must be {DIGITS} lower-case hex digits; this one is not ({} bytes)", text.len()),
+                format!(
+                    "a token must be {DIGITS} lower-case hex digits; this one is not ({} bytes)",
+                    text.len()
+                ),
             )),
         }
     }

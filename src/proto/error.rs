@@ -94,7 +94,10 @@ impl Error {
     }
 
     /// The same with the error that caused it; its text is appended to the sentence by `Display`.
-    #[cfg_attr(not(feature = "os"), allow(dead_code, reason = "the core itself has no foreign error to carry"))]
+    #[cfg_attr(
+        not(feature = "os"),
+        allow(dead_code, reason = "the core itself has no foreign error to carry")
+    )]
     pub(crate) fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self

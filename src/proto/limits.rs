@@ -99,7 +99,10 @@ impl Limits {
         ];
         for (name, value) in timeouts {
             if value.is_zero() {
-                return Err(Error::new(ErrorKind::InvalidLimit, format!("{name} is zero; it must be longer")));
+                return Err(Error::new(
+                    ErrorKind::InvalidLimit,
+                    format!("{name} is zero; it must be longer"),
+                ));
             }
         }
         Ok(())

@@ -94,8 +94,7 @@ impl<'a> Message<'a> {
     /// token.
     pub fn parse<T: Deserialize<'a>>(&self) -> Result<T, Error> {
         serde_json::from_str(self.json).map_err(|reason| {
-            let error =
-                Error::new(ErrorKind::InvalidMessage, "the message cannot be read as asked for");
+            let error = Error::new(ErrorKind::InvalidMessage, "the message cannot be read as asked for");
             match scan::scan(self.json) {
                 Ok(scan) if scan.auth_token().is_none() => error.with_source(reason),
                 _ => error,
@@ -255,9 +254,8 @@ impl Reply<'_> {
     /// most; it is written as it is.
     pub fn encode(&self, ts: &str, out: &mut Vec<u8>) {
         debug_assert!(scan::skip_plain(ts.as_bytes()).is_empty(), "`ts` has to be escaped: {ts:?}");
-        let mut put = |pieces: &[&str]| {
-            pieces.iter().for_each(|piece| out.extend_from_slice(piece.as_bytes()))
-        };
+        let mut put =
+            |pieces: &[&str]| pieces.iter().for_each(|piece| out.extend_from_slice(piece.as_bytes()));
         match *self {
             Self::Response { number } => {
                 let mut digits = [0; 20];
@@ -418,8 +416,7 @@ impl Outgoing {
         now: Option<&str>,
         frame_bytes_max: usize,
     ) -> Result<Vec<u8>, Error> {
-        let from =
-            self.from.as_deref().map(Cow::Borrowed).or_else(|| Some(quoted(default_from?).into()));
+        let from = self.from.as_deref().map(Cow::Borrowed).or_else(|| Some(quoted(default_from?).into()));
         let ts = self.ts.as_deref().map(Cow::Borrowed).or_else(|| Some(quoted(now?).into()));
         let mut line = String::from("{\"type\":");
         line.push_str(&self.kind);
@@ -464,12 +461,7 @@ impl fmt::Debug for Outgoing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind: String = self.kind.chars().take(34).collect();
         let len = |json: &Option<String>| json.as_ref().map_or(0, String::len);
-        write!(
-            f,
-            "Outgoing({kind}, {} bytes of data, {} of meta)",
-            len(&self.data),
-            len(&self.meta)
-        )
+        write!(f, "Outgoing({kind}, {} bytes of data, {} of meta)", len(&self.data), len(&self.meta))
     }
 }
 

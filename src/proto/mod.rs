@@ -3,9 +3,18 @@
 //! [`endpoint::Endpoint`] is given bytes, time and facts about peers, and gives back bytes, deadlines and outcomes.
 
 pub mod auth;
+mod connection;
+pub mod endpoint;
 pub mod error;
+pub mod framer;
+pub mod inbox;
 pub mod limits;
 pub mod message;
-pub mod scan;
 pub mod peer;
+pub mod ring;
+pub mod scan;
+pub mod slots;
+#[cfg(test)]
+mod test_scale;
 pub mod time;
+pub mod wheel;

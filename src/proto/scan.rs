@@ -42,11 +42,7 @@ impl Field {
     /// Borrowed unless there are escapes to decode. A lone surrogate becomes U+FFFD.
     pub fn text<'a>(&self, json: &'a str) -> Option<Cow<'a, str>> {
         let contents = self.contents(json)?;
-        Some(if self.is_escaped() {
-            Cow::Owned(unescape(contents))
-        } else {
-            Cow::Borrowed(contents)
-        })
+        Some(if self.is_escaped() { Cow::Owned(unescape(contents)) } else { Cow::Borrowed(contents) })
     }
 
     /// The decoded bytes of the string, put into `buffer` if they have to be decoded.
@@ -177,8 +173,7 @@ impl Scan {
     /// `meta.authToken` goes with one comma: the one before it or else the one behind it and the white space
     /// that follows. A `meta` with no other member goes in the same way. Every other byte stays as it was.
     pub fn redact<'a>(&self, line: &'a str) -> Redacted<'a> {
-        let piece =
-            |start: u32, end: u32| line.get(start as usize..end as usize).unwrap_or_default();
+        let piece = |start: u32, end: u32| line.get(start as usize..end as usize).unwrap_or_default();
         let (head, tail) = if self.cut.start < self.cut.end {
             (piece(self.json.start, self.cut.start), piece(self.cut.end, self.json.end))
         } else {
@@ -387,13 +382,7 @@ impl<'a> Cursor<'a> {
         if !self.rest.is_empty() {
             return Err(Fault::Syntax);
         }
-        Ok(Scan {
-            json,
-            is_object,
-            fields: found.fields,
-            auth_token: found.auth_token,
-            cut: found.cut,
-        })
+        Ok(Scan { json, is_object, fields: found.fields, auth_token: found.auth_token, cut: found.cut })
     }
 
     /// Reads the value of a key of the outermost object; says whether that member is to be cut out.
@@ -685,10 +674,7 @@ pub(crate) fn skip_plain(bytes: &[u8]) -> &[u8] {
             is_long = true;
             // Branch-free in each block, so that it becomes vector instructions.
             while let Some((block, behind)) = rest.split_first_chunk::<32>() {
-                if block
-                    .iter()
-                    .fold(false, |found, byte| found | ((byte ^ 2) < 0x21) | (*byte == b'\\'))
-                {
+                if block.iter().fold(false, |found, byte| found | ((byte ^ 2) < 0x21) | (*byte == b'\\')) {
                     break;
                 }
                 rest = behind;

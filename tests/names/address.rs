@@ -49,11 +49,9 @@ fn what_cannot_be_an_address_is_refused_by_kind() {
 #[test]
 fn an_inline_token_is_refused_and_not_repeated() {
     let secret = "5ec2e7";
-    for target in [
-        format!("uds:/x#token={secret}"),
-        format!("/x#token={secret}\0"),
-        format!("#token={secret}"),
-    ] {
+    for target in
+        [format!("uds:/x#token={secret}"), format!("/x#token={secret}\0"), format!("#token={secret}")]
+    {
         let error = Address::parse(&target).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InlineAuthToken);
         assert!(error.to_string().contains("must not include an inline auth token"), "{error}");
@@ -85,11 +83,7 @@ fn a_path_that_does_not_fit_is_refused_with_both_figures_before_anything_is_done
             std::fs::remove_dir(&parent).unwrap();
         } else {
             let figures = [format!("{len} bytes"), format!("{longest} fit")];
-            expect_error(
-                address.check_length(),
-                ErrorKind::PathTooLong,
-                &[&figures[0], &figures[1]],
-            );
+            expect_error(address.check_length(), ErrorKind::PathTooLong, &[&figures[0], &figures[1]]);
             expect_error(place.bind(&path), ErrorKind::PathTooLong, &[&figures[0], &figures[1]]);
             assert!(!parent.exists());
         }
@@ -101,11 +95,7 @@ fn a_path_that_names_a_directory_cannot_be_bound() {
     let place = Place::new();
     for end in ["sub/", ".", "sub/.", "sub/.."] {
         let path = format!("{}/{end}", place.path("d").display());
-        expect_error(
-            place.bind(Path::new(&path)),
-            ErrorKind::InvalidAddress,
-            &["names a directory"],
-        );
+        expect_error(place.bind(Path::new(&path)), ErrorKind::InvalidAddress, &["names a directory"]);
     }
     assert!(place.everything().is_empty());
 }

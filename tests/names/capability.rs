@@ -71,8 +71,7 @@ fn the_name_is_the_hash_of_the_path_as_given() {
 fn what_is_published_is_private_whole_and_readable_by_others() {
     let published = Published::new();
     assert_eq!((mode(&published.path), mode(published.dir.path())), (0o600, 0o700));
-    let json: serde_json::Value =
-        serde_json::from_slice(&fs::read(&published.path).unwrap()).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&fs::read(&published.path).unwrap()).unwrap();
     assert_eq!(json["socketPath"], "/run/x/s.sock");
     assert_eq!(json["authToken"], token(1).expose());
     assert_eq!(json["pid"], std::process::id());
@@ -81,18 +80,13 @@ fn what_is_published_is_private_whole_and_readable_by_others() {
     assert!(read.auth_token.matches(token(1).expose().as_bytes()));
     assert_eq!(read.process, Some(ProcessIdentity::current()));
     if cfg!(target_os = "linux") {
-        assert!(
-            json["process"]["startTime"].as_u64().is_some()
-                && json["process"]["bootId"].is_string()
-        );
+        assert!(json["process"]["startTime"].as_u64().is_some() && json["process"]["bootId"].is_string());
         assert!(read.process.is_some_and(|process| process.state() != ProcessState::Dead));
     }
     assert!(read.published_at.as_millis() > 1_704_067_200_000);
     // The next server at the same path replaces it, and leaves nothing else.
     published.dir.publish(&address(), &token(2), &mut Random::from_seed([2; 32])).unwrap();
-    assert!(
-        published.dir.read(&address()).unwrap().auth_token.matches(token(2).expose().as_bytes())
-    );
+    assert!(published.dir.read(&address()).unwrap().auth_token.matches(token(2).expose().as_bytes()));
     assert_eq!(fs::read_dir(published.dir.path()).unwrap().count(), 1);
 }
 
@@ -106,19 +100,11 @@ fn no_debug_text_shows_a_token() {
 #[test]
 fn nothing_published_is_an_error_of_its_own() {
     let place = Place::new();
-    expect_error(
-        place.capabilities().read(&address()),
-        ErrorKind::CapabilityMissing,
-        &["does not exist"],
-    );
+    expect_error(place.capabilities().read(&address()), ErrorKind::CapabilityMissing, &["does not exist"]);
     assert!(place.everything().is_empty());
     let published = Published::new();
     let other = Address::parse("/run/x/./s.sock").unwrap();
-    expect_error(
-        published.dir.read(&other),
-        ErrorKind::CapabilityMissing,
-        &["is the server running"],
-    );
+    expect_error(published.dir.read(&other), ErrorKind::CapabilityMissing, &["is the server running"]);
 }
 
 #[test]
@@ -191,10 +177,7 @@ fn each_fault_of_the_contents_has_its_own_sentence_and_none_repeats_a_token() {
         (contents(&format!(r#","authToken":"{secret}""#)), not_json),
         (contents("") + "x", not_json),
         (contents("").replace("/run/x", "/run/\\u0079"), r#"for the socket "/run/y/s.sock""#),
-        (
-            contents("").replace(&secret, &secret.to_uppercase().replace('0', "A")),
-            "64 lower-case hex digits",
-        ),
+        (contents("").replace(&secret, &secret.to_uppercase().replace('0', "A")), "64 lower-case hex digits"),
         (contents("").replace(&secret, &format!("{secret}0")), "64 lower-case hex digits"),
         (contents("").replace(&secret, ""), "64 lower-case hex digits"),
     ];
@@ -212,8 +195,7 @@ fn each_fault_of_the_contents_has_its_own_sentence_and_none_repeats_a_token() {
 #[test]
 fn keys_that_are_not_needed_may_be_missing_new_or_wrong() {
     let published = Published::new();
-    let full =
-        r#","pid":7,"process":{"machineId":"m","bootId":"b","pidNamespace":1,"startTime":2}"#;
+    let full = r#","pid":7,"process":{"machineId":"m","bootId":"b","pidNamespace":1,"startTime":2}"#;
     for (more, pid, start_time) in [
         ("", None, None),
         (r#","pid":7"#, Some(7), None),
@@ -246,11 +228,7 @@ fn only_what_holds_our_token_is_removed() {
     assert!(!CapabilityDir::at("/nonexistent/x").remove_if_ours(&address(), &token(1)).unwrap());
     let published = Published::new();
     fs::write(&published.path, "not ours").unwrap();
-    expect_error(
-        published.dir.remove_if_ours(&address(), &token(1)),
-        ErrorKind::CapabilityUnusable,
-        &[],
-    );
+    expect_error(published.dir.remove_if_ours(&address(), &token(1)), ErrorKind::CapabilityUnusable, &[]);
     assert!(published.path.exists());
 }
 

@@ -143,8 +143,7 @@ fn entry() {
     wait();
     let location = match env::var_os("NAMES_SOCKET") {
         Some(path) => Location::from(Address::from_path(&path).unwrap()),
-        None => Location::draw(&Namespace::default(), &Environment::from_process(), &mut random)
-            .unwrap(),
+        None => Location::draw(&Namespace::default(), &Environment::from_process(), &mut random).unwrap(),
     };
     let bound = traced(|| Claim::bind(location, &capabilities, &auth_token, &mut random));
     let (listener, mut claim) = match bound {
@@ -155,10 +154,7 @@ fn entry() {
         }
     };
     let path = claim.address().path().to_owned();
-    say(format_args!(
-        "bound {path} {:04o}",
-        Path::new(&path).symlink_metadata().unwrap().mode() & 0o7777
-    ));
+    say(format_args!("bound {path} {:04o}", Path::new(&path).symlink_metadata().unwrap().mode() & 0o7777));
     wait();
     match env::var("NAMES_AFTER").as_deref() {
         Ok("chdir") => env::set_current_dir("/").unwrap(),

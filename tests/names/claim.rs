@@ -103,16 +103,8 @@ fn a_live_server_keeps_its_name_whoever_it_is() {
     let place = Place::new();
     let path = place.path("d/s.sock");
     let (listener, mut claim) = place.bind(&path).unwrap();
-    let pid = if cfg!(target_os = "linux") {
-        format!("pid {}", std::process::id())
-    } else {
-        String::new()
-    };
-    expect_error(
-        place.bind_with(&path, &token(2)),
-        ErrorKind::AlreadyRunning,
-        &["live server", &pid],
-    );
+    let pid = if cfg!(target_os = "linux") { format!("pid {}", std::process::id()) } else { String::new() };
+    expect_error(place.bind_with(&path, &token(2)), ErrorKind::AlreadyRunning, &["live server", &pid]);
     assert!(claim.still_there());
     let published = place.capabilities().read(claim.address()).unwrap();
     assert!(published.auth_token.matches(token(1).expose().as_bytes()));
@@ -139,8 +131,7 @@ fn a_full_backlog_is_a_sign_of_life() {
     let place = Place::new();
     let path = place.make_dir("d", 0o700).join("s.sock");
     let name = UnixAddr::new(&path).unwrap();
-    let new =
-        || socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).unwrap();
+    let new = || socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).unwrap();
     let listener = new();
     bind(listener.as_raw_fd(), &name).unwrap();
     listen(&listener, Backlog::new(0).unwrap()).unwrap();
@@ -226,11 +217,7 @@ fn a_start_that_fails_removes_exactly_what_it_made() {
     // The capability cannot be published: its directory is open to others.
     place.make_dir("config", 0o700);
     place.make_dir("config/messaging-capabilities", 0o755);
-    expect_error(
-        place.bind(&path),
-        ErrorKind::DirectoryNotPrivate,
-        &["capability files", "chmod 700"],
-    );
+    expect_error(place.bind(&path), ErrorKind::DirectoryNotPrivate, &["capability files", "chmod 700"]);
     assert_eq!(
         place.everything().into_iter().collect::<Vec<_>>(),
         ["config", "config/messaging-capabilities", "d"]
@@ -240,18 +227,15 @@ fn a_start_that_fails_removes_exactly_what_it_made() {
     fs::create_dir(capability(&place, &path)).unwrap();
     expect_error(place.bind(&path), ErrorKind::Io, &["cannot publish"]);
     assert!(
-        !path.exists()
-            && fs::read_dir(place.path("config/messaging-capabilities")).unwrap().count() == 1
+        !path.exists() && fs::read_dir(place.path("config/messaging-capabilities")).unwrap().count() == 1
     );
 
     chmod(&place.path("config/messaging-capabilities"), 0o755);
     let mut random = udsmsg::os::random::Random::from_os().unwrap();
     let namespace = udsmsg::os::namespace::Namespace::default();
     let location =
-        udsmsg::os::location::Location::draw(&namespace, &place.environment(), &mut random)
-            .unwrap();
-    let refused =
-        udsmsg::os::claim::Claim::bind(location, &place.capabilities(), &token(1), &mut random);
+        udsmsg::os::location::Location::draw(&namespace, &place.environment(), &mut random).unwrap();
+    let refused = udsmsg::os::claim::Claim::bind(location, &place.capabilities(), &token(1), &mut random);
     expect_error(refused, ErrorKind::DirectoryNotPrivate, &[]);
     assert_eq!(fs::read_dir(place.path("tmp/claude-code-socks")).unwrap().count(), 0);
 }
@@ -262,11 +246,9 @@ fn a_directory_with_something_else_in_it_stays() {
     let mut random = udsmsg::os::random::Random::from_os().unwrap();
     let namespace = udsmsg::os::namespace::Namespace::default();
     let location =
-        udsmsg::os::location::Location::draw(&namespace, &place.environment(), &mut random)
-            .unwrap();
+        udsmsg::os::location::Location::draw(&namespace, &place.environment(), &mut random).unwrap();
     let (listener, mut claim) =
-        udsmsg::os::claim::Claim::bind(location, &place.capabilities(), &token(1), &mut random)
-            .unwrap();
+        udsmsg::os::claim::Claim::bind(location, &place.capabilities(), &token(1), &mut random).unwrap();
     let path = Path::new(claim.address().path()).to_owned();
     fs::write(path.with_file_name("note"), "").unwrap();
     claim.release(&listener).unwrap();
@@ -342,8 +324,7 @@ fn after_a_crash_the_next_start_succeeds() {
     let place = Place::new();
     let path = place.path("d/s.sock");
     let capabilities = place.capabilities();
-    let variables =
-        [("NAMES_SOCKET", path.as_os_str()), ("NAMES_CONFIG", capabilities.path().as_os_str())];
+    let variables = [("NAMES_SOCKET", path.as_os_str()), ("NAMES_CONFIG", capabilities.path().as_os_str())];
     let mut part = Part::start(&variables);
     assert!(part.step().starts_with("bound"));
     let address = Address::from_path(&path).unwrap();

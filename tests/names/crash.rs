@@ -59,8 +59,7 @@ impl Scene {
         let [begin, end] = STEP_SIGNALS;
         ptrace::attach(pid).unwrap();
         expect_signal(pid, Signal::SIGSTOP);
-        ptrace::setoptions(pid, Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL)
-            .unwrap();
+        ptrace::setoptions(pid, Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL).unwrap();
         ptrace::cont(pid, None).unwrap();
         part.go_on();
         expect_signal(pid, begin);
@@ -102,11 +101,8 @@ impl Scene {
             let name = path.rsplit_once('/').map_or(path.as_str(), |(_, name)| name);
             !(name.starts_with(&format!(".{stem}.")) && name.ends_with(".tmp"))
         });
-        let expected = [
-            "config",
-            "config/messaging-capabilities",
-            "config/messaging-capabilities/foreign.json",
-        ];
+        let expected =
+            ["config", "config/messaging-capabilities", "config/messaging-capabilities/foreign.json"];
         assert_eq!(
             left.into_iter().collect::<Vec<_>>(),
             [&expected[..], &["d", "d/foreign"]].concat(),
@@ -118,11 +114,8 @@ impl Scene {
 /// The thread of a child that plays the part: the test harness runs it beside the main one.
 fn test_thread(pid: u32) -> Pid {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let threads =
-        threads.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse::<i32>().unwrap());
-    Pid::from_raw(
-        threads.max_by_key(|&thread| (i64::from(thread) != i64::from(pid), thread)).unwrap(),
-    )
+    let threads = threads.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse::<i32>().unwrap());
+    Pid::from_raw(threads.max_by_key(|&thread| (i64::from(thread) != i64::from(pid), thread)).unwrap())
 }
 
 fn wait(thread: Pid) -> WaitStatus {

@@ -15,8 +15,7 @@ use crate::util::{Place, chmod, expect_error, give_away, mode, token};
 fn uses(place: &Place, dir: &Path) -> [Result<(), Error>; 2] {
     let socket = place.bind(&dir.join("s.sock")).map(drop);
     let address = Address::parse("/somewhere/s.sock").unwrap();
-    let published =
-        CapabilityDir::at(dir).publish(&address, &token(1), &mut Random::from_os().unwrap());
+    let published = CapabilityDir::at(dir).publish(&address, &token(1), &mut Random::from_os().unwrap());
     [socket, published]
 }
 
@@ -79,16 +78,14 @@ fn whoever_can_change_the_way_is_root_or_us() {
     expect_refused(&place, &open.join("d"), &["can be changed by others"]);
     // A sticky directory lets nobody exchange what is another's.
     chmod(&open, 0o1777);
-    for result in
-        uses(&place, &open.join("d")).into_iter().chain(uses(&place, &open.join("new/and/deeper")))
+    for result in uses(&place, &open.join("d")).into_iter().chain(uses(&place, &open.join("new/and/deeper")))
     {
         result.unwrap();
     }
     // A link on the way is followed if root or we made it, whatever it leads to is checked as well.
     symlink(&open, place.path("link")).unwrap();
-    for result in uses(&place, &place.path("link/d"))
-        .into_iter()
-        .chain(uses(&place, &place.path("link/../made")))
+    for result in
+        uses(&place, &place.path("link/d")).into_iter().chain(uses(&place, &place.path("link/../made")))
     {
         result.unwrap();
     }

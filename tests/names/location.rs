@@ -38,8 +38,7 @@ fn check_round(place: &Place, location: &Location) {
 /// Checks the directory that was chosen and the ones that were not.
 #[track_caller]
 fn check(location: &Location, chosen: &Path, skipped: &[(PathBuf, ErrorKind)]) {
-    let found: Vec<_> =
-        location.skipped().iter().map(|s| (PathBuf::from(&s.directory), s.kind)).collect();
+    let found: Vec<_> = location.skipped().iter().map(|s| (PathBuf::from(&s.directory), s.kind)).collect();
     assert_eq!(found, skipped, "{:?}", location.skipped());
     let socket = Path::new(location.address().path());
     assert_eq!(socket.parent().unwrap().parent().unwrap(), chosen);
@@ -84,8 +83,7 @@ fn a_namespace_has_its_own_directory_and_the_longest_one_fits() {
     let longest = Namespace::new(&"a".repeat(32)).unwrap();
     let too_long = place.path(&"t".repeat(60));
     let location =
-        Location::draw(&longest, &place.environment_with([("TMPDIR", too_long)]), &mut random)
-            .unwrap();
+        Location::draw(&longest, &place.environment_with([("TMPDIR", too_long)]), &mut random).unwrap();
     check_round(&place, &location);
 }
 
@@ -115,11 +113,8 @@ fn a_long_tmpdir_leads_to_the_runtime_dir_or_to_tmp() {
 fn a_variable_that_cannot_be_used_is_reported_and_passed_over() {
     let place = Place::new();
     let shared = place.path("run/claude-code-socks");
-    for bad in
-        [OsString::from("rel/tmp"), OsString::from("."), OsString::from_vec(b"/tmp/\xff".to_vec())]
-    {
-        let variables =
-            [("TMPDIR", bad.clone()), ("XDG_RUNTIME_DIR", place.path("run").into_os_string())];
+    for bad in [OsString::from("rel/tmp"), OsString::from("."), OsString::from_vec(b"/tmp/\xff".to_vec())] {
+        let variables = [("TMPDIR", bad.clone()), ("XDG_RUNTIME_DIR", place.path("run").into_os_string())];
         let location = draw(&place.environment_with(variables));
         assert_eq!(location.skipped().len(), 1, "{bad:?}");
         assert_eq!(location.skipped()[0].kind, ErrorKind::InvalidAddress);
@@ -201,10 +196,8 @@ fn a_tmpdir_that_others_can_change_is_passed_over() {
     if is_root() {
         let foreign = place.make_dir("foreign", 0o755);
         assert!(give_away(&foreign));
-        let location = draw(
-            &place
-                .environment_with([("TMPDIR", &foreign), ("XDG_RUNTIME_DIR", &place.path("run"))]),
-        );
+        let location =
+            draw(&place.environment_with([("TMPDIR", &foreign), ("XDG_RUNTIME_DIR", &place.path("run"))]));
         assert_eq!(location.skipped()[0].kind, ErrorKind::DirectoryNotPrivate);
     }
 }
@@ -219,8 +212,7 @@ fn a_shared_directory_squatted_between_draw_and_start_is_refused() {
     let location = draw(&place.environment());
     let shared = tmp.join("claude-code-socks");
     assert!(give_away(&shared));
-    let refused =
-        Claim::bind(location, &place.capabilities(), &token(1), &mut Random::from_os().unwrap());
+    let refused = Claim::bind(location, &place.capabilities(), &token(1), &mut Random::from_os().unwrap());
     crate::util::expect_error(refused, ErrorKind::DirectoryNotPrivate, &["65534"]);
     assert_eq!(fs::read_dir(&shared).unwrap().count(), 0);
 }

@@ -17,8 +17,7 @@ fn names_are_checked() {
         assert_eq!(Namespace::new(name).unwrap().name(), name);
     }
     let too_long = format!("{longest}x");
-    for name in ["", "-a", "1a", "A", "aB", "a_b", "a.b", "a/b", "a b", "ä", "aä", "a\0", &too_long]
-    {
+    for name in ["", "-a", "1a", "A", "aB", "a_b", "a.b", "a/b", "a b", "ä", "aä", "a\0", &too_long] {
         expect_error(Namespace::new(name), ErrorKind::InvalidNamespace, &["my-app"]);
     }
 }
@@ -49,11 +48,7 @@ fn the_config_home_is_the_variable_byte_for_byte_or_a_default() {
         (&default, &[("HOME", "/h"), ("CLAUDE_CONFIG_DIR", "rel")], "rel"),
         (&default, &[("HOME", "/h"), ("MY_APP_CONFIG_DIR", "/m")], "/h/.claude"),
         (&own, &[("HOME", "/h"), ("MY_APP_CONFIG_DIR", "/m")], "/m"),
-        (
-            &own,
-            &[("HOME", "/h"), ("CLAUDE_CONFIG_DIR", "/c"), ("XDG_CONFIG_HOME", "/x")],
-            "/x/my-app",
-        ),
+        (&own, &[("HOME", "/h"), ("CLAUDE_CONFIG_DIR", "/c"), ("XDG_CONFIG_HOME", "/x")], "/x/my-app"),
         (&own, &[("HOME", "/h"), ("XDG_CONFIG_HOME", "rel")], "/h/.config/my-app"),
     ];
     for (namespace, pairs, home) in table {
@@ -62,11 +57,7 @@ fn the_config_home_is_the_variable_byte_for_byte_or_a_default() {
         }
         let environment = Environment::from_pairs(pairs.iter().copied());
         // Compared as text: a path compares equal to another spelling of itself.
-        assert_eq!(
-            namespace.config_home(&environment).unwrap().as_os_str(),
-            OsStr::new(home),
-            "{pairs:?}"
-        );
+        assert_eq!(namespace.config_home(&environment).unwrap().as_os_str(), OsStr::new(home), "{pairs:?}");
         let dir = namespace.capability_dir(&environment).unwrap();
         assert_eq!(dir, Path::new(home).join("messaging-capabilities"));
         assert_eq!(CapabilityDir::of(namespace, &environment).unwrap().path(), dir);
@@ -81,14 +72,8 @@ fn without_home_the_user_database_says_where_it_is() {
     let user = nix::unistd::User::from_uid(nix::unistd::Uid::effective()).unwrap().unwrap();
     for pairs in [vec![], vec![("HOME", "")]] {
         let environment = Environment::from_pairs(pairs);
-        assert_eq!(
-            Namespace::default().config_home(&environment).unwrap(),
-            user.dir.join(".claude")
-        );
+        assert_eq!(Namespace::default().config_home(&environment).unwrap(), user.dir.join(".claude"));
     }
     let environment = Environment::from_process();
-    assert_eq!(
-        environment.get("HOME").map(PathBuf::from),
-        std::env::var_os("HOME").map(PathBuf::from)
-    );
+    assert_eq!(environment.get("HOME").map(PathBuf::from), std::env::var_os("HOME").map(PathBuf::from));
 }

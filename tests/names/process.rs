@@ -31,8 +31,7 @@ fn this_process_lives_and_its_pid_with_another_start_does_not() {
 #[test]
 fn a_zombie_and_what_has_been_waited_for_are_dead() {
     let Some(current) = current() else { return };
-    let mut child =
-        Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut identity = ProcessIdentity { pid: child.id(), start: current.start };
     identity.start.start_time = None;
     assert_eq!(identity.state(), ProcessState::Unknown);

@@ -59,11 +59,7 @@ fn of_many_processes_on_one_stale_path_one_wins() {
         let said: Vec<_> = parts.iter_mut().map(Part::says).collect();
         let winners: Vec<_> = (0..8).filter(|&i| said[i].starts_with("bound ")).collect();
         assert_eq!(winners.len(), 1, "{said:#?}");
-        assert_eq!(
-            said.iter().filter(|said| said.starts_with("already_running: ")).count(),
-            7,
-            "{said:#?}"
-        );
+        assert_eq!(said.iter().filter(|said| said.starts_with("already_running: ")).count(), 7, "{said:#?}");
         let winner = &mut parts[winners[0]];
         let published = capabilities.read(&Address::from_path(&path).unwrap()).unwrap();
         assert_eq!(published.process.unwrap().pid, winner.pid());
@@ -106,9 +102,7 @@ fn fifty_servers_in_one_place_start_together() {
     let place = &place;
     let bound: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = (0..50)
-            .map(|i| {
-                scope.spawn(move || place.bind(&place.path("d").join(format!("{i}.sock"))).unwrap())
-            })
+            .map(|i| scope.spawn(move || place.bind(&place.path("d").join(format!("{i}.sock"))).unwrap()))
             .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });

@@ -15,11 +15,7 @@ fn tokens_and_nonces_have_their_form_and_never_repeat() {
             let (token, nonce) = (random.auth_token(), random.nonce());
             assert_eq!((token.expose().len(), nonce.len()), (64, 32));
             assert!(
-                token
-                    .expose()
-                    .bytes()
-                    .chain(nonce.bytes())
-                    .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+                token.expose().bytes().chain(nonce.bytes()).all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
             );
             assert!(seen.insert(token.expose().to_owned()) && seen.insert(nonce));
         }
@@ -48,7 +44,5 @@ fn a_clock_begins_near_zero_and_goes_forward() {
     let (first, second) = (clock.now(), clock.now());
     assert!(first.mono <= second.mono && first.mono.as_nanos() < 60_000_000_000);
     // 2024-01-01, and not yet the end of the calendar.
-    assert!(
-        first.wall.as_millis() > 1_704_067_200_000 && first.wall < udsmsg::proto::time::Wall::MAX
-    );
+    assert!(first.wall.as_millis() > 1_704_067_200_000 && first.wall < udsmsg::proto::time::Wall::MAX);
 }

@@ -72,11 +72,7 @@ impl Place {
         self.bind_with(path, &token(1))
     }
 
-    pub fn bind_with(
-        &self,
-        path: &Path,
-        auth_token: &AuthToken,
-    ) -> Result<(UnixListener, Claim), Error> {
+    pub fn bind_with(&self, path: &Path, auth_token: &AuthToken) -> Result<(UnixListener, Claim), Error> {
         let location = Location::from(Address::from_path(path).unwrap());
         Claim::bind(location, &self.capabilities(), auth_token, &mut Random::from_os().unwrap())
     }
@@ -88,9 +84,7 @@ impl Place {
         while let Some(dir) = pending.pop() {
             for entry in fs::read_dir(dir).unwrap() {
                 let path = entry.unwrap().path();
-                found.insert(
-                    path.strip_prefix(self.dir.path()).unwrap().to_str().unwrap().to_owned(),
-                );
+                found.insert(path.strip_prefix(self.dir.path()).unwrap().to_str().unwrap().to_owned());
                 if path.symlink_metadata().unwrap().is_dir() {
                     pending.push(path);
                 }
@@ -137,8 +131,7 @@ pub fn expect_error<T: Debug>(result: Result<T, Error>, kind: ErrorKind, words: 
 
 /// How often a long test goes round: `short`, times the scale.
 pub fn rounds(short: usize) -> usize {
-    let scale =
-        std::env::var("UDSMSG_TEST_SCALE").ok().and_then(|scale| scale.parse::<usize>().ok());
+    let scale = std::env::var("UDSMSG_TEST_SCALE").ok().and_then(|scale| scale.parse::<usize>().ok());
     short * scale.unwrap_or(1)
 }
 

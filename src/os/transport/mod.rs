@@ -1,0 +1,42 @@
+//! Non-blocking streams over mio: what the reactor needs from a platform, and nothing else.
+//!
+//! A platform supplies two types.
+//!
+//! | type | what it does |
+//! |---|---|
+//! | `Listener` | a `mio::event::Source`; `accept()` gives the next `(Stream, PeerIdentity)`, or why there is none |
+//! | `Stream` | a `mio::event::Source`; `read`, `write` report a [`Progress`]; `shut_write`; `close` (never resets the peer) |
+//!
+//! Whatever a platform does differently (a reset instead of an end, a signal instead of an error, the descriptor
+//! table being full) is translated here, so that no line above this module knows which platform it runs on.
+
+#[cfg(unix)]
+mod unix;
+#[cfg(unix)]
+pub(crate) use unix::{Listener, Stream};
+
+/// How far one read or write came.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// So many bytes, at least one.
+    Moved(usize),
+    /// Nothing now; an event will tell.
+    Blocked,
+    /// Reading: the peer has sent all that it will send.
+    End,
+    /// The peer is gone: reading, nothing more will come; writing, nobody will read it.
+    Gone,
+}
+
+/// Why no connection was accepted.
+#[derive(Debug)]
+pub(crate) enum AcceptError {
+    /// None is waiting; an event will tell.
+    Blocked,
+    /// The one that was waiting went away; ask for the next.
+    Aborted,
+    /// Descriptors or memory have run out; ask again later, no event will tell.
+    Exhausted(std::io::Error),
+    /// The listener is of no use any more.
+    Broken(std::io::Error),
+}

@@ -1,0 +1,130 @@
+//! Unix domain sockets over mio.
+
+use std::io::{self, ErrorKind, Read};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use mio::event::Source;
+use mio::net::{UnixListener, UnixStream};
+use mio::{Interest, Registry, Token};
+use nix::errno::Errno;
+
+use super::{AcceptError, Progress};
+use crate::os::sys;
+use crate::proto::peer::PeerIdentity;
+
+/// Reads that [`Stream::close`] makes at most: more than a default receive queue holds.
+const CLOSE_READS_MAX: usize = 16;
+
+/// A listening socket.
+#[derive(Debug)]
+pub(crate) struct Listener(UnixListener);
+
+impl Listener {
+    /// Takes over a listener that does not block.
+    pub(crate) fn new(listener: std::os::unix::net::UnixListener) -> Self {
+        Self(UnixListener::from_std(listener))
+    }
+
+    /// The next connection, with the facts that the kernel vouches for.
+    pub(crate) fn accept(&self) -> Result<(Stream, PeerIdentity), AcceptError> {
+        let stream = match self.0.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                return Err(match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
+                    Errno::EAGAIN => AcceptError::Blocked,
+                    Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO | Errno::EPERM => AcceptError::Aborted,
+                    Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => AcceptError::Exhausted(error),
+                    _ => AcceptError::Broken(error),
+                });
+            }
+        };
+        // A peer whose identity the kernel does not tell is a stranger.
+        let peer = sys::peer_identity(&stream).map_err(|_| AcceptError::Aborted)?;
+        Ok((Stream(stream), peer))
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Stream(UnixStream);
+
+impl Stream {
+    /// One read into `space`, which must not be empty.
+    pub(crate) fn read(&mut self, space: &mut [u8]) -> Progress {
+        loop {
+            return match self.0.read(space) {
+                Ok(0) => Progress::End,
+                Ok(n) => Progress::Moved(n),
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => Progress::Blocked,
+                    ErrorKind::Interrupted => continue,
+                    // What came before the reset has been read: the kernel hands it out first.
+                    _ => Progress::Gone,
+                },
+            };
+        }
+    }
+
+    /// One plain write. Never a signal: the host may have left SIGPIPE at its default.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Progress {
+        loop {
+            return match sys::send(&self.0, bytes) {
+                Ok(n) => Progress::Moved(n),
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => Progress::Blocked,
+                    ErrorKind::Interrupted => continue,
+                    _ => Progress::Gone,
+                },
+            };
+        }
+    }
+
+    /// Tells the peer that nothing more will come; it can go on sending.
+    pub(crate) fn shut_write(&self) {
+        // It fails only if the peer is gone, which the next read reports.
+        let _ = self.0.shutdown(Shutdown::Write);
+    }
+
+    /// Closes the connection so that the peer can still read what it was sent.
+    ///
+    /// Closing a Unix socket with unread bytes in it resets the peer. After both sides are shut nothing more can come
+    /// in, so that what is left can be read away first.
+    pub(crate) fn close(mut self) {
+        if self.0.shutdown(Shutdown::Both).is_ok() {
+            let mut scrap = [0; 16 << 10];
+            for _ in 0..CLOSE_READS_MAX {
+                if !matches!(self.read(&mut scrap), Progress::Moved(_)) {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+macro_rules! source {
+    ($type:ident) => {
+        impl Source for $type {
+            fn register(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
+                self.0.register(registry, token, interest)
+            }
+
+            fn reregister(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
+                self.0.reregister(registry, token, interest)
+            }
+
+            fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+                self.0.deregister(registry)
+            }
+        }
+    };
+}
+
+source!(Listener);
+source!(Stream);

@@ -1,0 +1,411 @@
+//! One peer as a state machine: its unfinished input, its unread answers, its deadlines, and how it ends.
+//!
+//! No I/O and no inbox: [`Connection::next_event`] says what the peer wants, the endpoint decides, and
+//! [`Connection::reply`] or [`Connection::close`] carry the decision out.
+//!
+//! ```text
+//!            frames                 a fatal frame, a deadline,
+//!            answers                end of input, eviction, stop
+//!   accepted ───────► Open ──────────────────────────────────────► Closing ───► gone
+//!                      no frame is processed from here on: ────────┘   │
+//!                      output is flushed, then the write side is shut; a peer that may still be
+//!                      sending is read to its end (and not listened to), so that it can read its
+//!                      error line instead of being cut off in the middle of a write.
+//! ```
+
+use std::time::Duration;
+
+use super::auth::AuthToken;
+use super::error::CloseReason;
+use super::framer::{FrameOutcome, Framer};
+use super::limits::Limits;
+use super::message::{self, Reply, Verdict};
+use super::peer::PeerIdentity;
+use super::ring::{Ring, RingPool};
+use super::scan::Redacted;
+use super::time::Mono;
+
+/// Room beyond the output bound: the longest error line is far below this.
+const ERROR_LINE_MAX: usize = 256;
+
+/// What a connection needs to know of its surroundings to judge a frame.
+pub(crate) struct Env<'e> {
+    pub(crate) limits: &'e Limits,
+    pub(crate) auth_token: &'e AuthToken,
+    /// Bytes of the longest answer that is no error: no frame is taken up unless this much room is left for output.
+    pub(crate) answer_bytes_max: usize,
+}
+
+/// What the next frame of a peer asks for.
+pub(crate) enum Event<'f> {
+    /// A blank line: nothing, but it counts as work.
+    Blank,
+    /// A message for the inbox.
+    Deliver(Redacted<'f>),
+    /// To be told that somebody is there.
+    Ping,
+    /// Something fatal.
+    Fatal(CloseReason),
+}
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Frames are taken and answered.
+    Open,
+    /// Nothing more is taken; what is owed is flushed until the deadline.
+    Closing { reason: CloseReason, deadline: Mono, is_write_shut: bool },
+}
+
+/// What has to be done with the stream of a connection, besides writing its output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Nothing yet.
+    NotYet,
+    /// Everything is written: shut the write side and go on reading.
+    ShutWrite,
+    /// Close it.
+    Close(CloseReason),
+}
+
+/// The state of one peer.
+pub(crate) struct Connection {
+    peer: PeerIdentity,
+    /// Grows with every connection: who came first.
+    serial: u64,
+    accepted_at: Mono,
+    phase: Phase,
+    is_authenticated: bool,
+    /// Whether it ever sent a byte.
+    has_spoken: bool,
+    /// The last byte in either direction.
+    active_at: Mono,
+    /// When the first byte of the unfinished line came.
+    frame_begun_at: Option<Mono>,
+    /// When its unread answers reached the bound; until all are taken, nothing is read or processed.
+    stalled_at: Option<Mono>,
+    /// It waits unread for a buffer: its silence is not its fault.
+    pub(crate) is_starved: bool,
+    /// A buffer has been set aside for it.
+    pub(crate) has_promise: bool,
+    /// The shell wanted to read and could not; it is told when it can.
+    pub(crate) is_read_refused: bool,
+    /// It stands in the endpoint's list of connections with frames left over.
+    pub(crate) is_in_work: bool,
+    /// It stands in the endpoint's list of connections with something for the shell to do.
+    pub(crate) is_in_steps: bool,
+    /// There are answers that the shell has not been told of.
+    pub(crate) has_news: bool,
+    /// The shell is to be told that it can read again.
+    pub(crate) has_resumed: bool,
+    is_input_finished: bool,
+    is_output_dead: bool,
+    framer: Framer,
+    ring: Option<Ring>,
+    output: Vec<u8>,
+    /// Bytes of `output` that have been written. INVARIANT: `sent <= output.len()`.
+    sent: usize,
+}
+
+impl Connection {
+    pub(crate) fn new(peer: PeerIdentity, serial: u64, limits: &Limits, now: Mono) -> Self {
+        Self {
+            peer,
+            serial,
+            accepted_at: now,
+            phase: Phase::Open,
+            is_authenticated: false,
+            has_spoken: false,
+            active_at: now,
+            frame_begun_at: None,
+            stalled_at: None,
+            is_starved: false,
+            has_promise: false,
+            is_read_refused: false,
+            is_in_work: false,
+            is_in_steps: false,
+            has_news: false,
+            has_resumed: false,
+            is_input_finished: false,
+            is_output_dead: false,
+            framer: Framer::new(limits.frame_bytes_max),
+            ring: None,
+            output: Vec::new(),
+            sent: 0,
+        }
+    }
+
+    pub(crate) fn peer(&self) -> PeerIdentity {
+        self.peer
+    }
+
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    pub(crate) fn accepted_at(&self) -> Mono {
+        self.accepted_at
+    }
+
+    pub(crate) fn is_authenticated(&self) -> bool {
+        self.is_authenticated
+    }
+
+    pub(crate) fn has_spoken(&self) -> bool {
+        self.has_spoken
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.stalled_at.is_some()
+    }
+
+    pub(crate) fn is_input_finished(&self) -> bool {
+        self.is_input_finished
+    }
+
+    pub(crate) fn is_output_dead(&self) -> bool {
+        self.is_output_dead
+    }
+
+    pub(crate) fn has_ring(&self) -> bool {
+        self.ring.is_some()
+    }
+
+    /// Answers not yet written.
+    pub(crate) fn output(&self) -> &[u8] {
+        self.output.get(self.sent..).unwrap_or_default()
+    }
+
+    /// Space for the next read: in the ring it holds, or in one lent by `rings`; `None` if none is free.
+    pub(crate) fn recv_space(&mut self, rings: &mut RingPool) -> Option<&mut [u8]> {
+        if self.ring.is_none() {
+            self.ring = Some(rings.lend()?);
+        }
+        self.ring.as_mut().map(Ring::spare_mut)
+    }
+
+    /// `n` bytes were put into the space lent by [`Self::recv_space`].
+    pub(crate) fn received(&mut self, n: usize, now: Mono) {
+        if n > 0 {
+            self.has_spoken = true;
+            self.active_at = now;
+        }
+        let is_open = self.is_open();
+        if let Some(ring) = &mut self.ring {
+            ring.filled(n);
+            if !is_open {
+                ring.consume(ring.len());
+            }
+        }
+    }
+
+    /// The peer will send nothing more. What it sent before is still processed.
+    pub(crate) fn finish_input(&mut self) {
+        self.is_input_finished = true;
+    }
+
+    /// The peer will read nothing more: what it is owed is dropped.
+    pub(crate) fn drop_output(&mut self) {
+        self.is_output_dead = true;
+        self.output.clear();
+        self.sent = 0;
+        self.stalled_at = None;
+    }
+
+    /// `n` bytes of [`Self::output`] were written.
+    pub(crate) fn sent(&mut self, n: usize, now: Mono) {
+        self.sent = self.output.len().min(self.sent + n);
+        if n > 0 {
+            self.active_at = now;
+        }
+        if self.sent == self.output.len() {
+            self.output.clear();
+            self.sent = 0;
+            self.stalled_at = None;
+        }
+    }
+
+    /// Takes the next frame out of the ring and says what it asks for; `None` if there is no whole frame, or no room
+    /// for an answer, or the connection is closing.
+    pub(crate) fn next_event(&mut self, env: &Env<'_>, now: Mono) -> Option<Event<'_>> {
+        if !self.is_open() || self.is_stalled() {
+            return None;
+        }
+        let ring = self.ring.as_mut()?;
+        if !self.is_output_dead
+            && self.output.len() - self.sent + env.answer_bytes_max > env.limits.output_bytes_max
+        {
+            self.stalled_at = Some(now);
+            return None;
+        }
+        let line = match self.framer.next_frame(ring) {
+            FrameOutcome::Frame(line) => line,
+            FrameOutcome::NeedMore => return None,
+            FrameOutcome::TooLong { seen } => {
+                return Some(Event::Fatal(CloseReason::FrameTooLong {
+                    seen,
+                    limit: env.limits.frame_bytes_max,
+                }));
+            }
+        };
+        self.frame_begun_at = None;
+        if line.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r')) {
+            return Some(Event::Blank);
+        }
+        let verdict = message::judge(line, env.auth_token);
+        self.is_authenticated |= verdict.is_authenticated();
+        Some(match verdict {
+            Verdict::Unreadable | Verdict::Malformed => Event::Fatal(CloseReason::InvalidFrame),
+            Verdict::Unauthorized => Event::Fatal(CloseReason::Unauthorized),
+            Verdict::Ping => Event::Ping,
+            Verdict::Deliver(message) => Event::Deliver(message),
+        })
+    }
+
+    /// After all whole frames were taken: from when the unfinished one, if there is one, has its time.
+    pub(crate) fn note_unfinished(&mut self, now: Mono) {
+        if self.ring.as_ref().is_some_and(|ring| !ring.is_empty()) {
+            self.frame_begun_at.get_or_insert(now);
+        }
+    }
+
+    /// Whether there is something in the ring that [`Self::next_event`] has not seen.
+    pub(crate) fn has_leftover(&mut self) -> bool {
+        self.ring.as_ref().is_some_and(|ring| self.framer.is_ready(ring))
+    }
+
+    /// Puts an answer behind the others. `false`: there is no memory for it.
+    #[must_use]
+    pub(crate) fn reply(&mut self, reply: &Reply<'_>, ts: &str, env: &Env<'_>) -> bool {
+        if self.is_output_dead {
+            return true;
+        }
+        if self.output.try_reserve(env.answer_bytes_max).is_err() {
+            return false;
+        }
+        reply.encode(ts, &mut self.output);
+        self.has_news = true;
+        true
+    }
+
+    /// Begins the end: nothing more is processed, the error line for `reason` is put behind the answers, and all that
+    /// is owed has to be taken within `timeout`.
+    pub(crate) fn close(&mut self, reason: CloseReason, ts: &str, timeout: Duration, now: Mono) {
+        if !self.is_open() {
+            return;
+        }
+        self.phase = Phase::Closing { reason, deadline: now.plus(timeout), is_write_shut: false };
+        self.stalled_at = None;
+        self.frame_begun_at = None;
+        if reason == CloseReason::OutputStalled {
+            self.drop_output();
+        }
+        if let Some(text) = reason.wire_text().filter(|_| !self.is_output_dead)
+            && self.output.try_reserve(ERROR_LINE_MAX).is_ok()
+        {
+            Reply::Error { text: &text }.encode(ts, &mut self.output);
+            self.has_news = true;
+        }
+    }
+
+    /// The ring, if nothing in it is wanted any more.
+    pub(crate) fn take_spent_ring(&mut self) -> Option<Ring> {
+        let is_spent = !self.is_open() || self.ring.as_ref().is_some_and(Ring::is_empty);
+        self.ring.take_if(|_| is_spent)
+    }
+
+    /// The ring, whatever is in it.
+    pub(crate) fn take_ring(&mut self) -> Option<Ring> {
+        self.ring.take()
+    }
+
+    /// The output buffer, if nothing is in it.
+    pub(crate) fn take_output_buffer(&mut self) -> Option<Vec<u8>> {
+        (self.output.is_empty() && self.output.capacity() > 0).then(|| std::mem::take(&mut self.output))
+    }
+
+    /// Takes a used buffer for output, if it has none of its own.
+    pub(crate) fn lend_output_buffer(&mut self, spare: &mut Vec<Vec<u8>>) {
+        if self.output.capacity() == 0
+            && let Some(buffer) = spare.pop()
+        {
+            self.output = buffer;
+        }
+    }
+
+    /// What is to be done with the stream now that its output has been looked at; marks the write side as shut.
+    pub(crate) fn next_ending(&mut self) -> Ending {
+        let Phase::Closing { reason, is_write_shut, .. } = &mut self.phase else { return Ending::NotYet };
+        if self.sent < self.output.len() {
+            return Ending::NotYet;
+        }
+        // A peer that was silent cannot lose its last line by a write that fails; one that was talking can.
+        let may_be_sending = matches!(
+            reason,
+            CloseReason::InvalidFrame
+                | CloseReason::Unauthorized
+                | CloseReason::InboxFull
+                | CloseReason::TooManyClients
+                | CloseReason::FrameTooLong { .. }
+        );
+        if self.is_input_finished || self.is_output_dead || !may_be_sending {
+            return Ending::Close(*reason);
+        }
+        if *is_write_shut {
+            return Ending::NotYet;
+        }
+        *is_write_shut = true;
+        Ending::ShutWrite
+    }
+
+    /// Why this connection is closing, if it is.
+    pub(crate) fn close_reason(&self) -> Option<CloseReason> {
+        match self.phase {
+            Phase::Open => None,
+            Phase::Closing { reason, .. } => Some(reason),
+        }
+    }
+
+    /// The earliest moment at which its silence has to be judged; `None` while only we are to blame for it.
+    pub(crate) fn deadline(&self, limits: &Limits) -> Option<Mono> {
+        if let Phase::Closing { deadline, .. } = self.phase {
+            return Some(deadline);
+        }
+        if self.is_starved {
+            return None;
+        }
+        if let Some(stalled_at) = self.stalled_at {
+            return Some(stalled_at.plus(limits.output_timeout));
+        }
+        let mut deadline = self.active_at.plus(limits.idle_timeout);
+        if !self.is_authenticated {
+            deadline = deadline.min(self.accepted_at.plus(limits.auth_timeout));
+        }
+        if let Some(begun_at) = self.frame_begun_at {
+            deadline = deadline.min(begun_at.plus(limits.frame_timeout));
+        }
+        Some(deadline)
+    }
+
+    /// Which of its deadlines has passed at `now`; the reason to close it with.
+    pub(crate) fn expired(&self, limits: &Limits, now: Mono) -> Option<CloseReason> {
+        if self.deadline(limits).is_none_or(|deadline| deadline > now) {
+            return None;
+        }
+        Some(if let Some(reason) = self.close_reason() {
+            reason
+        } else if self.is_stalled() {
+            CloseReason::OutputStalled
+        } else if !self.is_authenticated && self.accepted_at.plus(limits.auth_timeout) <= now {
+            CloseReason::AuthTimeout
+        } else if self.frame_begun_at.is_some_and(|begun_at| begun_at.plus(limits.frame_timeout) <= now) {
+            CloseReason::FrameTimeout
+        } else {
+            CloseReason::IdleTimeout
+        })
+    }
+}

@@ -1,0 +1,606 @@
+//! All connections of one address, its inbox and its timers: the whole protocol without I/O.
+//!
+//! # Driving it
+//!
+//! [`Endpoint`] opens nothing and reads no clock. Whoever drives it does this, turn after turn:
+//!
+//! 1. For each connection that can be read: [`recv_space`](Endpoint::recv_space), read into it,
+//!    [`received`](Endpoint::received); at end of input [`end_of_input`](Endpoint::end_of_input).
+//! 2. [`work`](Endpoint::work): frames that a budget left over in an earlier turn.
+//! 3. Do what [`next_step`](Endpoint::next_step) says until it says nothing more, and call [`sent`](Endpoint::sent)
+//!    for what was written. A connection whose stream takes nothing now is written again when it can be.
+//! 4. [`accepted`](Endpoint::accepted) for each new connection.
+//! 5. [`deadlines_reached`](Endpoint::deadlines_reached), then step 3 again.
+//! 6. [`turn_ended`](Endpoint::turn_ended); [`drain_into`](Endpoint::drain_into) whenever the owner likes.
+//! 7. Wait until something is ready or [`next_deadline`](Endpoint::next_deadline); not at all if
+//!    [`has_work`](Endpoint::has_work).
+//!
+//! That order is what makes deadlines judge peers and not a host that stayed away: bytes that arrived in time are
+//! read before their sender is judged, however late the turn.
+
+use std::collections::VecDeque;
+use std::fmt::{self, Write as _};
+
+use super::auth::AuthToken;
+use super::connection::{Connection, Ending, Env, Event};
+use super::error::{CloseReason, Error, ErrorKind};
+use super::inbox::{Batch, Inbox};
+use super::limits::Limits;
+use super::message::{self, Reply};
+use super::peer::PeerIdentity;
+use super::ring::RingPool;
+use super::slots::{ConnKey, Slots};
+use super::time::{Mono, Now, Wall};
+use super::wheel::Wheel;
+
+/// Bytes of a socket path or pipe name; both are far shorter on every platform.
+const PATH_BYTES_MAX: usize = 512;
+
+/// Output buffers kept for the next connection that has something to say.
+const SPARE_OUTPUTS_MAX: usize = 4;
+
+/// What is to be done with the stream of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Step {
+    /// Write [`Endpoint::output`] and report with [`Endpoint::sent`].
+    Write,
+    /// Reading was refused earlier (no `recv_space`) and is possible again.
+    Read,
+    /// Shut the write side down and go on reading until end of input.
+    ShutWrite,
+    /// Close the stream. The key is stale already.
+    Close(CloseReason),
+}
+
+/// The sans-IO core of one address. See the [module](self) for how to drive it.
+///
+/// Memory: `unfinished_bytes_max` and one frame for input, `output_bytes_max` per client for answers, the inbox
+/// twice while a batch is held, and a few hundred bytes per connection. Every method is O(1) or linear in the bytes
+/// it is given, unless it says otherwise.
+pub struct Endpoint {
+    limits: Limits,
+    auth_token: AuthToken,
+    owner: u32,
+    /// The own path as a JSON string, quotes included.
+    path_json: String,
+    answer_bytes_max: usize,
+    slots: Slots<Connection>,
+    wheel: Wheel,
+    rings: RingPool,
+    rings_max: usize,
+    spare_outputs: Vec<Vec<u8>>,
+    inbox: Inbox,
+    /// Connections ever given a slot: the serial number of the newest.
+    admitted: u64,
+    /// Connections that are open; the others in `slots` are closing.
+    open: usize,
+    /// Connections with frames left over.
+    work: VecDeque<ConnKey>,
+    /// Connections that wait for a ring, in the order in which they asked.
+    starved: VecDeque<ConnKey>,
+    /// Rings set aside for connections that waited.
+    promised: usize,
+    /// Connections for which there may be a step, and closings of connections that are gone already.
+    steps: VecDeque<ConnKey>,
+    gone: VecDeque<(ConnKey, CloseReason)>,
+    stamp: Stamp,
+    is_shut_down: bool,
+}
+
+/// The text of the turn's wall time, formatted when it is first needed.
+struct Stamp {
+    wall: Option<Wall>,
+    text: String,
+}
+
+impl Stamp {
+    fn text(&mut self, wall: Wall) -> &str {
+        if self.wall != Some(wall) {
+            self.text.clear();
+            // Writing to a string cannot fail.
+            let _ = write!(self.text, "{wall}");
+            self.wall = Some(wall);
+        }
+        &self.text
+    }
+}
+
+fn slots_max(limits: &Limits) -> usize {
+    2 * limits.clients_max + limits.turn_accepts_max
+}
+
+impl Endpoint {
+    /// An endpoint for the socket at `path`, owned by user id `owner`, whose senders must show `auth_token`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidLimit`] if `limits` do not pass [`Limits::check`], [`ErrorKind::InvalidAddress`] if `path`
+    /// is longer than 512 bytes, [`ErrorKind::OutOfMemory`] if the inbox cannot be reserved.
+    pub fn new(path: &str, owner: u32, auth_token: AuthToken, limits: Limits) -> Result<Self, Error> {
+        limits.check()?;
+        if path.len() > PATH_BYTES_MAX {
+            return Err(Error::new(
+                ErrorKind::InvalidAddress,
+                format!("a path of {} bytes is longer than {PATH_BYTES_MAX}", path.len()),
+            ));
+        }
+        let path_json = message::quoted(path);
+        // The longest pong and the longest response, whichever is longer; ids have at most 20 digits.
+        let answer_bytes_max = path_json.len() + 128;
+        let slots_max = slots_max(&limits);
+        let rings_max = limits.unfinished_bytes_max / limits.frame_bytes_max + 1;
+        Ok(Self {
+            slots: Slots::new(slots_max)?,
+            wheel: Wheel::new(slots_max)?,
+            rings: RingPool::new(limits.frame_bytes_max + 1, rings_max),
+            rings_max,
+            inbox: Inbox::new(&limits)?,
+            limits,
+            auth_token,
+            owner,
+            path_json,
+            answer_bytes_max,
+            spare_outputs: Vec::new(),
+            admitted: 0,
+            open: 0,
+            work: VecDeque::new(),
+            starved: VecDeque::new(),
+            promised: 0,
+            steps: VecDeque::new(),
+            gone: VecDeque::new(),
+            stamp: Stamp { wall: None, text: String::new() },
+            is_shut_down: false,
+        })
+    }
+
+    // Connections come.
+
+    /// Whether [`accepted`](Self::accepted) has a slot left in this turn; if not, leave newcomers in the backlog.
+    pub fn can_accept(&self) -> bool {
+        !self.is_shut_down && self.slots.has_room()
+    }
+
+    /// Indices of keys are below this: `clients_max` open ones, as many again that are closing, and those freed in
+    /// this turn.
+    pub fn slots_max(&self) -> usize {
+        slots_max(&self.limits)
+    }
+
+    /// A connection was made by `peer`. `None`: close it at once, without a word, since it belongs to another user
+    /// or there is no slot even to refuse it politely.
+    ///
+    /// When `clients_max` are open, the newcomer takes the slot of the one that has been connected longest without
+    /// authenticating, if that is at least `eviction_age`, those that never sent a byte first. Otherwise the key
+    /// returned is that of a connection that is being refused. O(clients) then, O(1) otherwise.
+    pub fn accepted(&mut self, peer: PeerIdentity, now: Now) -> Option<ConnKey> {
+        if !peer.is_trusted_by(self.owner) {
+            tracing::warn!(uid = peer.uid, pid = peer.pid, "connection of another user refused");
+            return None;
+        }
+        if !self.can_accept() {
+            return None;
+        }
+        let mut is_refused = false;
+        if self.open >= self.limits.clients_max {
+            match self.find_victim(now.mono) {
+                Some(victim) => self.close(victim, CloseReason::TooManyClients, now),
+                None => is_refused = true,
+            }
+        }
+        self.admitted += 1;
+        let key = self.slots.insert(Connection::new(peer, self.admitted, &self.limits, now.mono))?;
+        self.open += 1;
+        tracing::debug!(index = key.index(), uid = peer.uid, pid = peer.pid, "client connected");
+        if is_refused {
+            self.close(key, CloseReason::TooManyClients, now);
+        } else {
+            self.settle(key);
+        }
+        Some(key)
+    }
+
+    /// The client that makes room for a newcomer, if one has to.
+    fn find_victim(&self, now: Mono) -> Option<ConnKey> {
+        self.slots
+            .iter()
+            .filter(|(_, c)| c.is_open() && !c.is_authenticated())
+            .filter(|(_, c)| now.since(c.accepted_at()) >= self.limits.eviction_age)
+            .min_by_key(|(_, c)| (c.has_spoken(), c.serial()))
+            .map(|(key, _)| key)
+    }
+
+    // Bytes come.
+
+    /// Space for the next read of a connection, at most one frame. `None`: do not read now; [`Step::Read`] will say
+    /// when to try again. Follow it with [`received`](Self::received), be it with 0 bytes.
+    pub fn recv_space(&mut self, key: ConnKey) -> Option<&mut [u8]> {
+        let free = self.rings_max - self.rings.lent();
+        let connection = self.slots.get_mut(key)?;
+        if connection.is_input_finished() {
+            return None;
+        }
+        if connection.is_stalled() || connection.is_in_work {
+            connection.is_read_refused = true;
+            return None;
+        }
+        if !connection.has_ring() {
+            if std::mem::take(&mut connection.has_promise) {
+                self.promised -= 1;
+            } else if free <= self.promised {
+                return self.starve(key);
+            }
+            connection.is_starved = false;
+        }
+        // The pool was asked; only memory can be refused now. The borrow checker wants the question put twice.
+        if connection.recv_space(&mut self.rings).is_none() {
+            tracing::error!(index = key.index(), "no memory for an input buffer");
+            self.remove(key, CloseReason::PeerGone);
+            return None;
+        }
+        self.slots.get_mut(key)?.recv_space(&mut self.rings)
+    }
+
+    /// Puts a connection in the queue for a ring.
+    fn starve(&mut self, key: ConnKey) -> Option<&mut [u8]> {
+        let connection = self.slots.get_mut(key)?;
+        connection.is_read_refused = true;
+        if connection.is_open() && !connection.is_starved {
+            connection.is_starved = true;
+            self.starved.push_back(key);
+        }
+        None
+    }
+
+    /// `n` bytes were read into the space lent by [`recv_space`](Self::recv_space).
+    pub fn received(&mut self, key: ConnKey, n: usize, now: Now) {
+        if let Some(connection) = self.slots.get_mut(key) {
+            connection.received(n, now.mono);
+            self.process(key, now);
+        }
+    }
+
+    /// For hosts whose reads are completed elsewhere: copies as much of `bytes` as there is space for and returns how
+    /// much that was. What is left must be offered again after [`Step::Read`].
+    pub fn received_bytes(&mut self, key: ConnKey, bytes: &[u8], now: Now) -> usize {
+        let Some(space) = self.recv_space(key) else { return 0 };
+        let n = space.len().min(bytes.len());
+        for (to, from) in space.iter_mut().zip(bytes) {
+            *to = *from;
+        }
+        self.received(key, n, now);
+        n
+    }
+
+    /// The peer will send nothing more (a read of 0, or a reset). What it sent before is processed, it gets the answers
+    /// that it is owed, an unfinished line is dropped, and then the connection ends.
+    pub fn end_of_input(&mut self, key: ConnKey, now: Now) {
+        if let Some(connection) = self.slots.get_mut(key) {
+            connection.finish_input();
+            self.process(key, now);
+        }
+    }
+
+    /// Whether frames are left over for [`work`](Self::work): the next turn must not wait.
+    pub fn has_work(&self) -> bool {
+        !self.work.is_empty()
+    }
+
+    /// Goes on with the connections whose frames were left over when their budget was spent, each once.
+    pub fn work(&mut self, now: Now) {
+        for _ in 0..self.work.len() {
+            let Some(key) = self.work.pop_front() else { break };
+            if let Some(connection) = self.slots.get_mut(key) {
+                connection.is_in_work = false;
+                self.process(key, now);
+            }
+        }
+    }
+
+    /// Takes up to a budget of frames out of what a connection has sent. This is the landing of the two stairs: what
+    /// a peer wants is decided here, and nowhere else.
+    fn process(&mut self, key: ConnKey, now: Now) {
+        let Some(connection) = self.slots.get_mut(key) else { return };
+        let env = Env {
+            limits: &self.limits,
+            auth_token: &self.auth_token,
+            answer_bytes_max: self.answer_bytes_max,
+        };
+        connection.lend_output_buffer(&mut self.spare_outputs);
+        let peer = connection.peer();
+        let mut fatal = None;
+        let mut budget = self.limits.turn_frames_max;
+        while budget > 0 && fatal.is_none() {
+            let Some(event) = connection.next_event(&env, now.mono) else { break };
+            budget -= 1;
+            let reply = match event {
+                Event::Blank => continue,
+                Event::Deliver(message) => match self.inbox.push(message, peer, now.wall) {
+                    Ok(id) => Reply::Response { number: id.number() },
+                    Err(_full) => {
+                        fatal = Some(CloseReason::InboxFull);
+                        continue;
+                    }
+                },
+                Event::Ping => Reply::Pong { from_json: &self.path_json },
+                Event::Fatal(reason) => {
+                    fatal = Some(reason);
+                    continue;
+                }
+            };
+            if !connection.reply(&reply, self.stamp.text(now.wall), &env) {
+                // Without memory for an answer there is none for an error line either.
+                connection.drop_output();
+                fatal = Some(CloseReason::PeerGone);
+            }
+        }
+        let has_leftover = connection.is_stalled() || (budget == 0 && connection.has_leftover());
+        if !has_leftover {
+            connection.note_unfinished(now.mono);
+        } else if !connection.is_stalled() && !connection.is_in_work {
+            connection.is_in_work = true;
+            self.work.push_back(key);
+        }
+        if fatal.is_none() && !has_leftover && connection.is_input_finished() {
+            fatal = Some(if connection.is_output_dead() {
+                CloseReason::PeerGone
+            } else {
+                CloseReason::PeerFinished
+            });
+        }
+        match fatal {
+            Some(reason) if connection.is_open() => self.close(key, reason, now),
+            _ => self.settle(key),
+        }
+    }
+
+    // Bytes go.
+
+    /// Answers not yet written; empty for a stale key.
+    pub fn output(&self, key: ConnKey) -> &[u8] {
+        self.slots.get(key).map(Connection::output).unwrap_or_default()
+    }
+
+    /// The first `n` bytes of [`output`](Self::output) were written.
+    pub fn sent(&mut self, key: ConnKey, n: usize, now: Now) {
+        let Some(connection) = self.slots.get_mut(key) else { return };
+        let was_stalled = connection.is_stalled();
+        connection.sent(n, now.mono);
+        self.unstall(key, was_stalled);
+    }
+
+    /// The peer will read nothing more (a write failed). What it has sent is still processed; its answers are dropped.
+    pub fn output_failed(&mut self, key: ConnKey) {
+        let Some(connection) = self.slots.get_mut(key) else { return };
+        let was_stalled = connection.is_stalled();
+        connection.drop_output();
+        self.unstall(key, was_stalled);
+    }
+
+    /// After output went away: a connection that was stalled by it goes on where it stopped.
+    fn unstall(&mut self, key: ConnKey, was_stalled: bool) {
+        if let Some(connection) = self.slots.get_mut(key)
+            && was_stalled
+            && !connection.is_stalled()
+            && !connection.is_in_work
+        {
+            connection.is_in_work = true;
+            self.work.push_back(key);
+        }
+        self.settle(key);
+    }
+
+    /// The stream of this connection broke in a way that leaves nothing to read or to write: it is forgotten.
+    pub fn broken(&mut self, key: ConnKey) {
+        self.remove(key, CloseReason::PeerGone);
+    }
+
+    /// What is to be done next, and with which connection. Do it, and ask again until there is nothing.
+    pub fn next_step(&mut self) -> Option<(ConnKey, Step)> {
+        loop {
+            if let Some((key, reason)) = self.gone.pop_front() {
+                return Some((key, Step::Close(reason)));
+            }
+            let key = *self.steps.front()?;
+            let Some(connection) = self.slots.get_mut(key) else {
+                self.steps.pop_front();
+                continue;
+            };
+            if std::mem::take(&mut connection.has_news) && !connection.output().is_empty() {
+                return Some((key, Step::Write));
+            }
+            if std::mem::take(&mut connection.has_resumed) {
+                return Some((key, Step::Read));
+            }
+            connection.is_in_steps = false;
+            self.steps.pop_front();
+            match connection.next_ending() {
+                Ending::NotYet => {}
+                Ending::ShutWrite => return Some((key, Step::ShutWrite)),
+                Ending::Close(reason) => {
+                    // `gone` reports it when asked again.
+                    self.remove(key, reason);
+                }
+            }
+        }
+    }
+
+    // Time passes.
+
+    /// The exact moment of the next deadline, if any. Nothing happens before it unless something arrives. Amortised O(1).
+    pub fn next_deadline(&mut self) -> Option<Mono> {
+        let (slots, limits) = (&self.slots, &self.limits);
+        self.wheel.next_deadline(|key| slots.get(key).and_then(|c| c.deadline(limits)))
+    }
+
+    /// Judges every connection whose deadline has passed. Call it after everything that has arrived was read.
+    pub fn deadlines_reached(&mut self, now: Now) {
+        loop {
+            let (slots, limits) = (&self.slots, &self.limits);
+            let truth = |key| slots.get(key).and_then(|c: &Connection| c.deadline(limits));
+            let Some(key) = self.wheel.next_expired(now.mono, truth) else { break };
+            let Some(connection) = self.slots.get_mut(key) else { continue };
+            match connection.expired(&self.limits, now.mono) {
+                Some(reason) if connection.is_open() => self.close(key, reason, now),
+                Some(reason) => self.remove(key, reason),
+                None => self.settle(key),
+            }
+        }
+    }
+
+    /// The turn is over: slots freed in it may be used again, for no event of this turn can name them any more.
+    pub fn turn_ended(&mut self) {
+        self.slots.release_retired();
+    }
+
+    // Connections go.
+
+    /// Stops: nothing more is accepted or processed, what is owed is flushed within `closing_timeout`. No farewell.
+    pub fn shutdown(&mut self, now: Now) {
+        self.is_shut_down = true;
+        let keys: Vec<ConnKey> = self.slots.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.close(key, CloseReason::ShutDown, now);
+        }
+    }
+
+    /// Begins the end of an open connection. If too many are closing already, the oldest of them is cut off.
+    fn close(&mut self, key: ConnKey, reason: CloseReason, now: Now) {
+        let Some(connection) = self.slots.get_mut(key).filter(|c| c.is_open()) else { return };
+        let ts = self.stamp.text(now.wall);
+        connection.lend_output_buffer(&mut self.spare_outputs);
+        connection.close(reason, ts, self.limits.closing_timeout, now.mono);
+        if std::mem::take(&mut connection.has_promise) {
+            self.promised -= 1;
+        }
+        connection.is_starved = false;
+        if connection.is_read_refused {
+            // It may be read to its end now, whatever it was refused for.
+            connection.is_read_refused = false;
+            connection.has_resumed = true;
+        }
+        self.open -= 1;
+        tracing::debug!(index = key.index(), ?reason, "closing connection");
+        if self.slots.len() - self.open > self.limits.clients_max {
+            let closing = self.slots.iter().filter_map(|(key, c)| Some((key, c.close_reason()?, c.serial())));
+            if let Some((oldest, reason, _)) = closing.min_by_key(|(_, _, serial)| *serial) {
+                self.remove(oldest, reason);
+            }
+        }
+        self.settle(key);
+    }
+
+    /// Forgets a connection and has its stream closed.
+    fn remove(&mut self, key: ConnKey, reason: CloseReason) {
+        let Some(mut connection) = self.slots.remove(key) else { return };
+        if connection.is_open() {
+            self.open -= 1;
+        }
+        if connection.has_promise {
+            self.promised -= 1;
+        }
+        self.wheel.cancel(key);
+        connection.drop_output();
+        if let Some(ring) = connection.take_ring() {
+            self.rings.give_back(ring);
+        }
+        self.keep_output_buffer(connection.take_output_buffer());
+        self.feed_starved();
+        self.gone.push_back((key, reason));
+        tracing::debug!(index = key.index(), ?reason, "connection closed");
+    }
+
+    fn keep_output_buffer(&mut self, buffer: Option<Vec<u8>>) {
+        if let Some(buffer) = buffer
+            && self.spare_outputs.len() < SPARE_OUTPUTS_MAX
+        {
+            self.spare_outputs.push(buffer);
+        }
+    }
+
+    /// After any change to a connection: gives back what it no longer needs, files its deadline, and queues it if
+    /// there is something to do for the shell.
+    fn settle(&mut self, key: ConnKey) {
+        let Some(connection) = self.slots.get_mut(key) else { return };
+        let ring = connection.take_spent_ring();
+        let output = connection.take_output_buffer();
+        if connection.is_read_refused
+            && !connection.is_starved
+            && !connection.is_stalled()
+            && !connection.is_in_work
+        {
+            connection.is_read_refused = false;
+            connection.has_resumed = true;
+        }
+        if let Some(deadline) = connection.deadline(&self.limits) {
+            self.wheel.schedule(key, deadline);
+        }
+        if (connection.has_news || connection.has_resumed || !connection.is_open()) && !connection.is_in_steps
+        {
+            connection.is_in_steps = true;
+            self.steps.push_back(key);
+        }
+        self.keep_output_buffer(output);
+        if let Some(ring) = ring {
+            self.rings.give_back(ring);
+            self.feed_starved();
+        }
+    }
+
+    /// Sets free rings aside for those that have waited longest.
+    fn feed_starved(&mut self) {
+        while self.rings_max - self.rings.lent() > self.promised
+            && let Some(key) = self.starved.pop_front()
+        {
+            if let Some(connection) = self.slots.get_mut(key).filter(|c| c.is_starved && !c.has_promise) {
+                connection.has_promise = true;
+                self.promised += 1;
+                connection.is_read_refused = false;
+                connection.has_resumed = true;
+                if !connection.is_in_steps {
+                    connection.is_in_steps = true;
+                    self.steps.push_back(key);
+                }
+            }
+        }
+    }
+
+    // The owner takes.
+
+    /// Messages waiting for the owner.
+    pub fn inbox_len(&self) -> usize {
+        self.inbox.len()
+    }
+
+    /// Messages accepted since the start: the number of the newest id.
+    pub fn accepted_total(&self) -> u64 {
+        self.inbox.accepted()
+    }
+
+    /// Connections that are open, those that are closing not counted.
+    pub fn clients(&self) -> usize {
+        self.open
+    }
+
+    /// Swaps the waiting messages into `batch`, dropping what it held, and returns how many there are. O(1).
+    pub fn drain_into(&mut self, batch: &mut Batch) -> usize {
+        self.inbox.drain_into(batch)
+    }
+
+    /// The waiting messages in a batch of their own. Reusing one with [`drain_into`](Self::drain_into) saves memory.
+    pub fn drain(&mut self) -> Batch {
+        let mut batch = Batch::new();
+        self.drain_into(&mut batch);
+        batch
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("path", &self.path_json)
+            .field("clients", &self.open)
+            .field("inbox", &self.inbox.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,90 @@
+//! Where a line ends: [`Framer`] cuts the bytes of one connection's [`Ring`] into frames at their newlines.
+//!
+//! It remembers how far it has searched, so each byte is searched once however the bytes arrive, and it never
+//! looks further than the longest frame allowed.
+
+use super::ring::Ring;
+
+/// What [`Framer::next_frame`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum FrameOutcome<'r> {
+    /// A whole frame, its newline taken off. It has left the ring, and its bytes stay until the ring is
+    /// written to.
+    Frame(&'r [u8]),
+    /// No newline yet, and the limit is not passed.
+    NeedMore,
+    /// The frame is longer than the limit. Nothing after it will be framed.
+    TooLong {
+        /// Bytes of it that have been looked at: one more than the limit.
+        seen: usize,
+    },
+}
+
+/// Finds frames in one connection's input, one after the other.
+///
+/// A frame of exactly the limit is fine and one byte more is not, with or without its newline. A ring of the
+/// limit and one byte therefore never fills up without a frame or a refusal.
+///
+/// Use one framer with one ring at a time and consume nothing behind its back. When the ring is empty,
+/// another empty one may take its place.
+#[derive(Debug)]
+pub struct Framer {
+    frame_bytes_max: usize,
+    search: Search,
+}
+
+/// What is known of the waiting bytes, counted from the oldest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Search {
+    /// The first `searched` bytes hold no newline. Invariant: `searched <= ring.len()`.
+    Open { searched: usize },
+    /// The first newline is the byte at `length`, which is within the limit.
+    Found { length: usize },
+    /// For good.
+    TooLong,
+}
+
+impl Framer {
+    /// A framer for frames of at most `frame_bytes_max` bytes, the newline not counted.
+    pub const fn new(frame_bytes_max: usize) -> Self {
+        Self { frame_bytes_max, search: Search::Open { searched: 0 } }
+    }
+
+    /// Takes the next frame out of `ring`, or says why there is none.
+    ///
+    /// O(bytes not searched before, up to the newline). Once too long is too long for ever.
+    pub fn next_frame<'r>(&mut self, ring: &'r mut Ring) -> FrameOutcome<'r> {
+        match self.search(ring.view()) {
+            Search::Open { .. } => FrameOutcome::NeedMore,
+            Search::Found { length } => {
+                self.search = Search::Open { searched: 0 };
+                FrameOutcome::Frame(ring.consume(length + 1).get(..length).unwrap_or_default())
+            }
+            Search::TooLong => FrameOutcome::TooLong { seen: self.frame_bytes_max.saturating_add(1) },
+        }
+    }
+
+    /// Whether [`Framer::next_frame`] would have something to say other than that it needs more.
+    ///
+    /// It searches at most what `next_frame` then need not.
+    pub fn is_ready(&mut self, ring: &Ring) -> bool {
+        !matches!(self.search(ring.view()), Search::Open { .. })
+    }
+
+    /// Goes on with the search in `waiting`, all that is in the ring.
+    fn search(&mut self, waiting: &[u8]) -> Search {
+        if let Search::Open { searched } = self.search {
+            debug_assert!(searched <= waiting.len(), "{searched} of {} bytes searched", waiting.len());
+            // The newline of the longest frame comes right behind it.
+            let end = waiting.len().min(self.frame_bytes_max.saturating_add(1));
+            let newline = memchr::memchr(b'\n', waiting.get(searched..end).unwrap_or_default());
+            self.search = match newline {
+                Some(at) => Search::Found { length: searched + at },
+                None if end > self.frame_bytes_max => Search::TooLong,
+                None => Search::Open { searched: end },
+            };
+        }
+        self.search
+    }
+}

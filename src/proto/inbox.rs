@@ -1,0 +1,249 @@
+//! The bounded store of messages that wait for the owner, and the batches in which it is handed over.
+//!
+//! Bytes are kept, not trees: 64 KiB of hostile JSON is 64 KiB here and would be 6.4 MB as a parsed value. Each message
+//! is copied once, without its token, behind the others in one text; draining swaps that text out.
+
+use std::fmt;
+
+use super::error::{Error, ErrorKind};
+use super::limits::Limits;
+use super::message::Message;
+use super::peer::PeerIdentity;
+use super::scan::{Fields, Redacted};
+use super::time::Wall;
+
+/// The number of an accepted message, counted from 1 per server; shown as `uds-N`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MessageId(u64);
+
+impl MessageId {
+    /// The bare number.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "uds-{}", self.0)
+    }
+}
+
+/// What is kept about one message beside its text.
+#[derive(Clone)]
+struct Record {
+    id: MessageId,
+    received_at: Wall,
+    peer: PeerIdentity,
+    /// Where its text begins and ends in the store.
+    start: usize,
+    end: usize,
+    fields: Fields,
+}
+
+/// Messages in the order of their ids, texts end to end.
+#[derive(Default)]
+struct Store {
+    text: String,
+    records: Vec<Record>,
+}
+
+impl Store {
+    fn clear(&mut self) {
+        self.text.clear();
+        self.records.clear();
+    }
+
+    /// Room for all that an inbox may hold, so that taking a message in never allocates. Untouched pages cost nothing.
+    fn reserve(
+        &mut self,
+        bytes_max: usize,
+        entries_max: usize,
+    ) -> Result<(), std::collections::TryReserveError> {
+        self.text.try_reserve_exact(bytes_max.saturating_sub(self.text.len()))?;
+        self.records.try_reserve_exact(entries_max.saturating_sub(self.records.len()))
+    }
+}
+
+/// Messages taken out of an inbox. It owns them: the server can be used while its entries are read.
+///
+/// Pass the same batch to `drain_into` again to use its memory again.
+#[derive(Default)]
+pub struct Batch {
+    store: Store,
+}
+
+impl Batch {
+    /// An empty batch, holding no memory yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many messages it holds.
+    pub fn len(&self) -> usize {
+        self.store.records.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.store.records.is_empty()
+    }
+
+    /// The messages in the order in which they were accepted.
+    pub fn iter(&self) -> BatchIter<'_> {
+        BatchIter { text: &self.store.text, records: self.store.records.iter() }
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self).finish()
+    }
+}
+
+impl<'b> IntoIterator for &'b Batch {
+    type Item = InboxEntry<'b>;
+    type IntoIter = BatchIter<'b>;
+
+    fn into_iter(self) -> BatchIter<'b> {
+        self.iter()
+    }
+}
+
+/// The entries of a [`Batch`] in order.
+pub struct BatchIter<'b> {
+    text: &'b str,
+    records: std::slice::Iter<'b, Record>,
+}
+
+impl<'b> Iterator for BatchIter<'b> {
+    type Item = InboxEntry<'b>;
+
+    fn next(&mut self) -> Option<InboxEntry<'b>> {
+        let record = self.records.next()?;
+        // A record is made together with its text, so the range is always there.
+        let json = self.text.get(record.start..record.end).unwrap_or_default();
+        Some(InboxEntry { json, record })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.records.size_hint()
+    }
+}
+
+impl ExactSizeIterator for BatchIter<'_> {}
+
+/// One message that was accepted: drained means processed, so there is no status.
+#[derive(Clone, Copy)]
+pub struct InboxEntry<'b> {
+    json: &'b str,
+    record: &'b Record,
+}
+
+impl<'b> InboxEntry<'b> {
+    /// The id that its sender was told.
+    pub fn id(&self) -> MessageId {
+        self.record.id
+    }
+
+    /// When it was accepted: the wall time of that turn.
+    pub fn received_at(&self) -> Wall {
+        self.record.received_at
+    }
+
+    /// Who sent it, as the kernel vouches; `message().from()` is only what the sender claims.
+    pub fn peer(&self) -> PeerIdentity {
+        self.record.peer
+    }
+
+    /// What was sent, without the token.
+    pub fn message(&self) -> Message<'b> {
+        Message::from_parts(self.json, self.record.fields)
+    }
+}
+
+impl fmt::Debug for InboxEntry<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InboxEntry")
+            .field("id", &self.id().0)
+            .field("peer", &self.peer())
+            .field("message", &self.message())
+            .finish()
+    }
+}
+
+/// The message does not fit: by count, by bytes, or because memory for it could not be had.
+#[derive(Debug)]
+pub(crate) struct InboxFull;
+
+/// Messages waiting for the owner, limited by count and by bytes.
+pub(crate) struct Inbox {
+    store: Store,
+    entries_max: usize,
+    bytes_max: usize,
+    accepted: u64,
+}
+
+impl Inbox {
+    /// An empty inbox with room reserved for all that `limits` allow.
+    pub(crate) fn new(limits: &Limits) -> Result<Self, Error> {
+        let (entries_max, bytes_max) = (limits.inbox_entries_max, limits.inbox_bytes_max);
+        let mut store = Store::default();
+        store.reserve(bytes_max, entries_max).map_err(|refused| {
+            Error::new(
+                ErrorKind::OutOfMemory,
+                format!("no memory for an inbox of {entries_max} entries and {bytes_max} bytes"),
+            )
+            .with_source(refused)
+        })?;
+        Ok(Self { store, entries_max, bytes_max, accepted: 0 })
+    }
+
+    /// Messages waiting.
+    pub(crate) fn len(&self) -> usize {
+        self.store.records.len()
+    }
+
+    /// Messages accepted since the start.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.accepted
+    }
+
+    /// Takes a message in and numbers it: the one copy of its bytes. O(length).
+    pub(crate) fn push(
+        &mut self,
+        message: Redacted<'_>,
+        peer: PeerIdentity,
+        received_at: Wall,
+    ) -> Result<MessageId, InboxFull> {
+        let store = &mut self.store;
+        if store.records.len() >= self.entries_max || message.len() > self.bytes_max - store.text.len() {
+            return Err(InboxFull);
+        }
+        // Only the first message after a swap with a new batch finds anything to reserve.
+        store.reserve(self.bytes_max, self.entries_max).map_err(|_| InboxFull)?;
+        let start = store.text.len();
+        store.text.push_str(message.head);
+        store.text.push_str(message.tail);
+        self.accepted += 1;
+        let id = MessageId(self.accepted);
+        store.records.push(Record {
+            id,
+            received_at,
+            peer,
+            start,
+            end: store.text.len(),
+            fields: message.fields,
+        });
+        Ok(id)
+    }
+
+    /// Swaps what waits into `batch`, whose earlier content is dropped; returns how many there are. O(1).
+    pub(crate) fn drain_into(&mut self, batch: &mut Batch) -> usize {
+        batch.store.clear();
+        if self.len() > 0 {
+            std::mem::swap(&mut self.store, &mut batch.store);
+        }
+        batch.len()
+    }
+}

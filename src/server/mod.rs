@@ -1,0 +1,446 @@
+//! The reactor: one thread, one `mio::Poll`, one [`Endpoint`]. A translation, with no rule of the protocol in it.
+//!
+//! The kernel is edge-triggered, this house is level-triggered: readiness is remembered per stream, each ready stream
+//! is visited once per turn, and a turn that leaves something undone says so.
+
+mod builder;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::{Events, Interest, Poll, Token};
+
+pub use self::builder::ServerBuilder;
+use crate::os::address::Address;
+use crate::os::claim::Claim;
+use crate::os::clock::Clock;
+use crate::os::location::Location;
+use crate::os::namespace::Namespace;
+use crate::os::transport::{AcceptError, Listener, Progress, Stream};
+use crate::proto::endpoint::{Endpoint, Step};
+use crate::proto::error::{Error, ErrorKind};
+use crate::proto::inbox::Batch;
+use crate::proto::slots::ConnKey;
+use crate::proto::time::{Mono, Now};
+
+const LISTENER: Token = Token(0);
+const WAKER: Token = Token(1);
+/// The token of a stream is this plus the index of its slot.
+const STREAMS: usize = 2;
+
+/// How long the listener rests after the descriptor table was found full: no event tells when it no longer is.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// What one turn did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Turn {
+    /// Messages that came into the inbox.
+    pub enqueued: usize,
+    /// Something is left to do: call again without waiting.
+    pub more: bool,
+}
+
+/// Wakes the thread that waits in [`Server::turn`], from any other.
+#[derive(Clone)]
+pub struct Waker(Arc<mio::Waker>);
+
+impl Waker {
+    /// Makes the current or the next [`Server::turn`] return at once.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`] if the operating system refuses.
+    pub fn wake(&self) -> Result<(), Error> {
+        self.0.wake().map_err(|e| Error::new(ErrorKind::Io, "cannot wake the server").with_source(e))
+    }
+}
+
+impl fmt::Debug for Waker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Waker")
+    }
+}
+
+/// A stream and what is known of its readiness.
+struct Client {
+    key: ConnKey,
+    stream: Stream,
+    is_readable: bool,
+    is_writable: bool,
+    /// The event said that the peer has finished sending: read to the end, a short read proves nothing.
+    is_read_closed: bool,
+    /// It stands in the ready list.
+    is_queued: bool,
+}
+
+/// A private inbox on a Unix domain socket, drained by the one thread that owns it.
+///
+/// ```no_run
+/// # fn main() -> Result<(), udsmsg::Error> {
+/// let mut server = udsmsg::Server::builder().start()?;
+/// println!("listening at {}", server.address());
+/// let mut batch = udsmsg::Batch::new();
+/// loop {
+///     server.turn(None)?;
+///     server.drain_into(&mut batch);
+///     for entry in &batch {
+///         println!("{}: {}", entry.id(), entry.message().json());
+///     }
+/// }
+/// # }
+/// ```
+///
+/// Dropping it is an abrupt stop: names are removed, connections are cut. [`shutdown`](Self::shutdown) is the polite one.
+pub struct Server {
+    endpoint: Endpoint,
+    poll: Poll,
+    events: Events,
+    waker: Waker,
+    clock: Clock,
+    listener: Option<Listener>,
+    claim: Claim,
+    namespace: Namespace,
+    clients: Vec<Option<Client>>,
+    /// Streams that may have something to read.
+    ready: VecDeque<ConnKey>,
+    is_listener_ready: bool,
+    /// After descriptors ran out: when to try again.
+    accept_again_at: Option<Mono>,
+    turn_accepts_max: usize,
+    on_enqueue: Option<Box<dyn FnMut() + Send>>,
+}
+
+impl Server {
+    /// A builder with every default: own path in the default namespace, the protocol's limits.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::default()
+    }
+
+    /// Where this server listens.
+    pub fn address(&self) -> &Address {
+        self.claim.address()
+    }
+
+    /// How that came to be: [`Location::skipped`] says which default locations could not be used, and why.
+    pub fn location(&self) -> &Location {
+        self.claim.location()
+    }
+
+    /// The variable that tells a child process where this server listens, for `Command::envs`. It holds no token.
+    pub fn child_env(&self) -> [(String, String); 1] {
+        [(self.namespace.socket_variable(), self.address().path().to_owned())]
+    }
+
+    /// A handle with which other threads can interrupt [`turn`](Self::turn).
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Has `hook` called at the end of each turn that brought messages, at most once per turn, with nothing borrowed.
+    pub fn on_enqueue(&mut self, hook: impl FnMut() + Send + 'static) {
+        self.on_enqueue = Some(Box::new(hook));
+    }
+
+    /// Waits until something happens, a deadline is reached, or `timeout` is over (`None`: as long as it takes), and
+    /// does one bounded turn of work: one read and one budget of lines for each ready client, one write, a bounded
+    /// number of accepts, and the deadlines that are due. A signal ends the waiting early.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`] if the operating system refuses to wait or the listener broke; what one client does is never
+    /// an error here.
+    pub fn turn(&mut self, timeout: Option<Duration>) -> Result<Turn, Error> {
+        let wait = self.wait_at_most(timeout);
+        match self.poll.poll(&mut self.events, wait) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.events.clear(),
+            Err(error) => return Err(Error::new(ErrorKind::Io, "cannot wait for events").with_source(error)),
+        }
+        let accepted_before = self.endpoint.accepted_total();
+        let now = self.clock.now();
+        self.note_events();
+        // What was sent in time is read before anyone is judged; then newcomers, then deadlines.
+        self.endpoint.work(now);
+        self.read_ready(now);
+        self.take_steps(now);
+        self.accept(now)?;
+        self.endpoint.deadlines_reached(now);
+        self.take_steps(now);
+        self.endpoint.turn_ended();
+        let enqueued = usize::try_from(self.endpoint.accepted_total() - accepted_before).unwrap_or(usize::MAX);
+        if enqueued > 0
+            && let Some(hook) = &mut self.on_enqueue
+        {
+            hook();
+        }
+        Ok(Turn { enqueued, more: self.has_more() })
+    }
+
+    /// How long the next wait may be.
+    fn wait_at_most(&mut self, timeout: Option<Duration>) -> Option<Duration> {
+        match (self.next_timeout(), timeout) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// How long a host that waits in a loop of its own may wait before it calls [`turn`](Self::turn), if nothing
+    /// arrives: zero if something is left to do, `None` if there is no deadline.
+    pub fn next_timeout(&mut self) -> Option<Duration> {
+        if self.has_more() {
+            return Some(Duration::ZERO);
+        }
+        let deadline = self.next_deadline()?;
+        Some(deadline.since(self.clock.now().mono))
+    }
+
+    /// Whether there is something to do without waiting.
+    fn has_more(&self) -> bool {
+        self.endpoint.has_work() || !self.ready.is_empty() || (self.is_listener_ready && self.accept_again_at.is_none())
+    }
+
+    /// The exact moment, on the server's clock, at which a turn is due even if nothing arrives.
+    fn next_deadline(&mut self) -> Option<Mono> {
+        let deadline = self.endpoint.next_deadline();
+        match (deadline, self.accept_again_at) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Remembers what the kernel said.
+    fn note_events(&mut self) {
+        for event in &self.events {
+            match event.token() {
+                LISTENER => self.is_listener_ready = true,
+                WAKER => {}
+                Token(token) => {
+                    let slot = self.clients.get_mut(token - STREAMS);
+                    let Some(client) = slot.and_then(Option::as_mut) else { continue };
+                    client.is_read_closed |= event.is_read_closed() || event.is_error();
+                    client.is_readable |= event.is_readable() || client.is_read_closed;
+                    client.is_writable |= event.is_writable();
+                    if client.is_readable && !client.is_queued {
+                        client.is_queued = true;
+                        self.ready.push_back(client.key);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Visits every ready stream once.
+    fn read_ready(&mut self, now: Now) {
+        for _ in 0..self.ready.len() {
+            let Some(key) = self.ready.pop_front() else { break };
+            let Some(client) = client(&mut self.clients, key) else { continue };
+            client.is_queued = false;
+            // Without space it is not ready, whatever the kernel says; a step will tell when it is.
+            let Some(space) = self.endpoint.recv_space(key) else { continue };
+            let asked = space.len();
+            match client.stream.read(space) {
+                Progress::Moved(n) => {
+                    client.is_readable = n == asked || client.is_read_closed;
+                    if client.is_readable {
+                        client.is_queued = true;
+                        self.ready.push_back(key);
+                    }
+                    self.endpoint.received(key, n, now);
+                }
+                Progress::Blocked => {
+                    client.is_readable = false;
+                    self.endpoint.received(key, 0, now);
+                }
+                end @ (Progress::End | Progress::Gone) => {
+                    client.is_readable = false;
+                    self.endpoint.received(key, 0, now);
+                    if matches!(end, Progress::Gone) {
+                        self.endpoint.output_failed(key);
+                    }
+                    self.endpoint.end_of_input(key, now);
+                }
+            }
+        }
+        // Streams that could not be written and can be now.
+        for event in &self.events {
+            if let Token(token) = event.token()
+                && event.is_writable()
+                && let Some(Some(client)) = token.checked_sub(STREAMS).and_then(|index| self.clients.get_mut(index))
+            {
+                Self::write(&mut self.endpoint, client, now);
+            }
+        }
+    }
+
+    /// One write of what a client is owed, if its stream may take it.
+    fn write(endpoint: &mut Endpoint, client: &mut Client, now: Now) {
+        let output = endpoint.output(client.key);
+        if output.is_empty() || !client.is_writable {
+            return;
+        }
+        match client.stream.write(output) {
+            Progress::Moved(n) => {
+                client.is_writable = n == output.len();
+                endpoint.sent(client.key, n, now);
+            }
+            Progress::Blocked => client.is_writable = false,
+            Progress::End | Progress::Gone => endpoint.output_failed(client.key),
+        }
+    }
+
+    /// Does what the core asks for.
+    fn take_steps(&mut self, now: Now) {
+        while let Some((key, step)) = self.endpoint.next_step() {
+            let Some(client) = client(&mut self.clients, key) else { continue };
+            match step {
+                Step::Write => Self::write(&mut self.endpoint, client, now),
+                Step::Read => {
+                    if client.is_readable && !client.is_queued {
+                        client.is_queued = true;
+                        self.ready.push_back(key);
+                    }
+                }
+                Step::ShutWrite => client.stream.shut_write(),
+                Step::Close(_) => {
+                    if let Some(client) = self.clients.get_mut(key.index()).and_then(Option::take) {
+                        client.stream.close();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Accepts what waits, up to the bound of a turn.
+    fn accept(&mut self, now: Now) -> Result<(), Error> {
+        if self.accept_again_at.is_some_and(|at| at <= now.mono) {
+            self.accept_again_at = None;
+        }
+        for _ in 0..self.turn_accepts_max {
+            if !self.is_listener_ready || self.accept_again_at.is_some() || !self.endpoint.can_accept() {
+                break;
+            }
+            let Some(listener) = &self.listener else { break };
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    let Some(key) = self.endpoint.accepted(peer, now) else { continue };
+                    self.take_stream(key, stream);
+                    self.take_steps(now);
+                }
+                Err(AcceptError::Aborted) => {}
+                Err(AcceptError::Blocked) => self.is_listener_ready = false,
+                Err(AcceptError::Exhausted(error)) => {
+                    tracing::warn!(%error, "cannot accept for now");
+                    self.accept_again_at = Some(now.mono.plus(ACCEPT_RETRY));
+                }
+                Err(AcceptError::Broken(error)) => {
+                    self.is_listener_ready = false;
+                    let what = format!("cannot accept connections at {}", self.address());
+                    return Err(Error::new(ErrorKind::Io, what).with_source(error));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a new stream in its slot and under watch.
+    fn take_stream(&mut self, key: ConnKey, mut stream: Stream) {
+        let token = Token(STREAMS + key.index());
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self.poll.registry().register(&mut stream, token, interest) {
+            tracing::warn!(%error, "cannot watch a new connection");
+            self.endpoint.broken(key);
+        } else if let Some(slot) = self.clients.get_mut(key.index()) {
+            *slot = Some(Client {
+                key,
+                stream,
+                is_readable: false,
+                is_writable: true,
+                is_read_closed: false,
+                is_queued: false,
+            });
+        }
+    }
+
+    /// Messages waiting for the owner.
+    pub fn inbox_len(&self) -> usize {
+        self.endpoint.inbox_len()
+    }
+
+    /// Swaps the waiting messages into `batch`, dropping what it held, and returns how many there are. O(1).
+    pub fn drain_into(&mut self, batch: &mut Batch) -> usize {
+        self.endpoint.drain_into(batch)
+    }
+
+    /// The waiting messages in a batch of their own. Reusing one with [`drain_into`](Self::drain_into) saves memory.
+    pub fn drain(&mut self) -> Batch {
+        self.endpoint.drain()
+    }
+
+    /// Stops politely: the names are removed, nobody is let in and nothing more is processed, and every client is given
+    /// the answers that it is owed, for at most `grace`. What is in the inbox can still be drained.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that could not be removed or flushed; the server is stopped all the same.
+    pub fn shutdown(&mut self, grace: Duration) -> Result<(), Error> {
+        let released = self.release();
+        let begun = self.clock.now();
+        self.endpoint.shutdown(begun);
+        self.take_steps(begun);
+        let deadline = begun.mono.plus(grace);
+        while self.clients.iter().any(Option::is_some) {
+            let left = deadline.since(self.clock.now().mono);
+            if left.is_zero() {
+                break;
+            }
+            let _ = self.turn(Some(left))?;
+        }
+        self.clients.iter_mut().filter_map(Option::take).for_each(|client| client.stream.close());
+        released
+    }
+
+    /// Removes what was made, while the listener is still open, and closes it.
+    fn release(&mut self) -> Result<(), Error> {
+        let released = match self.listener.take() {
+            Some(listener) => self.claim.release(&listener),
+            None => Ok(()),
+        };
+        self.is_listener_ready = false;
+        self.accept_again_at = None;
+        released
+    }
+}
+
+/// The stream of `key`, unless the key is stale.
+fn client(clients: &mut [Option<Client>], key: ConnKey) -> Option<&mut Client> {
+    clients.get_mut(key.index())?.as_mut().filter(|client| client.key == key)
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Err(error) = self.release() {
+            tracing::warn!(%error, "stopping left something behind");
+        }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("address", self.address())
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(unix)]
+impl std::os::fd::AsFd for Server {
+    /// The descriptor to watch in a loop of the host's own, level-triggered; see [`Turn::more`].
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.poll.registry().as_fd()
+    }
+}
