@@ -60,7 +60,9 @@ impl fmt::Display for SendOutcome {
             Self::Accepted { id: None } => f.write_str("accepted"),
             Self::Rejected { reason } => f.write_str(reason),
             Self::NotSent(error) => write!(f, "{error} (not sent)"),
-            Self::Unknown(error) => write!(f, "{error} (the message was written; whether it arrived is unknown)"),
+            Self::Unknown(error) => {
+                write!(f, "{error} (the message was written; whether it arrived is unknown)")
+            }
         }
     }
 }
@@ -268,15 +270,16 @@ impl Answers {
                 Ok(Answer::Accepted { id }) => return Some(Attempted::Done(SendOutcome::Accepted { id })),
                 Ok(Answer::Pong) => return Some(Attempted::Done(SendOutcome::Accepted { id: None })),
                 Ok(Answer::Rejected { reason }) => {
-                    let reason = reason.map_or_else(|| "UDS receiver rejected message".to_owned(), |r| r.into_owned());
+                    let reason =
+                        reason.map_or_else(|| "UDS receiver rejected message".to_owned(), |r| r.into_owned());
                     if CloseReason::TooManyClients.wire_text().is_some_and(|busy| busy == reason) {
                         return Some(Attempted::Busy(Error::new(ErrorKind::TimedOut, reason)));
                     }
                     return Some(Attempted::Done(SendOutcome::Rejected { reason }));
                 }
                 Err(error) => {
-                    let error =
-                        Error::new(ErrorKind::InvalidMessage, "Invalid UDS response frame").with_source(error);
+                    let error = Error::new(ErrorKind::InvalidMessage, "Invalid UDS response frame")
+                        .with_source(error);
                     return Some(Attempted::Done(SendOutcome::Unknown(error)));
                 }
             }

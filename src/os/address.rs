@@ -76,9 +76,8 @@ impl Address {
             return Err(Error::new(ErrorKind::InvalidAddress, "the socket path is empty"));
         }
         if path.contains('\0') {
-            let sentence = format!(
-                "the socket path {path:?} contains a NUL byte, which no file name can have"
-            );
+            let sentence =
+                format!("the socket path {path:?} contains a NUL byte, which no file name can have");
             return Err(Error::new(ErrorKind::InvalidAddress, sentence));
         }
         Ok(Self { path: path.into() })

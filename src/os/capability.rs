@@ -100,9 +100,7 @@ impl CapabilityDir {
         let mut name = String::with_capacity(2 * digest.len() + 5);
         for byte in digest {
             name.extend(
-                [byte >> 4, byte & 15]
-                    .into_iter()
-                    .filter_map(|digit| char::from_digit(digit.into(), 16)),
+                [byte >> 4, byte & 15].into_iter().filter_map(|digit| char::from_digit(digit.into(), 16)),
             );
         }
         name.push_str(".json");
@@ -196,17 +194,14 @@ impl OpenCapabilityDir {
             process: &process.start,
         };
         let cannot = |cause: io::Error| {
-            refused(
-                format!("cannot publish the capability file {:?}", self.path.join(&name)),
-                cause,
-            )
+            refused(format!("cannot publish the capability file {:?}", self.path.join(&name)), cause)
         };
         let mut json = serde_json::to_vec(&contents).map_err(|cause| cannot(cause.into()))?;
         json.push(b'\n');
 
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
-        let file = sys::open_at(&self.dir, &temporary, flags, Mode::S_IRUSR | Mode::S_IWUSR)
-            .map_err(cannot)?;
+        let file =
+            sys::open_at(&self.dir, &temporary, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(cannot)?;
         let written = write_private(file, &json)
             .and_then(|()| Ok(renameat(&self.dir, temporary.as_str(), &self.dir, name.as_str())?));
         written.map_err(|cause| {
@@ -224,21 +219,14 @@ impl OpenCapabilityDir {
         let name = CapabilityDir::file_name(address);
         let refuse = |why: fmt::Arguments<'_>| {
             let path = self.path.join(&name);
-            let sentence = format!(
-                "the capability file {path:?} for {:?} is not to be believed: {why}",
-                address.path()
-            );
+            let sentence =
+                format!("the capability file {path:?} for {:?} is not to be believed: {why}", address.path());
             Error::new(ErrorKind::CapabilityUnusable, sentence)
         };
         let cannot = |cause: io::Error| {
             refused(format!("cannot read the capability file {:?}", self.path.join(&name)), cause)
         };
-        let file = match sys::open_at(
-            &self.dir,
-            &name,
-            OFlag::O_RDONLY | OFlag::O_NONBLOCK,
-            Mode::empty(),
-        ) {
+        let file = match sys::open_at(&self.dir, &name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty()) {
             Ok(file) => file,
             Err(cause) => {
                 // What `open` refuses is told by what stands there: each system has its own errno for a link.
@@ -247,9 +235,7 @@ impl OpenCapabilityDir {
                         "it is {}, not a regular file; remove it if you do not know it",
                         facts.kind.name()
                     )),
-                    Err(gone) if gone.kind() == io::ErrorKind::NotFound => {
-                        self.missing(address, &name)
-                    }
+                    Err(gone) if gone.kind() == io::ErrorKind::NotFound => self.missing(address, &name),
                     _ => cannot(cause),
                 });
             }
@@ -263,16 +249,11 @@ impl OpenCapabilityDir {
         }
         let own_uid = sys::effective_uid();
         if facts.uid != own_uid {
-            return Err(refuse(format_args!(
-                "it belongs to uid {}, and you are uid {own_uid}",
-                facts.uid
-            )));
+            return Err(refuse(format_args!("it belongs to uid {}, and you are uid {own_uid}", facts.uid)));
         }
         if facts.is_open_to_others() && intent == Intent::ToBelieve {
             let mode = facts.mode.bits();
-            return Err(refuse(format_args!(
-                "its mode {mode:04o} lets others in; start the server anew"
-            )));
+            return Err(refuse(format_args!("its mode {mode:04o} lets others in; start the server anew")));
         }
         let mut bytes = Vec::new();
         if facts.len <= FILE_BYTES_MAX {
@@ -296,9 +277,8 @@ impl OpenCapabilityDir {
         if read.socket_path != address.path() {
             return Err(refuse(format_args!("it is for the socket {:?}", read.socket_path)));
         }
-        let auth_token = AuthToken::parse(&read.auth_token).map_err(|_| {
-            refuse(format_args!("its \"authToken\" is not 64 lower-case hex digits"))
-        })?;
+        let auth_token = AuthToken::parse(&read.auth_token)
+            .map_err(|_| refuse(format_args!("its \"authToken\" is not 64 lower-case hex digits")))?;
         let pid = read.pid.as_u64().and_then(|pid| u32::try_from(pid).ok());
         let start = ProcessStart::deserialize(read.process).unwrap_or_default();
         Ok(Capability {
@@ -309,11 +289,7 @@ impl OpenCapabilityDir {
         })
     }
 
-    pub(crate) fn remove_if_ours(
-        &self,
-        address: &Address,
-        auth_token: &AuthToken,
-    ) -> Result<bool, Error> {
+    pub(crate) fn remove_if_ours(&self, address: &Address, auth_token: &AuthToken) -> Result<bool, Error> {
         let found = match self.read_for(Intent::ToRemove, address) {
             Err(error) if error.kind() == ErrorKind::CapabilityMissing => return Ok(false),
             found => found?,
@@ -325,10 +301,9 @@ impl OpenCapabilityDir {
         match unlinkat(&self.dir, name.as_str(), UnlinkatFlags::NoRemoveDir) {
             Ok(()) => Ok(true),
             Err(Errno::ENOENT) => Ok(false),
-            Err(cause) => Err(refused(
-                format!("cannot remove the capability file {:?}", self.path.join(&name)),
-                cause,
-            )),
+            Err(cause) => {
+                Err(refused(format!("cannot remove the capability file {:?}", self.path.join(&name)), cause))
+            }
         }
     }
 

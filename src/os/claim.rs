@@ -143,11 +143,8 @@ impl Claim {
     pub fn still_there(&self) -> bool {
         let Some(socket) = self.socket else { return false };
         let path = Path::new(self.address().path());
-        let facts = if path.is_absolute() {
-            sys::facts_of_path(path)
-        } else {
-            sys::facts_at(&*self.dir, &self.name)
-        };
+        let facts =
+            if path.is_absolute() { sys::facts_of_path(path) } else { sys::facts_at(&*self.dir, &self.name) };
         facts.is_ok_and(|facts| facts.id == socket)
     }
 
@@ -177,11 +174,7 @@ impl Claim {
     }
 
     /// Takes the name, listens, publishes. The lock is held.
-    fn start(
-        &mut self,
-        capabilities: &CapabilityDir,
-        random: &mut Random,
-    ) -> Result<UnixListener, Error> {
+    fn start(&mut self, capabilities: &CapabilityDir, random: &mut Random) -> Result<UnixListener, Error> {
         let socket = self.bind_socket()?;
         self.record_socket()?;
         let backlog = Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN);
@@ -197,12 +190,10 @@ impl Claim {
     /// A socket bound to the path, in place of a dead server's if there was one.
     fn bind_socket(&self) -> Result<OwnedFd, Error> {
         let path = self.address().path();
-        let name =
-            UnixAddr::new(path).map_err(|cause| self.cannot("make an address of", cause.into()))?;
+        let name = UnixAddr::new(path).map_err(|cause| self.cannot("make an address of", cause.into()))?;
         for _ in 0..ATTEMPTS_MAX {
             self.make_room(&name)?;
-            let socket =
-                sys::stream_socket().map_err(|cause| self.cannot("make a socket for", cause))?;
+            let socket = sys::stream_socket().map_err(|cause| self.cannot("make a socket for", cause))?;
             // Here the mode of the unbound socket is the mode of the file that `bind` makes, less the umask:
             // there is no moment at which it is wider. Elsewhere the file can have any mode until
             // `record_socket` sets it, but nobody gets in, because a socket that does not listen refuses.
@@ -227,8 +218,7 @@ impl Claim {
         }
         let own_uid = sys::effective_uid();
         if found.uid != own_uid {
-            let why =
-                format!("a socket of uid {} stands there, and you are uid {own_uid}", found.uid);
+            let why = format!("a socket of uid {} stands there, and you are uid {own_uid}", found.uid);
             return Err(self.occupied(&why));
         }
         for pause in [SECOND_LOOK, Duration::ZERO] {
@@ -261,11 +251,9 @@ impl Claim {
     fn probe_any_mode(&self, name: &UnixAddr, found: &Facts) -> Probe {
         match probe(name) {
             Probe::Unclear(cause)
-                if cause.kind() == io::ErrorKind::PermissionDenied
-                    && !found.mode.contains(SOCKET_MODE) =>
+                if cause.kind() == io::ErrorKind::PermissionDenied && !found.mode.contains(SOCKET_MODE) =>
             {
-                let chmod =
-                    |mode| sys::chmod_unfollowed(Some(self.dir.file()), self.name.as_str(), mode);
+                let chmod = |mode| sys::chmod_unfollowed(Some(self.dir.file()), self.name.as_str(), mode);
                 if let Err(cause) = chmod(SOCKET_MODE) {
                     return Probe::Unclear(cause);
                 }
@@ -282,9 +270,8 @@ impl Claim {
 
     /// Remembers which file our socket is, and makes sure of its mode.
     fn record_socket(&mut self) -> Result<(), Error> {
-        let made = self
-            .facts()?
-            .filter(|facts| facts.kind == FileKind::Socket && facts.uid == sys::effective_uid());
+        let made =
+            self.facts()?.filter(|facts| facts.kind == FileKind::Socket && facts.uid == sys::effective_uid());
         let Some(made) = made else {
             let sentence = format!(
                 "the socket {:?} vanished while it was made; was the current directory changed?",
@@ -293,8 +280,7 @@ impl Claim {
             return Err(Error::new(ErrorKind::Io, sentence));
         };
         self.socket = Some(made.id);
-        self.pinned =
-            sys::pin(&*self.dir, &self.name).map_err(|cause| self.cannot("hold on to", cause))?;
+        self.pinned = sys::pin(&*self.dir, &self.name).map_err(|cause| self.cannot("hold on to", cause))?;
         if made.mode != SOCKET_MODE {
             sys::chmod_unfollowed(Some(self.dir.file()), self.name.as_str(), SOCKET_MODE)
                 .map_err(|cause| self.cannot("set the mode of", cause))?;
@@ -350,10 +336,7 @@ impl Claim {
                         io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
                     ) =>
                 {
-                    return Err(refused(
-                        format!("cannot remove the directory {:?}", self.dir.path()),
-                        cause,
-                    ));
+                    return Err(refused(format!("cannot remove the directory {:?}", self.dir.path()), cause));
                 }
                 _ => {}
             }
@@ -405,8 +388,7 @@ fn split(address: &Address) -> Result<(&str, &str), Error> {
         Some((parent, name)) => (parent, name),
     };
     if matches!(name, "" | "." | "..") {
-        let sentence =
-            format!("the socket path {path:?} names a directory; add a name for the socket");
+        let sentence = format!("the socket path {path:?} names a directory; add a name for the socket");
         return Err(Error::new(ErrorKind::InvalidAddress, sentence));
     }
     Ok((parent, name))
@@ -456,13 +438,9 @@ impl Lock {
             match dir.file().try_lock() {
                 Ok(()) => return Ok(Self { dir: Arc::clone(dir) }),
                 Err(fs::TryLockError::WouldBlock) => {}
-                Err(fs::TryLockError::Error(cause))
-                    if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(fs::TryLockError::Error(cause)) if cause.kind() == io::ErrorKind::Interrupted => {}
                 Err(fs::TryLockError::Error(cause)) => {
-                    return Err(refused(
-                        format!("cannot lock the directory {:?}", dir.path()),
-                        cause,
-                    ));
+                    return Err(refused(format!("cannot lock the directory {:?}", dir.path()), cause));
                 }
             }
             let waited = Duration::from_nanos(clock.now().mono.as_nanos());

@@ -22,8 +22,7 @@ impl Clock {
     pub fn now(&self) -> Now {
         let mono = Mono::after_origin(self.origin.elapsed());
         // A wall clock before 1970 is taken as 1970: it is told to people, nothing is computed from it.
-        let millis =
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         Now { mono, wall: Wall::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)) }
     }
 }

@@ -141,8 +141,7 @@ fn below(parent: &OsString, name: &str) -> OsString {
 fn usable(directory: &OsString, own_name: &str) -> Result<Address, Error> {
     let path = Path::new(directory);
     if !path.is_absolute() {
-        let sentence =
-            "it is not an absolute path, and would change its meaning with the current directory";
+        let sentence = "it is not an absolute path, and would change its meaning with the current directory";
         return Err(Error::new(ErrorKind::InvalidAddress, sentence));
     }
     let address = Address::from_path(&path.join(own_name).join(SOCKET_NAME))?;

@@ -29,7 +29,11 @@ mod private_dir;
 #[cfg(unix)]
 pub mod process;
 pub mod random;
+#[cfg(unix)]
+pub(crate) mod socket;
 pub mod sys;
+#[cfg(feature = "server")]
+pub(crate) mod transport;
 
 #[cfg(unix)]
 use crate::proto::error::{Error, ErrorKind};

@@ -37,9 +37,7 @@ impl Environment {
     /// assert_eq!(home, std::path::Path::new("/srv/config"));
     /// # }
     /// ```
-    pub fn from_pairs<K: Into<OsString>, V: Into<OsString>>(
-        pairs: impl IntoIterator<Item = (K, V)>,
-    ) -> Self {
+    pub fn from_pairs<K: Into<OsString>, V: Into<OsString>>(pairs: impl IntoIterator<Item = (K, V)>) -> Self {
         let pairs = pairs.into_iter().map(|(name, value)| (name.into(), value.into()));
         Self { source: Source::Given(pairs.collect()) }
     }
@@ -62,9 +60,8 @@ impl Environment {
     fn home(&self) -> Result<PathBuf, Error> {
         self.get("HOME").map(PathBuf::from).or_else(sys::home_directory).ok_or_else(|| {
             let uid = sys::effective_uid();
-            let sentence = format!(
-                "$HOME is not set and the user database has no home for uid {uid}; set $HOME"
-            );
+            let sentence =
+                format!("$HOME is not set and the user database has no home for uid {uid}; set $HOME");
             Error::new(ErrorKind::NoDefaultLocation, sentence)
         })
     }
@@ -131,11 +128,7 @@ impl Namespace {
 
     /// The variable that says where the config home is.
     pub fn config_variable(&self) -> String {
-        if self.is_default() {
-            String::from("CLAUDE_CONFIG_DIR")
-        } else {
-            self.variable("CONFIG_DIR")
-        }
+        if self.is_default() { String::from("CLAUDE_CONFIG_DIR") } else { self.variable("CONFIG_DIR") }
     }
 
     /// The directory of the family's settings, used byte for byte if a variable names it.

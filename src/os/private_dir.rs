@@ -160,8 +160,7 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn new(given: &'a Path, purpose: Purpose, missing: Missing) -> Result<Self, Error> {
         let at = PathBuf::from("/");
-        let root =
-            sys::facts_of_path(&at).map_err(|cause| refused("cannot look at \"/\"", cause))?;
+        let root = sys::facts_of_path(&at).map_err(|cause| refused("cannot look at \"/\"", cause))?;
         let mut pending = VecDeque::new();
         if !given.is_absolute() {
             let current = env::current_dir().map_err(|cause| {
@@ -190,8 +189,7 @@ impl<'a> Walk<'a> {
     /// Walks to the last component, which is looked at but not yet opened.
     fn walk_on(&mut self) -> Result<Found, Error> {
         if !self.pending.is_empty() {
-            let root =
-                sys::facts_of_path(&self.at).map_err(|cause| self.cannot_look(&self.at, cause))?;
+            let root = sys::facts_of_path(&self.at).map_err(|cause| self.cannot_look(&self.at, cause))?;
             self.check_ancestor(&self.at, &root)?;
         }
         while let Some(step) = self.pending.pop_front() {
@@ -226,8 +224,7 @@ impl<'a> Walk<'a> {
                     self.at = next;
                 }
                 kind => {
-                    let why =
-                        format!("{next:?} on the way to it is {}, not a directory", kind.name());
+                    let why = format!("{next:?} on the way to it is {}, not a directory", kind.name());
                     return Err(self.fault(&why, "name another directory"));
                 }
             }
@@ -237,8 +234,7 @@ impl<'a> Walk<'a> {
 
     /// Opens the end of the walk and checks what was opened.
     fn open(self) -> Result<PrivateDir, Error> {
-        let found =
-            sys::facts_of_path(&self.at).map_err(|cause| self.cannot_look(&self.at, cause))?;
+        let found = sys::facts_of_path(&self.at).map_err(|cause| self.cannot_look(&self.at, cause))?;
         self.check_last(&self.at, &found)?;
         self.mend_owner_bits(&found)?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -249,10 +245,7 @@ impl<'a> Walk<'a> {
                 return Err(self.fault(&why, &format!("chmod 700 {:?}", self.at)));
             }
             Err(cause) => {
-                return Err(refused(
-                    format!("cannot open the {} {:?}", self.noun(), self.at),
-                    cause,
-                ));
+                return Err(refused(format!("cannot open the {} {:?}", self.noun(), self.at), cause));
             }
         };
         let facts = sys::facts_of(&file).map_err(|cause| self.cannot_look(&self.at, cause))?;
@@ -267,11 +260,8 @@ impl<'a> Walk<'a> {
             Ok(()) => {}
             Err(Errno::EEXIST) => return Ok(false),
             Err(cause) => {
-                let what = format!(
-                    "cannot create the directory {path:?} for the {} {:?}",
-                    self.noun(),
-                    self.given
-                );
+                let what =
+                    format!("cannot create the directory {path:?} for the {} {:?}", self.noun(), self.given);
                 return Err(refused(what, cause));
             }
         }
@@ -293,24 +283,19 @@ impl<'a> Walk<'a> {
         if !is_to_mend || facts.mode.contains(Mode::S_IRWXU) {
             return Ok(());
         }
-        sys::chmod_unfollowed(None, &*self.at, Mode::S_IRWXU).map_err(|cause| {
-            refused(format!("cannot set the mode of {:?} to 0700", self.at), cause)
-        })
+        sys::chmod_unfollowed(None, &*self.at, Mode::S_IRWXU)
+            .map_err(|cause| refused(format!("cannot set the mode of {:?} to 0700", self.at), cause))
     }
 
     /// Puts the target of the link `path` before what is still to be walked.
     fn follow(&mut self, path: &Path, facts: &Facts) -> Result<(), Error> {
         if !self.is_trusted(facts.uid) {
             let why = format!("the link {path:?} on the way to it belongs to uid {}", facts.uid);
-            return Err(
-                self.fault(&why, "name a directory whose path only root and you can change")
-            );
+            return Err(self.fault(&why, "name a directory whose path only root and you can change"));
         }
         self.links += 1;
         if self.links > LINKS_MAX {
-            return Err(
-                self.fault("there are too many links on the way to it", "name it without them")
-            );
+            return Err(self.fault("there are too many links on the way to it", "name it without them"));
         }
         let target = fs::read_link(path).map_err(|cause| self.cannot_look(path, cause))?;
         let mut steps = VecDeque::new();
@@ -326,13 +311,8 @@ impl<'a> Walk<'a> {
     /// A directory on the way: nobody but root and ourselves may be able to exchange what stands in it.
     fn check_ancestor(&self, path: &Path, facts: &Facts) -> Result<(), Error> {
         if !self.is_trusted(facts.uid) {
-            let why = format!(
-                "{path:?} on the way to it belongs to uid {}, not to root or you",
-                facts.uid
-            );
-            return Err(
-                self.fault(&why, "name a directory whose path only root and you can change")
-            );
+            let why = format!("{path:?} on the way to it belongs to uid {}, not to root or you", facts.uid);
+            return Err(self.fault(&why, "name a directory whose path only root and you can change"));
         }
         let by_group = facts.mode.contains(Mode::S_IWGRP) && !facts.mode.contains(Mode::S_ISVTX);
         let by_others = facts.mode.contains(Mode::S_IWOTH) && !facts.mode.contains(Mode::S_ISVTX);
@@ -352,15 +332,12 @@ impl<'a> Walk<'a> {
         match facts.kind {
             FileKind::Directory => {}
             FileKind::Link => {
-                return Err(
-                    self.fault("it is a symbolic link", "name the directory that it leads to")
-                );
+                return Err(self.fault("it is a symbolic link", "name the directory that it leads to"));
             }
             kind => {
-                return Err(self.fault(
-                    &format!("it is {}, not a directory", kind.name()),
-                    "name another directory",
-                ));
+                return Err(
+                    self.fault(&format!("it is {}, not a directory", kind.name()), "name another directory")
+                );
             }
         }
         if facts.uid != self.own_uid {
@@ -386,11 +363,8 @@ impl<'a> Walk<'a> {
     }
 
     fn fault(&self, why: &str, mend: &str) -> Error {
-        let sentence = format!(
-            "the {} {:?} is not private: {why}; to mend it: {mend}",
-            self.noun(),
-            self.given
-        );
+        let sentence =
+            format!("the {} {:?} is not private: {why}; to mend it: {mend}", self.noun(), self.given);
         Error::new(ErrorKind::DirectoryNotPrivate, sentence)
     }
 

@@ -104,9 +104,7 @@ impl ProcessStart {
             machine_id: read_id("/etc/machine-id").or_else(|| read_id("/var/lib/dbus/machine-id")),
             boot_id: read_id("/proc/sys/kernel/random/boot_id"),
             pid_namespace: pid_namespace(),
-            start_time: Stat::of("self")
-                .filter(|stat| stat.pid == process::id())
-                .map(|stat| stat.start_time),
+            start_time: Stat::of("self").filter(|stat| stat.pid == process::id()).map(|stat| stat.start_time),
         }
     }
 }
@@ -115,8 +113,7 @@ impl ProcessStart {
 fn read_id(path: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let id = text.trim();
-    let is_id =
-        id.len() >= 32 && id.len() <= 64 && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    let is_id = id.len() >= 32 && id.len() <= 64 && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
     is_id.then(|| String::from(id))
 }
 

@@ -41,7 +41,8 @@ impl ClientStream {
             let sentence = format!("cannot connect to {:?}: {why}", target.path());
             Error::new(kind, sentence).with_source(io::Error::from(errno))
         };
-        let fd = sys::stream_socket().map_err(|e| Error::new(ErrorKind::Io, "cannot make a socket").with_source(e))?;
+        let fd = sys::stream_socket()
+            .map_err(|e| Error::new(ErrorKind::Io, "cannot make a socket").with_source(e))?;
         let address = UnixAddr::new(target.path()).map_err(failed)?;
         loop {
             match connect(fd.as_raw_fd(), &address) {
@@ -54,8 +55,9 @@ impl ClientStream {
 
     /// Who is at the other end, as the kernel vouches.
     pub(crate) fn peer(&self) -> Result<PeerIdentity, Error> {
-        sys::peer_identity(&self.0)
-            .map_err(|e| Error::new(ErrorKind::Io, "the system does not say who the server is").with_source(e))
+        sys::peer_identity(&self.0).map_err(|e| {
+            Error::new(ErrorKind::Io, "the system does not say who the server is").with_source(e)
+        })
     }
 
     /// Waits until something can be read (or, if asked for, written) for at most `timeout`. A signal ends it early.
@@ -67,11 +69,10 @@ impl ClientStream {
         let millis = timeout.as_micros().div_ceil(1000);
         let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
         let got = match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {
-                fds.first().and_then(PollFd::revents).unwrap_or(PollFlags::empty())
-            }
+            Ok(_) | Err(Errno::EINTR) => fds.first().and_then(PollFd::revents).unwrap_or(PollFlags::empty()),
             Err(errno) => {
-                return Err(Error::new(ErrorKind::Io, "cannot wait for the server").with_source(io::Error::from(errno)));
+                return Err(Error::new(ErrorKind::Io, "cannot wait for the server")
+                    .with_source(io::Error::from(errno)));
             }
         };
         let hung_up = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;

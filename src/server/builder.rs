@@ -69,12 +69,17 @@ impl ServerBuilder {
             None => Location::draw(&self.namespace, &environment, &mut random)?,
         };
         for skipped in location.skipped() {
-            tracing::warn!(directory = skipped.directory, reason = skipped.reason, "default location not used");
+            tracing::warn!(
+                directory = skipped.directory,
+                reason = skipped.reason,
+                "default location not used"
+            );
         }
         let auth_token = random.auth_token();
         let path = location.address().path();
         let endpoint = Endpoint::new(path, sys::effective_uid(), auth_token.clone(), self.limits.clone())?;
-        let refused = |e| Error::new(ErrorKind::Io, "cannot make an event queue for the server").with_source(e);
+        let refused =
+            |e| Error::new(ErrorKind::Io, "cannot make an event queue for the server").with_source(e);
         let poll = Poll::new().map_err(refused)?;
         let waker = Waker(Arc::new(mio::Waker::new(poll.registry(), WAKER).map_err(refused)?));
         let capabilities = CapabilityDir::of(&self.namespace, &environment)?;

@@ -171,7 +171,8 @@ impl Server {
         self.endpoint.deadlines_reached(now);
         self.take_steps(now);
         self.endpoint.turn_ended();
-        let enqueued = usize::try_from(self.endpoint.accepted_total() - accepted_before).unwrap_or(usize::MAX);
+        let enqueued =
+            usize::try_from(self.endpoint.accepted_total() - accepted_before).unwrap_or(usize::MAX);
         if enqueued > 0
             && let Some(hook) = &mut self.on_enqueue
         {
@@ -200,7 +201,9 @@ impl Server {
 
     /// Whether there is something to do without waiting.
     fn has_more(&self) -> bool {
-        self.endpoint.has_work() || !self.ready.is_empty() || (self.is_listener_ready && self.accept_again_at.is_none())
+        self.endpoint.has_work()
+            || !self.ready.is_empty()
+            || (self.is_listener_ready && self.accept_again_at.is_none())
     }
 
     /// The exact moment, on the server's clock, at which a turn is due even if nothing arrives.
@@ -269,7 +272,8 @@ impl Server {
         for event in &self.events {
             if let Token(token) = event.token()
                 && event.is_writable()
-                && let Some(Some(client)) = token.checked_sub(STREAMS).and_then(|index| self.clients.get_mut(index))
+                && let Some(Some(client)) =
+                    token.checked_sub(STREAMS).and_then(|index| self.clients.get_mut(index))
             {
                 Self::write(&mut self.endpoint, client, now);
             }

@@ -53,10 +53,7 @@ pub fn peer_identity(fd: &impl AsFd) -> io::Result<PeerIdentity> {
 pub fn peer_identity(fd: &impl AsFd) -> io::Result<PeerIdentity> {
     let uid = socket::getsockopt(fd, socket::sockopt::LocalPeerCred)?.uid();
     let pid = socket::getsockopt(fd, socket::sockopt::LocalPeerPid).ok();
-    Ok(PeerIdentity {
-        uid,
-        pid: pid.and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid != 0),
-    })
+    Ok(PeerIdentity { uid, pid: pid.and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid != 0) })
 }
 
 /// Who is at the other end of the connected Unix socket `fd`, as the kernel says.
@@ -168,9 +165,7 @@ impl Facts {
             gid: stat.st_gid,
             mode: Mode::from_bits_truncate(stat.st_mode),
             len: u64::try_from(stat.st_size).unwrap_or(0),
-            modified: Wall::from_millis(
-                u64::try_from(stat.st_mtime).unwrap_or(0).saturating_mul(1000),
-            ),
+            modified: Wall::from_millis(u64::try_from(stat.st_mtime).unwrap_or(0).saturating_mul(1000)),
         }
     }
 }
@@ -241,9 +236,7 @@ pub(crate) fn group_is_private(gid: u32) -> bool {
     }
     let Ok(Some(user)) = User::from_uid(Uid::effective()) else { return false };
     let Ok(Some(group)) = Group::from_gid(Gid::from_raw(gid)) else { return false };
-    user.gid == group.gid
-        && user.name == group.name
-        && group.mem.iter().all(|member| *member == user.name)
+    user.gid == group.gid && user.name == group.name && group.mem.iter().all(|member| *member == user.name)
 }
 
 /// Whether a process `pid` exists (a zombie does); `None` if the number cannot be one.

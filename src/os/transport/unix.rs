@@ -34,7 +34,9 @@ impl Listener {
                 return Err(match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
                     Errno::EAGAIN => AcceptError::Blocked,
                     Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO | Errno::EPERM => AcceptError::Aborted,
-                    Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => AcceptError::Exhausted(error),
+                    Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => {
+                        AcceptError::Exhausted(error)
+                    }
                     _ => AcceptError::Broken(error),
                 });
             }
@@ -115,7 +117,12 @@ macro_rules! source {
                 self.0.register(registry, token, interest)
             }
 
-            fn reregister(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
+            fn reregister(
+                &mut self,
+                registry: &Registry,
+                token: Token,
+                interest: Interest,
+            ) -> io::Result<()> {
                 self.0.reregister(registry, token, interest)
             }
 
