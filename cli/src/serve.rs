@@ -92,7 +92,12 @@ pub(crate) fn run(
 }
 
 /// Turns until it is told to stop; an error is that of stdout.
-fn serve(server: &mut Server, signals: &mut Signals, printer: &mut Printer, no_drain: bool) -> io::Result<()> {
+fn serve(
+    server: &mut Server,
+    signals: &mut Signals,
+    printer: &mut Printer,
+    no_drain: bool,
+) -> io::Result<()> {
     loop {
         printer.lines.flush(Duration::ZERO)?;
         wait(server, signals, printer)?;
@@ -114,7 +119,9 @@ fn wait(server: &mut Server, signals: &Signals, printer: &Printer) -> io::Result
     let wanted = if printer.lines.pending() > 0 { PollFlags::POLLOUT } else { PollFlags::empty() };
     let timeout = match server.next_timeout() {
         // Rounded up: a deadline is not waited for in steps of zero.
-        Some(timeout) => PollTimeout::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX),
+        Some(timeout) => {
+            PollTimeout::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
+        }
         None => PollTimeout::NONE,
     };
     let fd = |fd| PollFd::new(fd, PollFlags::POLLIN);
@@ -124,7 +131,8 @@ fn wait(server: &mut Server, signals: &Signals, printer: &Printer) -> io::Result
         fd(signals.print.as_fd()),
         PollFd::new(stdout.as_fd(), wanted),
     ];
-    let watched: &mut [PollFd<'_>] = if printer.is_quiet && printer.lines.pending() == 0 { &mut fds[..3] } else { &mut fds };
+    let watched: &mut [PollFd<'_>] =
+        if printer.is_quiet && printer.lines.pending() == 0 { &mut fds[..3] } else { &mut fds };
     match poll(watched, timeout) {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => return Err(errno.into()),
@@ -178,7 +186,10 @@ impl Printer {
         while self.lines.pending() > 0 {
             let left = LAST_LINES.saturating_sub(begun.elapsed());
             if left.is_zero() {
-                complain(&format!("{} bytes of messages were not printed: nobody reads stdout", self.lines.pending()));
+                complain(&format!(
+                    "{} bytes of messages were not printed: nobody reads stdout",
+                    self.lines.pending()
+                ));
                 return Err(io::ErrorKind::TimedOut.into());
             }
             self.lines.flush(left)?;
