@@ -2,6 +2,8 @@
 //!
 //! This is what simulations, fuzzers and hosts with an unusual loop drive. `cargo run --example drive_endpoint`
 
+#![allow(clippy::print_stdout, reason = "printing is what an example is for")]
+
 use udsmsg::proto::time::{Mono, Now, Wall};
 use udsmsg::{AuthToken, Endpoint, Error, Limits, PeerIdentity, Step};
 

@@ -2,6 +2,8 @@
 //!
 //! `cargo run --example quickstart`
 
+#![allow(clippy::print_stdout, reason = "printing is what an example is for")]
+
 use std::error::Error;
 use std::thread;
 use std::time::Duration;
