@@ -1,4 +1,58 @@
-//! udsmsg
+//! A private inbox for one process, on a Unix domain socket, drained by the one thread that owns it.
+//!
+//! Other processes of the same user put messages into it: lines of JSON with a capability token on each, answered in
+//! order. Everything is bounded, nothing is called back from nowhere, and every refusal says why. What goes over the wire
+//! is in `docs/protocol.md`.
+//!
+//! # Owning an inbox
+//!
+//! ```no_run
+//! # fn main() -> Result<(), udsmsg::Error> {
+//! let mut server = udsmsg::Server::builder().start()?;
+//! let mut batch = udsmsg::Batch::new();
+//! loop {
+//!     let _ = server.turn(None)?;
+//!     server.drain_into(&mut batch);
+//!     for entry in &batch {
+//!         println!("{} from uid {}: {}", entry.id(), entry.peer().uid, entry.message().json());
+//!     }
+//! }
+//! # }
+//! ```
+//!
+//! A host with an event loop of its own watches the server's descriptor (`AsFd`, level-triggered) and
+//! [`Server::next_timeout`], and calls [`Server::turn`] with a timeout of zero.
+//!
+//! # Sending to one
+//!
+//! ```no_run
+//! use udsmsg::{Address, Client, Outgoing, SendOutcome};
+//!
+//! # fn main() -> Result<(), udsmsg::Error> {
+//! let target = Address::parse("uds:/run/user/1000/app-socks/1-00/messaging.sock")?;
+//! match Client::new()?.send(&target, &Outgoing::new("text").with_text("hello")) {
+//!     SendOutcome::Accepted { id } => println!("in the inbox as {id:?}"),
+//!     SendOutcome::Rejected { reason } => println!("refused: {reason}"),
+//!     SendOutcome::NotSent(why) => println!("nothing left here: {why}"),
+//!     SendOutcome::Unknown(why) => println!("it may or may not be there: {why}"),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Without any I/O
+//!
+//! [`Endpoint`] is the protocol as a value: bytes, time and facts about peers go in, bytes and deadlines come out. With
+//! `default-features = false` it is all there is, and it builds without mio and libc. [`proto`] has its parts.
+//!
+//! # Features
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | (none) | the core, [`proto`] |
+//! | `os` | addresses, capability files, the blocking [`Client`] |
+//! | `server` (default) | [`Server`], on mio; includes `os` |
+
 #[cfg(feature = "os")]
 pub mod client;
 #[cfg(feature = "os")]

@@ -51,19 +51,17 @@ impl AuthToken {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// Whether `candidate` is this token, in a time that depends on nothing but the lengths.
+    /// Whether `candidate` is this token, in a time that tells nothing about the token.
     ///
-    /// The difference is folded over words and compared once: about 4 ns, against 100 ns for a compare that is
-    /// constant-time byte by byte (bench `message`). A wrong length takes the same road.
+    /// The difference is folded over words and compared once (bench `message`); a compare that is constant-time byte by
+    /// byte takes ten times as long. A wrong length takes the same road.
     pub fn matches(&self, candidate: &[u8]) -> bool {
-        let mut padded = [0; DIGITS];
-        let len = candidate.len().min(DIGITS);
-        if let (Some(to), Some(from)) = (padded.get_mut(..len), candidate.get(..len)) {
-            to.copy_from_slice(from);
-        }
-        let mut difference = u64::from(candidate.len() != DIGITS);
-        let (ours, theirs) = (self.0.as_chunks::<8>().0, padded.as_chunks::<8>().0);
-        for (a, b) in ours.iter().zip(theirs) {
+        let (theirs, wrong_length) = match <&[u8; DIGITS]>::try_from(candidate) {
+            Ok(theirs) => (theirs, 0),
+            Err(_) => (&[0; DIGITS], 1),
+        };
+        let mut difference = wrong_length;
+        for (a, b) in self.0.as_chunks::<8>().0.iter().zip(theirs.as_chunks::<8>().0) {
             difference |= u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b);
         }
         difference.ct_eq(&0).into()

@@ -114,6 +114,8 @@ pub struct Fields {
     pub(crate) meta: Option<Field>,
 }
 
+const _: () = assert!(size_of::<Fields>() == 60);
+
 impl Fields {
     /// The value of `type`.
     pub fn kind(&self) -> Option<Field> {
@@ -274,7 +276,7 @@ impl From<InvalidJson> for Error {
 ///
 /// Numbers and `\u` escapes are checked for their grammar only. Keys are compared as they decode:
 /// `"\u0074ype"` is `type`. Linear in the length of the line. With `from_utf8` before it, a typical message
-/// of 330 bytes takes about 150 ns (bench `message`).
+/// of 330 bytes takes about 140 ns (bench `message`).
 ///
 /// # Errors
 ///
