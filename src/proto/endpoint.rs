@@ -245,7 +245,7 @@ impl Endpoint {
     fn starve(&mut self, key: ConnKey) -> Option<&mut [u8]> {
         let connection = self.slots.get_mut(key)?;
         connection.is_read_refused = true;
-        if connection.is_open() && !connection.is_starved {
+        if !connection.is_starved {
             connection.is_starved = true;
             self.starved.push_back(key);
         }
@@ -256,7 +256,7 @@ impl Endpoint {
     pub fn received(&mut self, key: ConnKey, n: usize, now: Now) {
         if let Some(connection) = self.slots.get_mut(key) {
             connection.received(n, now.mono);
-            self.process(key, now);
+            self.process(key, self.limits.turn_frames_max, now);
         }
     }
 
@@ -277,7 +277,7 @@ impl Endpoint {
     pub fn end_of_input(&mut self, key: ConnKey, now: Now) {
         if let Some(connection) = self.slots.get_mut(key) {
             connection.finish_input();
-            self.process(key, now);
+            self.process(key, self.limits.turn_frames_max, now);
         }
     }
 
@@ -290,16 +290,16 @@ impl Endpoint {
     pub fn work(&mut self, now: Now) {
         for _ in 0..self.work.len() {
             let Some(key) = self.work.pop_front() else { break };
-            if let Some(connection) = self.slots.get_mut(key) {
+            if let Some(connection) = self.slots.get_mut(key).filter(|c| c.is_in_work) {
                 connection.is_in_work = false;
-                self.process(key, now);
+                self.process(key, self.limits.turn_frames_max, now);
             }
         }
     }
 
     /// Takes up to a budget of frames out of what a connection has sent. This is the landing of the two stairs: what
     /// a peer wants is decided here, and nowhere else.
-    fn process(&mut self, key: ConnKey, now: Now) {
+    fn process(&mut self, key: ConnKey, mut budget: usize, now: Now) {
         let Some(connection) = self.slots.get_mut(key) else { return };
         let env = Env {
             limits: &self.limits,
@@ -309,7 +309,6 @@ impl Endpoint {
         connection.lend_output_buffer(&mut self.spare_outputs);
         let peer = connection.peer();
         let mut fatal = None;
-        let mut budget = self.limits.turn_frames_max;
         while budget > 0 && fatal.is_none() {
             let Some(event) = connection.next_event(&env, now.mono) else { break };
             budget -= 1;
@@ -441,6 +440,12 @@ impl Endpoint {
             let Some(key) = self.wheel.next_expired(now.mono, truth) else { break };
             let Some(connection) = self.slots.get_mut(key) else { continue };
             match connection.expired(&self.limits, now.mono) {
+                // What it sent in time may be among the frames that were read and left over: they are looked at
+                // before it is judged, all of them, which is one ring at most.
+                Some(_) if connection.is_in_work => {
+                    connection.is_in_work = false;
+                    self.process(key, usize::MAX, now);
+                }
                 Some(reason) if connection.is_open() => self.close(key, reason, now),
                 Some(reason) => self.remove(key, reason),
                 None => self.settle(key),
@@ -470,9 +475,7 @@ impl Endpoint {
         let ts = self.stamp.text(now.wall);
         connection.lend_output_buffer(&mut self.spare_outputs);
         connection.close(reason, ts, self.limits.closing_timeout, now.mono);
-        if std::mem::take(&mut connection.has_promise) {
-            self.promised -= 1;
-        }
+        let had_promise = std::mem::take(&mut connection.has_promise);
         connection.is_starved = false;
         if connection.is_read_refused {
             // It may be read to its end now, whatever it was refused for.
@@ -480,6 +483,10 @@ impl Endpoint {
             connection.has_resumed = true;
         }
         self.open -= 1;
+        if had_promise {
+            self.promised -= 1;
+            self.feed_starved();
+        }
         tracing::debug!(index = key.index(), ?reason, "closing connection");
         if self.slots.len() - self.open > self.limits.clients_max {
             let closing = self.slots.iter().filter_map(|(key, c)| Some((key, c.close_reason()?, c.serial())));

@@ -67,10 +67,10 @@ impl Ring {
 
     /// Where the next bytes go; empty only if the ring is full. Say with [`Ring::filled`] how many came.
     ///
-    /// Moves the waiting bytes to the front if that more than doubles the room, so at least half of what is
-    /// not in use is offered. O(1), or O([`len`](Ring::len)) when it moves: once for each frame at most.
+    /// Moves the waiting bytes to the front, so that all that is not in use is offered: the rest of an unfinished frame
+    /// has to fit into one read. O(1), or O([`len`](Ring::len)) when it moves: once for each frame at most.
     pub fn spare_mut(&mut self) -> &mut [u8] {
-        if self.head > self.capacity() - self.tail {
+        if self.head > 0 {
             self.bytes.copy_within(self.head..self.tail, 0);
             self.tail -= self.head;
             self.head = 0;

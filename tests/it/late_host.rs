@@ -1,0 +1,189 @@
+//! Deadlines judge peers, not hosts: a host that stays away for long punishes nobody who was in time.
+
+use udsmsg::CloseReason;
+
+use crate::util::sim::{Id, Sim};
+use crate::util::{ping, text, text_of_line};
+
+/// How long the host is away, in milliseconds.
+const AWAY: [u64; 2] = [3_000, 40_000];
+
+#[test]
+fn a_first_message_that_came_in_time_counts() {
+    for away in AWAY {
+        let mut sim = Sim::new(|_| ());
+        let (in_time, silent) = (sim.join(), sim.join());
+        sim.send(in_time, &text("a"));
+        sim.host_away(away);
+        sim.run();
+        assert!(sim.take(in_time).contains("uds-1"), "{away} ms");
+        assert!(sim.is_open(in_time));
+        sim.expect_error(silent, "authentication timeout");
+    }
+}
+
+#[test]
+fn a_client_that_connected_meanwhile_has_its_time_from_accept() {
+    for away in AWAY {
+        let mut sim = Sim::new(|_| ());
+        sim.run();
+        let silent = sim.connect();
+        let eager = sim.connect();
+        sim.send(eager, &text("a"));
+        sim.host_away(away);
+        sim.run();
+        assert!(sim.take(eager).contains("uds-1"));
+        assert!(sim.is_open(silent));
+        sim.advance(1_999);
+        assert!(sim.is_open(silent));
+        sim.advance(1);
+        sim.expect_error(silent, "authentication timeout");
+    }
+}
+
+#[test]
+fn any_byte_that_came_keeps_a_client_from_being_idle() {
+    let mut sim = Sim::new(|_| ());
+    let (blank, silent) = (sim.join_known(), sim.join_known());
+    sim.advance(20_000);
+    sim.send(blank, b"\n");
+    sim.host_away(40_000);
+    sim.run();
+    assert!(sim.is_open(blank));
+    sim.expect_error(silent, "idle timeout");
+    assert_eq!(sim.closed(silent), Some(CloseReason::IdleTimeout));
+    sim.advance(29_999);
+    assert!(sim.is_open(blank));
+    sim.advance(1);
+    sim.expect_error(blank, "idle timeout");
+}
+
+#[test]
+fn a_frame_whose_rest_came_in_time_counts() {
+    let mut sim = Sim::new(|_| ());
+    let (in_time, dripping) = (sim.join_known(), sim.join_known());
+    let line = text("a");
+    sim.send(in_time, &line[..10]);
+    sim.send(dripping, &line[..10]);
+    sim.run();
+    sim.send(in_time, &line[10..]);
+    sim.send(dripping, &line[10..11]);
+    sim.host_away(40_000);
+    sim.run();
+    assert!(sim.take(in_time).contains("uds-1"));
+    sim.expect_error(dripping, "idle timeout");
+}
+
+/// The same with every size of what is already there and of what is still to come.
+#[test]
+fn a_large_frame_whose_rest_came_in_time_counts() {
+    for before in [0, 1_000, 20_000, 30_000, 40_000, 60_000] {
+        for frame in [1_000, 30_000, 50_000, 65_536] {
+            for begun in [1, 500, frame / 2, frame] {
+                let mut sim = Sim::new(|_| ());
+                let peer = sim.join_known();
+                let line = crate::util::fill(&text_of_line(frame), crate::util::sim::token().expose(), "");
+                // What was processed before leaves the buffer's beginning spent.
+                let mut first = vec![b' '; before];
+                first.push(b'\n');
+                first.extend_from_slice(&line[..begun]);
+                sim.send_raw(peer, &first);
+                sim.run();
+                assert_eq!(sim.unread(peer), 0);
+                sim.send_raw(peer, &line[begun..]);
+                sim.host_away(40_000);
+                sim.run();
+                let answer = sim.take(peer);
+                assert!(
+                    answer.contains("uds-1"),
+                    "{before} bytes before, {begun} of {frame} begun, the rest sent at once, host late: {answer}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn answers_that_were_taken_meanwhile_count() {
+    let mut sim = Sim::new(|_| ());
+    let (taker, other) = (sim.join(), sim.join());
+    for peer in [taker, other] {
+        sim.peer(peer).room = 0;
+        sim.send(peer, &ping().repeat(1_000));
+    }
+    sim.run();
+    sim.host_away(40_000);
+    sim.peer(taker).room = usize::MAX;
+    sim.run();
+    assert_eq!(sim.take(taker).lines().count(), 1_000);
+    assert!(sim.is_open(taker));
+    assert_eq!(sim.closed(other), Some(CloseReason::OutputStalled));
+}
+
+#[test]
+fn a_last_line_that_was_taken_meanwhile_ends_the_connection_as_it_should() {
+    let mut sim = Sim::new(|_| ());
+    let peer = sim.join();
+    sim.peer(peer).room = 0;
+    sim.send(peer, b"{\n");
+    sim.run();
+    sim.host_away(40_000);
+    sim.peer(peer).room = 1_000;
+    sim.run();
+    sim.expect_error(peer, "invalid frame");
+    assert_eq!(sim.closed(peer), Some(CloseReason::InvalidFrame));
+}
+
+#[test]
+fn a_full_house_that_sent_in_time_is_not_evicted_for_those_that_came_meanwhile() {
+    for away in AWAY {
+        let mut sim = Sim::new(|_| ());
+        let house: Vec<Id> = (0..128).map(|_| sim.connect()).collect();
+        sim.run();
+        for &peer in &house {
+            sim.send(peer, &text("a"));
+        }
+        let newcomers: Vec<Id> = (0..50).map(|_| sim.connect()).collect();
+        sim.host_away(away);
+        sim.run();
+        for peer in house {
+            assert!(sim.take(peer).contains("\"ok\""));
+            assert!(sim.is_open(peer));
+        }
+        for peer in newcomers {
+            sim.expect_error(peer, "too many clients");
+        }
+    }
+}
+
+#[test]
+fn a_crowd_that_connected_and_sent_meanwhile_is_served_as_far_as_there_are_slots() {
+    for away in AWAY {
+        let mut sim = Sim::new(|_| ());
+        let crowd: Vec<Id> = (0..128).map(|_| sim.connect()).collect();
+        for &peer in &crowd {
+            sim.send(peer, &text("a"));
+        }
+        sim.host_away(away);
+        sim.run();
+        for peer in crowd {
+            assert!(sim.take(peer).contains("\"ok\""));
+        }
+        assert_eq!(sim.drain().len(), 128);
+    }
+}
+
+/// Frames that a budget left over are with the host, not with their sender.
+#[test]
+fn a_first_message_behind_a_budget_of_blank_lines_counts() {
+    for blank_lines in [1, 127, 128, 255, 256, 1_000] {
+        let mut sim = Sim::new(|_| ());
+        let peer = sim.join();
+        sim.send(peer, &vec![b'\n'; blank_lines]);
+        sim.send(peer, &text("a"));
+        sim.host_away(3_000);
+        sim.run();
+        let answer = sim.take(peer);
+        assert!(answer.contains("uds-1"), "behind {blank_lines} blank lines, all sent at once: {answer}");
+    }
+}

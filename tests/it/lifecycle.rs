@@ -1,0 +1,318 @@
+//! A real server from its first name to its last byte.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::util::real::{Home, RawPeer, Real};
+use crate::util::{error, matches, ping, stored, text, watchdog};
+
+fn mode(path: &Path) -> u32 {
+    path.symlink_metadata().unwrap().permissions().mode() & 0o7777
+}
+
+/// Every name below `dir`, but those of empty directories that were there before.
+fn names(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        found.push(path.to_str().unwrap().to_owned());
+        if path.symlink_metadata().unwrap().is_dir() {
+            found.extend(names(&path));
+        }
+    }
+    found
+}
+
+#[test]
+fn names_are_private_and_go_with_the_server() {
+    let _watchdog = watchdog::watch("names_are_private_and_go_with_the_server");
+    for is_polite in [true, false] {
+        let home = Home::new();
+        let mut server = home.start(|_| ());
+        let socket = Path::new(server.address().path()).to_owned();
+        assert_eq!(mode(&socket), 0o600);
+        assert_eq!(mode(socket.parent().unwrap()), 0o700);
+        assert_eq!(mode(socket.parent().unwrap().parent().unwrap()), 0o700);
+        let capabilities = home.path().join("config/messaging-capabilities");
+        assert_eq!(mode(&capabilities), 0o700);
+        let files = names(&capabilities);
+        assert_eq!(files.len(), 1, "{files:?}");
+        assert_eq!(mode(Path::new(&files[0])), 0o600);
+        let [(variable, value)] = server.child_env();
+        assert_eq!(
+            (variable.as_str(), value.as_str()),
+            ("CLAUDE_CODE_MESSAGING_SOCKET", socket.to_str().unwrap())
+        );
+        if is_polite {
+            server.shutdown(Duration::from_secs(1)).unwrap();
+        } else {
+            drop(server);
+        }
+        assert_eq!(names(&capabilities), Vec::<String>::new());
+        assert!(!socket.exists() && !socket.parent().unwrap().exists());
+    }
+}
+
+#[test]
+fn shutdown_flushes_what_is_owed() {
+    let _watchdog = watchdog::watch("shutdown_flushes_what_is_owed");
+    let home = Home::new();
+    let mut server = home.start(|l| {
+        l.inbox_entries_max = 1 << 20;
+        l.inbox_bytes_max = 1 << 26;
+    });
+    let token = home.token_of(&server);
+    let mut peer = RawPeer::connect(Path::new(server.address().path()), &token);
+    peer.stream.set_nonblocking(true).unwrap();
+    let lines = peer.fill(&text("a").repeat(100));
+    // Until answers pile up that nobody takes.
+    let mut accepted = 0;
+    let mut quiet_turns = 0;
+    let mut rest: &[u8] = &[];
+    while quiet_turns < 20 {
+        if rest.is_empty() {
+            rest = &lines;
+        }
+        if let Ok(n) = peer.stream.write(rest) {
+            rest = &rest[n..];
+        }
+        let turn = server.turn(Some(Duration::from_millis(1))).unwrap();
+        accepted += turn.enqueued;
+        quiet_turns = if turn.enqueued == 0 { quiet_turns + 1 } else { 0 };
+    }
+    assert!(accepted > 1_000, "{accepted}");
+    let reader = std::thread::spawn(move || {
+        peer.stream.set_nonblocking(false).unwrap();
+        let mut answers = 0;
+        while let Some(line) = peer.line() {
+            assert!(line.contains("\"ok\""), "a stop sends no farewell: {line}");
+            answers += 1;
+        }
+        answers
+    });
+    server.shutdown(Duration::from_secs(10)).unwrap();
+    assert_eq!(reader.join().unwrap(), accepted, "one answer for each message that was taken");
+    assert_eq!(server.drain().len(), accepted, "the inbox can still be drained");
+}
+
+#[test]
+fn shutdown_waits_for_nobody_longer_than_its_grace() {
+    let _watchdog = watchdog::watch("shutdown_waits_for_nobody_longer_than_its_grace");
+    let home = Home::new();
+    let mut server = home.start(|l| l.closing_timeout = Duration::from_secs(1_000));
+    let token = home.token_of(&server);
+    let mut peer = RawPeer::connect(Path::new(server.address().path()), &token);
+    peer.stream.set_nonblocking(true).unwrap();
+    let lines = peer.fill(&ping().repeat(100));
+    for _ in 0..2_000 {
+        let _ = peer.stream.write(&lines);
+        let _ = server.turn(Some(Duration::ZERO)).unwrap();
+    }
+    let grace = Duration::from_millis(100);
+    let begun = Instant::now();
+    server.shutdown(grace).unwrap();
+    assert!(begun.elapsed() >= grace, "there was something to wait for");
+    assert!(begun.elapsed() < grace * 50, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn nobody_is_let_in_and_nothing_is_taken_after_a_stop() {
+    let _watchdog = watchdog::watch("nobody_is_let_in_and_nothing_is_taken_after_a_stop");
+    let home = Home::new();
+    let mut server = home.start(|_| ());
+    let path = Path::new(server.address().path()).to_owned();
+    let token = home.token_of(&server);
+    let mut late = RawPeer::connect(&path, &token);
+    late.send(&text("a"));
+    server.shutdown(Duration::from_millis(200)).unwrap();
+    assert!(UnixStream::connect(&path).is_err());
+    let turn = server.turn(Some(Duration::ZERO)).unwrap();
+    assert_eq!((turn.enqueued, turn.more), (0, false));
+    assert_eq!(server.inbox_len(), 0);
+    server.shutdown(Duration::from_millis(200)).unwrap();
+}
+
+#[test]
+fn the_hook_is_called_once_in_each_turn_that_brought_messages() {
+    let _watchdog = watchdog::watch("the_hook_is_called_once_in_each_turn_that_brought_messages");
+    let home = Home::new();
+    let mut server = home.start(|_| ());
+    let calls = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&calls);
+    server.on_enqueue(move || {
+        seen.fetch_add(1, Ordering::Relaxed);
+    });
+    let token = home.token_of(&server);
+    let path = Path::new(server.address().path()).to_owned();
+    let mut peers: Vec<RawPeer> = (0..3).map(|_| RawPeer::connect(&path, &token)).collect();
+    let (mut turns, mut enqueued) = (0, 0);
+    for round in 0..5 {
+        for peer in &mut peers {
+            peer.send(&[text("a"), ping(), text("b")].concat());
+        }
+        while enqueued < (round + 1) * 6 {
+            let before = calls.load(Ordering::Relaxed);
+            let turn = server.turn(Some(Duration::from_millis(100))).unwrap();
+            enqueued += turn.enqueued;
+            turns += usize::from(turn.enqueued > 0);
+            assert_eq!(calls.load(Ordering::Relaxed) - before, usize::from(turn.enqueued > 0));
+        }
+    }
+    peers[0].send(&ping());
+    for _ in 0..3 {
+        let _ = server.turn(Some(Duration::from_millis(5))).unwrap();
+    }
+    assert_eq!(calls.load(Ordering::Relaxed), turns, "a ping is no message");
+}
+
+#[test]
+fn a_waker_ends_a_wait_that_would_not_end() {
+    let _watchdog = watchdog::watch("a_waker_ends_a_wait_that_would_not_end");
+    let home = Home::new();
+    let mut server = home.start(|_| ());
+    let waker = server.waker();
+    // Before the wait.
+    waker.wake().unwrap();
+    let _ = server.turn(None).unwrap();
+    // During it.
+    let thread = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(20));
+        waker.wake().unwrap();
+    });
+    let turn = server.turn(None).unwrap();
+    assert_eq!((turn.enqueued, turn.more), (0, false));
+    thread.join().unwrap();
+    assert_eq!(server.next_timeout(), None, "with nobody there, there is no deadline and no tick");
+}
+
+/// A client in the middle of a long write learns why it was refused: no reset before the line and the end.
+#[test]
+fn the_error_line_can_be_read_by_a_client_that_goes_on_writing() {
+    let _watchdog = watchdog::watch("the_error_line_can_be_read_by_a_client_that_goes_on_writing");
+    let bad: [(&[u8], &str); 3] = [
+        (b"nonsense\n", "invalid frame"),
+        (b"{}\n", "unauthorized"),
+        (b"", "NDJSON frame exceeded 65536 bytes ($N)"),
+    ];
+    for (first, reason) in bad {
+        for round in 0..5 {
+            let real = Real::start(|_| ());
+            let mut peer = real.connect();
+            peer.send(first);
+            // How far that gets is the server's business.
+            let written = peer.stream.write_all(&vec![b'x'; 1 << 20]);
+            assert!(written.is_ok(), "it is read to its end: {written:?}");
+            peer.half_close();
+            let line = peer.line().unwrap_or_else(|| panic!("{reason}, round {round}: no line"));
+            assert!(matches(&error(reason), &line), "{line}");
+            assert_eq!(peer.line(), None);
+        }
+    }
+}
+
+/// A client that never reads and never stops gets no more than its second; the line is there all the same.
+#[test]
+fn a_client_that_never_stops_writing_is_cut_off_and_can_still_read_its_error_line() {
+    let _watchdog = watchdog::watch("a_client_that_never_stops_writing");
+    let real = Real::start(|l| l.closing_timeout = Duration::from_millis(50));
+    let mut peer = real.connect();
+    peer.send(b"nonsense\n");
+    let junk = vec![b'x'; 100_000];
+    while peer.stream.write_all(&junk).is_ok() {}
+    assert!(matches(&error("invalid frame"), &peer.line().unwrap()));
+    assert_eq!(peer.line(), None);
+    let mut next = real.connect();
+    next.send(&ping());
+    assert!(next.line().unwrap().contains("pong"));
+}
+
+#[test]
+fn one_too_many_reads_why() {
+    let _watchdog = watchdog::watch("one_too_many_reads_why");
+    let real = Real::start(|l| l.clients_max = 4);
+    let mut known: Vec<RawPeer> = (0..4).map(|_| real.connect()).collect();
+    for peer in &mut known {
+        peer.send(&ping());
+        assert!(peer.line().unwrap().contains("pong"));
+    }
+    for _ in 0..30 {
+        let mut peer = real.connect();
+        peer.send(&text("a"));
+        assert!(matches(&error("too many clients"), &peer.line().unwrap()));
+        assert_eq!(peer.line(), None);
+    }
+    known[0].send(&ping());
+    assert!(known[0].line().unwrap().contains("pong"));
+}
+
+/// The host may have left SIGPIPE at its default, which ends it.
+#[test]
+fn writing_to_a_client_that_is_gone_raises_no_signal() {
+    let _watchdog = watchdog::watch("writing_to_a_client_that_is_gone_raises_no_signal");
+    // Blocked in this thread, a signal would stay pending here and could be seen.
+    let mut pipe = SigSet::empty();
+    pipe.add(Signal::SIGPIPE);
+    pipe.thread_block().unwrap();
+    let pending = SignalFd::with_flags(&pipe, SfdFlags::SFD_NONBLOCK).unwrap();
+
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    drop(theirs);
+    assert!(nix::unistd::write(&ours, b"x").is_err());
+    assert!(pending.read_signal().unwrap().is_some(), "this is how a signal would be seen");
+
+    let home = Home::new();
+    let mut server = home.start(|_| ());
+    let token = home.token_of(&server);
+    for _ in 0..10 {
+        let mut peer = RawPeer::connect(Path::new(server.address().path()), &token);
+        let _ = server.turn(Some(Duration::from_millis(50))).unwrap();
+        peer.send(&text("a").repeat(10));
+        drop(peer);
+        for _ in 0..4 {
+            let _ = server.turn(Some(Duration::from_millis(5))).unwrap();
+        }
+    }
+    assert_eq!(server.drain().len(), 100, "they were taken although nobody waits for the answers");
+    assert!(pending.read_signal().unwrap().is_none(), "a signal was raised");
+}
+
+#[test]
+fn a_host_that_stays_away_punishes_nobody() {
+    let _watchdog = watchdog::watch("a_host_that_stays_away_punishes_nobody");
+    let home = Home::new();
+    let mut server = home.start(|l| l.auth_timeout = Duration::from_millis(50));
+    let token = home.token_of(&server);
+    let path = Path::new(server.address().path()).to_owned();
+    let mut in_time = RawPeer::connect(&path, &token);
+    let mut silent = RawPeer::connect(&path, &token);
+    let _ = server.turn(Some(Duration::from_millis(50))).unwrap();
+    in_time.send(&text("a"));
+    std::thread::sleep(Duration::from_millis(120));
+    let _ = server.turn(Some(Duration::from_millis(50))).unwrap();
+    assert!(in_time.line().unwrap().contains("uds-1"));
+    assert!(matches(&error("authentication timeout"), &silent.line().unwrap()));
+    let batch = server.drain();
+    assert_eq!(batch.iter().next().unwrap().message().json(), stored("a"));
+}
+
+#[test]
+fn a_stopped_server_ends_its_connections() {
+    let _watchdog = watchdog::watch("a_stopped_server_ends_its_connections");
+    let home = Home::new();
+    let mut server = home.start(|_| ());
+    let token = home.token_of(&server);
+    let mut peer = RawPeer::connect(Path::new(server.address().path()), &token);
+    let _ = server.turn(Some(Duration::from_millis(50))).unwrap();
+    server.shutdown(Duration::from_secs(1)).unwrap();
+    let mut rest = Vec::new();
+    peer.stream.read_to_end(&mut rest).unwrap();
+    assert!(rest.is_empty(), "no farewell");
+}

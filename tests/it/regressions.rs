@@ -1,0 +1,69 @@
+//! One test for each bug that was found, in the order in which they were found.
+
+use udsmsg::CloseReason;
+
+use crate::util::sim::Sim;
+use crate::util::{ping, text};
+
+/// The ring offered what was spare behind the unfinished frame, not all that was free, so that the one read of a
+/// late turn did not get the whole rest and the frame was judged unfinished.
+#[test]
+fn one_read_offers_room_for_the_rest_of_any_frame() {
+    let mut sim = Sim::new(|_| ());
+    let peer = sim.join_known();
+    let (now, key) = (sim.now(), sim.key(peer));
+    let mut first = vec![b' '; 30_000];
+    first.extend(b"\n{");
+    assert_eq!(sim.endpoint.received_bytes(key, &first, now), first.len());
+    let space = sim.endpoint.recv_space(key).unwrap().len();
+    sim.endpoint.received(key, 0, now);
+    assert!(space >= 65_536, "room for {space} bytes, and 65,536 may be missing");
+}
+
+/// A buffer set aside for a connection that is then closed belongs to the next one that waits, at once.
+#[test]
+fn a_buffer_set_aside_for_one_that_is_closed_goes_to_the_next() {
+    let mut sim = Sim::new(|l| {
+        l.unfinished_bytes_max = 0;
+        l.clients_max = 3;
+    });
+    let holder = sim.join_known();
+    let waits_first = sim.join();
+    let waits_next = sim.join_known();
+    sim.send(holder, &ping()[..5]);
+    sim.run();
+    sim.send(waits_first, b"{");
+    sim.run();
+    sim.send(waits_next, &text("a"));
+    sim.run();
+    sim.advance(200);
+    // In one turn the buffer comes back, is set aside for the first that waits, and that one has to make room for a
+    // newcomer.
+    sim.send(holder, &ping()[5..]);
+    let newcomer = sim.connect();
+    sim.run();
+    assert!(sim.take(holder).contains("pong") && sim.is_open(newcomer));
+    sim.expect_error(waits_first, "too many clients");
+    assert!(sim.take(waits_next).contains("uds-1"), "it waits although a buffer is free");
+}
+
+/// A connection that is closing and finds no buffer to be read into is told when there is one, so that it can be
+/// read to its end.
+#[test]
+fn a_closing_connection_that_found_no_buffer_is_read_when_there_is_one() {
+    let mut sim = Sim::new(|l| l.unfinished_bytes_max = 0);
+    let closing = sim.join();
+    let holder = sim.join_known();
+    sim.send(closing, b"{\n");
+    sim.run();
+    sim.expect_error(closing, "invalid frame");
+    sim.send(holder, b" ");
+    sim.run();
+    sim.send(closing, &vec![b'x'; 1_000]);
+    sim.half_close(closing);
+    sim.run();
+    sim.send(holder, &ping());
+    sim.run();
+    assert!(sim.take(holder).contains("pong"));
+    assert_eq!(sim.closed(closing), Some(CloseReason::InvalidFrame), "nothing keeps it from being read");
+}

@@ -1,0 +1,24 @@
+//! Ends a test that hangs, with a message that says which.
+
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Duration;
+
+/// Aborts the process unless it is dropped in time.
+pub struct Watchdog {
+    _alive: Sender<()>,
+}
+
+/// Gives the test `name` 20 s, times the scale.
+pub fn watch(name: &str) -> Watchdog {
+    let limit = Duration::from_secs(20) * u32::try_from(super::scale()).unwrap();
+    let (alive, is_dropped) = mpsc::channel();
+    let name = name.to_owned();
+    thread::spawn(move || {
+        if is_dropped.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("watchdog: {name} still runs after {limit:?}: it hangs");
+            std::process::abort();
+        }
+    });
+    Watchdog { _alive: alive }
+}
