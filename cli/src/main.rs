@@ -37,6 +37,7 @@ enum Command {
     /// Own an inbox and print what arrives, until SIGTERM or SIGINT.
     Serve(ServeArgs),
     /// Put one message into an inbox; exit 0 if it is in there.
+    #[command(override_usage = "udsmsg send [OPTIONS] <TARGET> <TYPE> <DATA>")]
     Send(SendArgs),
     /// Ask whether a server is alive and takes our token.
     Ping(PingArgs),
@@ -67,11 +68,22 @@ struct ServeArgs {
 struct SendArgs {
     /// The receiver's socket path, with or without `uds:`.
     target: OsString,
-    /// The type: text, notification, query, response, error, or one of your own.
-    r#type: String,
-    /// The payload, as text.
-    #[arg(allow_hyphen_values = true)]
-    data: String,
+    /// The type (text, notification, query, response, error, or one of your own) and the payload, as text.
+    ///
+    /// Options stand before the type: what follows it is payload, even if it looks like an option.
+    #[arg(value_names = ["TYPE", "DATA"], num_args = 2..=3, required = true, trailing_var_arg = true)]
+    words: Vec<String>,
+}
+
+impl SendArgs {
+    /// The type and the payload, which may stand behind a `--` as scripts write it.
+    fn message(&self) -> Option<(&str, &str)> {
+        match self.words.as_slice() {
+            [kind, data] => Some((kind, data)),
+            [kind, dashes, data] if dashes == "--" => Some((kind, data)),
+            _ => None,
+        }
+    }
 }
 
 /// Whom to ask.

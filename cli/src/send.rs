@@ -17,8 +17,14 @@ pub(crate) fn send(
     environment: &Environment,
     style: Style,
 ) -> Result<ExitCode, Error> {
+    let Some((kind, data)) = args.message() else {
+        complain(
+            &"one TYPE and one DATA are wanted; quote DATA that has spaces in it, and put options before TYPE",
+        );
+        return Ok(ExitCode::from(2));
+    };
     let target = Address::parse(&args.target)?;
-    let message = Outgoing::new(&args.r#type).with_text(&args.data);
+    let message = Outgoing::new(kind).with_text(data);
     let outcome = Client::in_namespace(namespace, environment)?.send(&target, &message);
     Ok(report(&outcome, |id| match style {
         Style::Json => json!({"event": "accepted", "id": id, "socket": target.path()}).to_string(),

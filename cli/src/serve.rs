@@ -84,30 +84,41 @@ pub(crate) fn run(
     let printed = serve(&mut server, &mut signals, &mut printer, args.no_drain);
     // From here on nothing is accepted, and everything that was accepted is printed.
     let stopped = server.shutdown(GRACE);
-    let printed = printed.and_then(|()| printer.last_lines(&mut server));
+    let printed = printed.and(printer.last_lines(&mut server));
+    match &printed {
+        // Whoever closed stdout knows.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => complain(error),
+        _ => {}
+    }
     if let Err(error) = &stopped {
         complain(error);
     }
     Ok(if printed.is_ok() && stopped.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Turns until it is told to stop; an error is that of stdout.
+/// Turns until it is told to stop; an error is that of stdout or of the server.
 fn serve(
     server: &mut Server,
     signals: &mut Signals,
     printer: &mut Printer,
     no_drain: bool,
 ) -> io::Result<()> {
+    // Asked for, and not done yet: while stdout is behind, it waits.
+    let mut print_now = false;
     loop {
-        printer.lines.flush(Duration::ZERO)?;
+        printer.lines.flush(Duration::ZERO).map_err(|error| {
+            let what = format!("cannot write to stdout: {error}");
+            io::Error::new(error.kind(), what)
+        })?;
         wait(server, signals, printer)?;
         if came(&mut signals.stop) {
             return Ok(());
         }
-        let print_now = came(&mut signals.print);
+        print_now |= came(&mut signals.print);
         let _ = server.turn(Some(Duration::ZERO)).map_err(io::Error::other)?;
         if (!no_drain || print_now) && printer.lines.pending() < PENDING_MAX {
             printer.drain(server);
+            print_now = false;
         }
     }
 }
@@ -186,11 +197,9 @@ impl Printer {
         while self.lines.pending() > 0 {
             let left = LAST_LINES.saturating_sub(begun.elapsed());
             if left.is_zero() {
-                complain(&format!(
-                    "{} bytes of messages were not printed: nobody reads stdout",
-                    self.lines.pending()
-                ));
-                return Err(io::ErrorKind::TimedOut.into());
+                let bytes = self.lines.pending();
+                let why = format!("{bytes} bytes of messages were not printed: nobody reads stdout");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, why));
             }
             self.lines.flush(left)?;
         }

@@ -1,0 +1,14 @@
+//! The `udsmsg` command from outside: what it prints, how it ends, what it leaves on disk, and how it gets on with a peer
+//! that was not written by us.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test a panic is how a failure is reported"
+)]
+
+mod interop;
+mod send;
+mod serve;
+mod util;
+mod workspace;

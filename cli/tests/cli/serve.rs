@@ -1,0 +1,788 @@
+//! `udsmsg serve` by its contract.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write;
+use std::net::Shutdown;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::util::{
+    Home, PING_LINE, Peer, Process, Serve, WATCHDOG, exists, mode, private_dir, scale, text_line, token_in,
+};
+
+#[test]
+fn the_first_line_has_exactly_the_three_keys() {
+    let home = Home::new();
+    let own = home.private("own").join("sock \"ü\" \\ 1").to_str().unwrap().to_owned();
+    for args in [&[][..], &["--socket", &own], &["--json"], &["--quiet"], &["--no-drain"]] {
+        let serve = home.serve(args);
+        let socket = Value::from(serve.socket.clone()).to_string();
+        let address = Value::from(format!("uds:{}", serve.socket)).to_string();
+        let expected = format!(r#"{{"event":"listening","socket":{socket},"address":{address}}}"#);
+        assert_eq!(serve.first_line, expected, "{args:?}");
+        if args.first() == Some(&"--socket") {
+            assert_eq!(serve.socket, own);
+        }
+        serve.stop(Signal::SIGTERM).assert_clean(0);
+    }
+}
+
+#[test]
+fn the_default_path_names_the_process_and_nobody_else_can_touch_it() {
+    let home = Home::new();
+    let serve = home.serve(&[]);
+    let shared = home.tmp().join("claude-code-socks");
+    let rest = Path::new(&serve.socket).strip_prefix(&shared).unwrap().to_str().unwrap();
+    let (own, name) = rest.split_once('/').unwrap();
+    let (pid, nonce) = own.split_once('-').unwrap();
+    assert_eq!((pid, name), (serve.pid().to_string().as_str(), "messaging.sock"));
+    let is_hex = |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    assert!(nonce.len() == 32 && is_hex(nonce), "{nonce}");
+
+    let own = shared.join(own);
+    let capability = home.capability_file(&serve.socket);
+    for (path, expected) in [
+        (shared.as_path(), 0o700),
+        (&own, 0o700),
+        (Path::new(&serve.socket), 0o600),
+        (&home.config(), 0o700),
+        (&home.capability_dir(), 0o700),
+        (&capability, 0o600),
+    ] {
+        assert_eq!(mode(path), expected, "{path:?} has mode {:o}", mode(path));
+    }
+    let token = home.token(&serve.socket);
+    assert!(token.len() == 64 && is_hex(&token), "the token is 64 hex digits");
+    let published = fs::read_dir(home.capability_dir()).unwrap().count();
+    assert_eq!(published, 1, "nothing but the capability file stands beside it");
+
+    let socket = serve.socket.clone();
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+    for gone in [Path::new(&socket), &own, &capability] {
+        assert!(!exists(gone), "{gone:?} was left behind");
+    }
+    assert!(exists(&shared), "the directory that is shared with others stays");
+    assert!(exists(home.capability_dir()));
+}
+
+#[test]
+fn a_given_path_gets_private_parents_and_a_new_token_every_time() {
+    let home = Home::new();
+    let socket = home.path().join("a/b/c/s.sock").to_str().unwrap().to_owned();
+    let mut tokens = BTreeSet::new();
+    for _ in 0..3 {
+        let serve = home.serve(&["--socket", &socket]);
+        for dir in ["a", "a/b", "a/b/c"] {
+            assert_eq!(mode(&home.path().join(dir)), 0o700, "{dir}");
+        }
+        assert_eq!(mode(Path::new(&socket)), 0o600);
+        assert!(tokens.insert(home.token(&socket)), "a token was used twice");
+        serve.stop(Signal::SIGINT).assert_clean(0);
+        assert!(!exists(&socket) && !exists(home.capability_file(&socket)));
+    }
+}
+
+/// The name of the capability file is the hash of the path as it was given, so nothing may be tidied on either side.
+#[test]
+fn paths_are_taken_literally() {
+    let home = Home::new();
+    home.private("d");
+    for socket in ["s.sock", "./s.sock", "d/s.sock", "d//./s.sock", "d/../d/s.sock", "uds:s.sock"] {
+        let serve = home.serve(&["--socket", socket]);
+        assert_eq!(serve.socket, socket);
+        let address = format!("uds:{socket}");
+        home.run(&["send", &address, "text", socket]).assert_code(0);
+        home.run(&["ping", home.path().join(socket).to_str().unwrap()]).assert_refused("without auth token");
+        let stopped = serve.stop(Signal::SIGTERM);
+        assert_eq!(stopped.assert_clean(0).entries.len(), 1);
+        assert!(!exists(home.path().join(socket)) && !exists(home.capability_file(socket)));
+    }
+}
+
+#[test]
+fn names_follow_the_environment() {
+    let home = Home::new();
+    let path = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
+    private_dir(Path::new(&path("xdg")));
+    /// Variables, arguments, where the capability is, where the sockets are.
+    type Row<'a> = (&'a [(&'a str, String)], &'a [&'a str], &'a str, &'a str);
+    let table: [Row<'_>; 5] = [
+        (&[("CLAUDE_CONFIG_DIR", path("c1"))], &[], "c1", "t/claude-code-socks"),
+        (&[], &[], ".claude", "t/claude-code-socks"),
+        (&[("CLAUDE_CONFIG_DIR", String::new())], &[], ".claude", "t/claude-code-socks"),
+        (&[("MY_APP_CONFIG_DIR", path("c2"))], &["--namespace", "my-app"], "c2", "t/my-app-socks"),
+        (&[("XDG_CONFIG_HOME", path("xdg"))], &["--namespace", "my-app"], "xdg/my-app", "t/my-app-socks"),
+    ];
+    for (variables, args, config, sockets) in table {
+        let mut command = home.serve_command(args);
+        command.env_remove("CLAUDE_CONFIG_DIR").envs(variables.iter().cloned());
+        let serve = Serve::start(command);
+        let file = home
+            .path()
+            .join(config)
+            .join("messaging-capabilities")
+            .join(home.capability_file(&serve.socket).file_name().unwrap());
+        let token = token_in(&file, &serve.socket);
+        assert!(Path::new(&serve.socket).starts_with(home.path().join(sockets)), "{}", serve.socket);
+        serve.peer(&token).ping();
+        serve.stop(Signal::SIGTERM).assert_clean(0);
+        assert!(!exists(&file));
+    }
+}
+
+#[test]
+fn a_tmpdir_too_long_for_a_socket_is_left_alone_and_reported() {
+    for has_runtime_dir in [false, true] {
+        let home = Home::new();
+        let base = home.path().to_str().unwrap().to_owned();
+        let long = format!("{base}/{}", "x".repeat(60 - base.len() - 1));
+        assert_eq!(long.len(), 60);
+        private_dir(Path::new(&long));
+        let runtime = home.private("run");
+        let mut command = home.serve_command(&[]);
+        command.env("TMPDIR", &long);
+        if has_runtime_dir {
+            command.env("XDG_RUNTIME_DIR", &runtime);
+        }
+        let serve = Serve::start(command);
+        let socket = serve.socket.clone();
+        assert!(socket.len() < 108, "{socket}");
+        assert_eq!(Path::new(&socket).starts_with(&runtime), has_runtime_dir, "{socket}");
+        let dir = Path::new(&socket).parent().unwrap().to_owned();
+        assert_eq!(mode(&dir), 0o700);
+        serve.peer(&home.token(&socket)).ping();
+        let stopped = serve.stop(Signal::SIGTERM);
+        stopped.assert_clean(0);
+        assert!(stopped.ended.stderr.contains("at most 107 fit"), "{stopped:?}");
+        assert!(!exists(&dir), "{dir:?} was left behind");
+        assert_eq!(
+            fs::read_dir(&long).unwrap().count(),
+            0,
+            "nothing was made in the $TMPDIR that is not used"
+        );
+    }
+}
+
+/// What is sent and what is printed for it, `TOKEN` standing for the token.
+const UNCHANGED: [(&str, &str); 14] = [
+    (r#"{"type":"text","data":"hi","meta":{"authToken":"TOKEN"}}"#, r#"{"type":"text","data":"hi"}"#),
+    (r#"{"meta":{"authToken":"TOKEN"},"type":"text"}"#, r#"{"type":"text"}"#),
+    (r#"{"type":"q","data":1e400,"meta":{"authToken":"TOKEN"}}"#, r#"{"type":"q","data":1e400}"#),
+    (
+        r#"{"type":"q","data":[123456789012345678901234567890,-0.0,1E+2],"meta":{"authToken":"TOKEN"}}"#,
+        r#"{"type":"q","data":[123456789012345678901234567890,-0.0,1E+2]}"#,
+    ),
+    (
+        r#"{"type":"text","data":"zażółć 日本 🎉 \u2028 \ud83d","meta":{"authToken":"TOKEN"}}"#,
+        r#"{"type":"text","data":"zażółć 日本 🎉 \u2028 \ud83d"}"#,
+    ),
+    (
+        r#"{"\u0074ype":"te\u0078t","data":"\"\\\/\b\n\u001b[31m","meta":{"\u0061uthToken":"TOKEN"}}"#,
+        r#"{"\u0074ype":"te\u0078t","data":"\"\\\/\b\n\u001b[31m"}"#,
+    ),
+    (
+        r#"{"type":"text","meta":{"authToken":"TOKEN","queryId":"q1"}}"#,
+        r#"{"type":"text","meta":{"queryId":"q1"}}"#,
+    ),
+    (
+        r#"{"type":"text","meta":{"queryId":"q1","authToken":"TOKEN","hops":3}}"#,
+        r#"{"type":"text","meta":{"queryId":"q1","hops":3}}"#,
+    ),
+    (
+        r#"{"type":"x-own","from":"/a/b.sock","ts":null,"more":{"a":[],"a":{}},"meta":{"authToken":"TOKEN"}}"#,
+        r#"{"type":"x-own","from":"/a/b.sock","ts":null,"more":{"a":[],"a":{}}}"#,
+    ),
+    (r#"{"type":"","data":null,"meta":{"authToken":"TOKEN"}}"#, r#"{"type":"","data":null}"#),
+    (r#"{"type":"response","data":"ok","meta":{"authToken":"TOKEN"}}"#, r#"{"type":"response","data":"ok"}"#),
+    (r#"{"type":"error","data":{"a":1},"meta":{"authToken":"TOKEN"}}"#, r#"{"type":"error","data":{"a":1}}"#),
+    (r#"{ "type" : "text" , "data" : [ 1 ,	2 ] }"#, ""),
+    (r#"{"type":"pong","meta":{"authToken":"TOKEN"}}"#, r#"{"type":"pong"}"#),
+];
+
+#[test]
+fn messages_are_printed_byte_for_byte() {
+    let home = Home::new();
+    let mut serve = home.serve(&[]);
+    let token = home.token(&serve.socket);
+    let mut number = 0;
+    for (sent, printed) in UNCHANGED {
+        let mut peer = serve.peer(&token);
+        let before = SystemTime::now();
+        let answer = peer.ask(sent);
+        if printed.is_empty() {
+            assert_eq!(answer["data"], "unauthorized", "{sent}");
+            continue;
+        }
+        number += 1;
+        let id = format!("uds-{number}");
+        assert_eq!(answer["meta"]["id"], *id, "{sent}: {answer}");
+        let entry = serve.entry();
+        assert_eq!(entry.message.get(), printed);
+        assert_eq!((entry.id, entry.status.as_str()), (id, "processed"));
+        let millis = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+        let within = millis(before)..=millis(SystemTime::now());
+        assert!(
+            within.contains(&u128::from(entry.received_at)),
+            "{} is not in {within:?}",
+            entry.received_at
+        );
+    }
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+}
+
+#[test]
+fn lines_start_with_the_keys_of_the_contract_and_hold_no_token() {
+    let home = Home::new();
+    let serve = home.serve(&["--no-drain"]);
+    let token = home.token(&serve.socket);
+    serve.peer(&token).send_text("x");
+    let stopped = serve.stop(Signal::SIGTERM);
+    let line = &stopped.assert_clean(0).ended.stdout;
+    let rest = line.strip_prefix(r#"{"id":"uds-1","message":{"type":"text","data":"x"},"receivedAt":"#);
+    let rest = rest.unwrap_or_else(|| panic!("{line}")).trim_start_matches(|c: char| c.is_ascii_digit());
+    assert!(rest.starts_with(r#","status":"processed""#), "{line}");
+    assert!(!line.contains(&token));
+}
+
+#[test]
+fn quiet_drains_and_prints_nothing() {
+    let home = Home::new();
+    let mut serve = home.serve(&["--quiet"]);
+    let token = home.token(&serve.socket);
+    let mut peer = serve.peer(&token);
+    // More than the inbox holds: it is drained, or some would be refused.
+    for number in 1..=1_200 {
+        assert_eq!(peer.send_text("x"), format!("uds-{number}"));
+    }
+    serve.assert_prints_nothing_for(Duration::from_millis(100));
+    let stopped = serve.stop(Signal::SIGTERM);
+    assert_eq!(stopped.assert_clean(0).ended.stdout, "");
+}
+
+#[test]
+fn no_drain_prints_at_sigusr1_and_at_the_stop() {
+    let home = Home::new();
+    let mut serve = home.serve(&["--no-drain"]);
+    let token = home.token(&serve.socket);
+    let mut peer = serve.peer(&token);
+    peer.send_text("one");
+    peer.send_text("two");
+    serve.assert_prints_nothing_for(Duration::from_millis(200));
+    serve.signal(Signal::SIGUSR1);
+    assert_eq!(serve.entry().json()["data"], "one");
+    assert_eq!(serve.entry().json()["data"], "two");
+    peer.send_text("three");
+    serve.assert_prints_nothing_for(Duration::from_millis(200));
+    let stopped = serve.stop(Signal::SIGTERM);
+    let left: Vec<_> = stopped.assert_clean(0).entries.iter().map(|entry| entry.id.as_str()).collect();
+    assert_eq!(left, ["uds-3"]);
+}
+
+#[test]
+fn no_drain_refuses_what_does_not_fit_and_keeps_the_rest() {
+    let home = Home::new();
+    let serve = home.serve(&["--no-drain"]);
+    let mut peer = serve.peer(&home.token(&serve.socket));
+    for number in 1..=1_000 {
+        assert_eq!(peer.send_text("x"), format!("uds-{number}"));
+    }
+    assert_eq!(peer.ask(&text_line("y"))["data"], "inbox full");
+    assert_eq!(peer.read(), "", "the connection is closed");
+    let stopped = serve.stop(Signal::SIGTERM);
+    assert_eq!(stopped.assert_clean(0).entries.len(), 1_000);
+}
+
+/// A SIGUSR1 that comes while stdout is behind is not forgotten.
+#[test]
+fn no_drain_remembers_sigusr1_while_stdout_is_behind() {
+    let home = Home::new();
+    let mut serve = home.serve(&["--no-drain"]);
+    let token = home.token(&serve.socket);
+    let mut peer = serve.peer(&token);
+    let data = "x".repeat(60_000);
+    for _ in 0..30 {
+        peer.send_text(&data);
+    }
+    serve.signal(Signal::SIGUSR1);
+    // They are on their way once the inbox takes as many again.
+    for _ in 0..30 {
+        let begun = Instant::now();
+        loop {
+            let answer = peer.ask(&text_line(&data));
+            if answer["data"] == "ok" {
+                break;
+            }
+            assert!(begun.elapsed() < WATCHDOG, "{answer}");
+            thread::sleep(Duration::from_millis(10));
+            peer = serve.peer(&token);
+        }
+    }
+    serve.signal(Signal::SIGUSR1);
+    // The signal is seen before the answer to a ping that was sent after it.
+    peer.ping();
+    peer.ping();
+    for number in 1..=60 {
+        assert_eq!(serve.entry().id, format!("uds-{number}"));
+    }
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+}
+
+#[test]
+fn max_clients_is_heeded() {
+    let home = Home::new();
+    let serve = home.serve(&["--max-clients", "2"]);
+    let token = home.token(&serve.socket);
+    let (mut first, mut second) = (serve.peer(&token), serve.peer(&token));
+    first.ping();
+    second.ping();
+    let mut third = serve.peer(&token);
+    let answer: Value = serde_json::from_str(&third.read()).unwrap();
+    assert_eq!((&answer["type"], &answer["data"]), (&json!("error"), &json!("too many clients")));
+    assert_eq!(third.read(), "");
+    first.ping();
+    // The command waits for a slot, within its deadline.
+    let process = Process::spawn(home.udsmsg(&["send", &serve.socket, "text", "patient"]));
+    thread::sleep(Duration::from_millis(300));
+    drop(second);
+    process.end().assert_code(0);
+    let stopped = serve.stop(Signal::SIGTERM);
+    assert_eq!(stopped.assert_clean(0).entries.len(), 1);
+}
+
+#[test]
+fn every_signal_that_ends_it_ends_it_cleanly() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let home = Home::new();
+        let serve = home.serve(&[]);
+        let token = home.token(&serve.socket);
+        let socket = serve.socket.clone();
+        // Clients that only sit there, with and without having proved themselves, do not delay it.
+        let mut idle = serve.peer(&token);
+        idle.ping();
+        let silent = serve.peer(&token);
+        let stopped = serve.stop(signal);
+        stopped.assert_clean(0);
+        assert_eq!(stopped.ended.stderr, "");
+        assert!(!exists(&socket) && !exists(home.capability_file(&socket)), "{signal}");
+        assert_eq!(idle.read(), "", "a stop sends no farewell");
+        drop(silent);
+    }
+}
+
+/// Somebody who asks and does not listen cannot hold up the stop.
+#[test]
+fn a_client_that_takes_no_answers_does_not_delay_the_stop() {
+    let home = Home::new();
+    let serve = home.serve(&[]);
+    let socket = serve.socket.clone();
+    let token = home.token(&socket);
+    let mut other = serve.peer(&token);
+    other.ping();
+    let deaf = serve.peer(&token);
+    deaf.stream().set_nonblocking(true).unwrap();
+    let ping = format!("{}\n", PING_LINE.replace("TOKEN", &token)).repeat(100);
+    // Until both directions are full and stay so.
+    let mut refusals = 0;
+    while refusals < 20 {
+        if deaf.stream().write(ping.as_bytes()).is_err() {
+            refusals += 1;
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+    other.ping();
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+    assert!(!exists(&socket) && !exists(home.capability_file(&socket)));
+}
+
+#[test]
+fn a_signal_right_behind_the_first_line_is_a_clean_stop() {
+    for _ in 0..10 * scale() {
+        let home = Home::new();
+        let serve = home.serve(&[]);
+        let socket = serve.socket.clone();
+        serve.stop_as_is(Signal::SIGTERM).assert_clean(0);
+        assert!(!exists(&socket) && !exists(home.capability_file(&socket)));
+    }
+}
+
+/// Clients write without waiting while it is stopped: what was answered is what was printed.
+#[test]
+fn what_was_answered_before_a_stop_was_printed() {
+    for round in 0..3 * scale() {
+        let home = Home::new();
+        let serve = home.serve(&[]);
+        let token = home.token(&serve.socket);
+        let clients: Vec<_> = (0..8)
+            .map(|number| {
+                let (socket, token) = (serve.socket.clone(), token.clone());
+                thread::spawn(move || {
+                    let Ok(stream) = UnixStream::connect(&socket) else { return Vec::new() };
+                    stream.set_read_timeout(Some(WATCHDOG)).unwrap();
+                    let mut writer = stream.try_clone().unwrap();
+                    let line = format!("{}\n", text_line(&number.to_string()).replace("TOKEN", &token));
+                    thread::spawn(move || while writer.write_all(line.as_bytes()).is_ok() {});
+                    let mut ids = Vec::new();
+                    let mut answers = std::io::BufRead::lines(std::io::BufReader::new(stream));
+                    while let Some(Ok(answer)) = answers.next() {
+                        // The last line may be cut off by the end.
+                        let Ok(answer) = serde_json::from_str::<Value>(&answer) else { break };
+                        if answer["data"] != "ok" {
+                            break;
+                        }
+                        ids.push(answer["meta"]["id"].as_str().unwrap().to_owned());
+                    }
+                    ids
+                })
+            })
+            .collect();
+        let mut serve = serve;
+        let mut printed: BTreeSet<String> = (0..50 * (round + 1)).map(|_| serve.entry().id).collect();
+        let stopped = serve.stop(Signal::SIGTERM);
+        stopped.assert_clean(0);
+        let before = printed.len() + stopped.entries.len();
+        printed.extend(stopped.entries.iter().map(|entry| entry.id.clone()));
+        assert_eq!(printed.len(), before, "an id was printed twice");
+        let mut answered = 0;
+        for client in clients {
+            for id in client.join().unwrap() {
+                assert!(printed.contains(&id), "{id} was answered and not printed");
+                answered += 1;
+            }
+        }
+        assert!(answered > 0);
+    }
+}
+
+#[test]
+fn a_closed_stdout_is_a_clean_stop_with_exit_1() {
+    for args in [&[][..], &["--no-drain"]] {
+        for sends in [false, true] {
+            let home = Home::new();
+            let mut serve = home.serve(args);
+            let socket = serve.socket.clone();
+            let mut peer = serve.peer(&home.token(&socket));
+            peer.ping();
+            serve.close_stdout();
+            if sends {
+                let line = text_line("into the void").replace("TOKEN", "no matter what");
+                let _ = peer.stream().write_all(line.as_bytes());
+            }
+            serve.end().assert_clean(1);
+            assert!(!exists(&socket) && !exists(home.capability_file(&socket)), "{args:?}");
+        }
+    }
+}
+
+/// The reader of stdout vanishes together with messages that could not be written.
+#[test]
+fn a_stdout_that_closes_under_a_backlog_is_a_clean_stop_with_exit_1() {
+    let home = Home::new();
+    let mut serve = home.serve(&[]);
+    let socket = serve.socket.clone();
+    let mut peer = serve.peer(&home.token(&socket));
+    for _ in 0..10 {
+        peer.send_text(&"x".repeat(60_000));
+    }
+    serve.close_stdout();
+    serve.end().assert_clean(1);
+    assert!(!exists(&socket) && !exists(home.capability_file(&socket)));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stdout_that_takes_nothing_is_a_stop_with_a_reason() {
+    let home = Home::new();
+    let mut command = home.serve_command(&["--json"]);
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    command.stdout(full).stderr(Stdio::piped());
+    let ended = Process::spawn_as_is(command, WATCHDOG).end();
+    ended.assert_code(1);
+    assert!(ended.stderr.contains("No space left on device"), "{ended:?}");
+    assert_eq!(fs::read_dir(home.capability_dir()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_reader_that_does_not_read_blocks_nobody() {
+    let home = Home::new();
+    let serve = home.serve(&[]);
+    let socket = serve.socket.clone();
+    let token = home.token(&socket);
+    let data = text_line(&"x".repeat(60_000));
+    let mut peer = serve.peer(&token);
+    let mut accepted = 0;
+    let mut was_full = false;
+    // What the pipe, the printer and the inbox hold together is far less than this.
+    for _ in 0..200 {
+        let answer = peer.ask(&data);
+        match answer["data"].as_str() {
+            Some("ok") => accepted += 1,
+            Some("inbox full") => {
+                was_full = true;
+                break;
+            }
+            _ => panic!("{answer}"),
+        }
+    }
+    assert!(was_full && accepted > 30, "memory is bounded: {accepted} messages of 60,000 bytes were taken");
+    for _ in 0..20 {
+        serve.peer(&token).ping();
+    }
+    home.run(&["ping", &socket]).assert_code(0);
+    let stopped = serve.stop_as_is(Signal::SIGTERM);
+    stopped.assert_clean(1);
+    assert!(stopped.ended.stderr.contains("not printed"), "{stopped:?}");
+    assert!(!exists(&socket) && !exists(home.capability_file(&socket)));
+}
+
+/// A reader that is slow and then reads loses nothing.
+#[test]
+fn a_reader_that_comes_late_gets_everything() {
+    let home = Home::new();
+    let mut serve = home.serve(&[]);
+    let mut peer = serve.peer(&home.token(&serve.socket));
+    let data = "x".repeat(60_000);
+    let total = 40;
+    for _ in 0..total {
+        peer.send_text(&data);
+    }
+    for number in 1..=total {
+        assert_eq!(serve.entry().id, format!("uds-{number}"));
+    }
+    // And the loop has come back to rest in the ordinary state.
+    assert_eq!(peer.send_text("after"), format!("uds-{}", total + 1));
+    assert_eq!(serve.entry().json()["data"], "after");
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+}
+
+#[test]
+fn refused_starts_say_why_and_change_nothing() {
+    let home = Home::new();
+    let path = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
+    let dir = home.private("d");
+    let live = UnixListener::bind(path("d/live")).unwrap();
+    fs::write(path("d/file"), "precious").unwrap();
+    private_dir(Path::new(&path("d/dir")));
+    symlink(path("d/nowhere"), path("d/link")).unwrap();
+    nix::unistd::mkfifo(dir.join("fifo").as_path(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let open = home.private("open");
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
+    symlink(&dir, path("linked")).unwrap();
+    let fill = |len: usize| format!("{}/{}", path("d"), "n".repeat(len - path("d").len() - 1));
+    let table = [
+        (fill(108), "108 bytes long and at most 107 fit"),
+        (path("open/s"), "0755"),
+        (path("linked/s"), "link"),
+        (path("d/file"), "regular file"),
+        (path("d/dir"), "directory"),
+        (path("d/fifo"), "FIFO"),
+        (path("d/link"), "link"),
+        (path("d/live"), "live server"),
+        (path("d/file/s"), "not a directory"),
+        (format!("{}#token=abc", path("d/s")), "must not include an inline auth token"),
+    ];
+    let before = home.snapshot();
+    for (socket, why) in &table {
+        let ended = home.run(&["serve", "--socket", socket]);
+        ended.assert_code(1);
+        assert_eq!(ended.stdout, "", "{socket}");
+        assert!(
+            ended.stderr.to_lowercase().contains(&why.to_lowercase()),
+            "{socket}: {why:?} is not in {ended:?}"
+        );
+        assert!(!ended.stderr.contains("abc"), "the inline token is repeated: {ended:?}");
+        assert_eq!(home.snapshot(), before, "{socket}: {ended:?}");
+    }
+    drop(live);
+    // One byte less fits.
+    let serve = home.serve(&["--socket", &fill(107)]);
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+}
+
+#[test]
+fn a_second_start_on_a_live_path_leaves_the_first_alone() {
+    let home = Home::new();
+    let socket = home.private("d").join("s").to_str().unwrap().to_owned();
+    let serve = home.serve(&["--socket", &socket]);
+    let token = home.token(&socket);
+    let before = home.snapshot();
+    for _ in 0..3 {
+        let ended = home.run(&["serve", "--socket", &socket]);
+        ended.assert_refused("live server");
+        assert!(ended.stderr.contains(&serve.pid().to_string()), "{ended:?}");
+    }
+    assert_eq!(home.snapshot(), before);
+    assert_eq!(home.token(&socket), token);
+    home.run(&["send", &socket, "text", "still here"]).assert_code(0);
+    assert_eq!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.len(), 1);
+}
+
+#[test]
+fn a_start_that_cannot_publish_leaves_nothing() {
+    let home = Home::new();
+    private_dir(&home.config());
+    fs::write(home.capability_dir(), "not a directory").unwrap();
+    let dir = home.private("d");
+    let socket = dir.join("s").to_str().unwrap().to_owned();
+    home.run(&["serve", "--socket", &socket]).assert_refused("messaging-capabilities");
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+    let ended = home.run(&["serve"]);
+    ended.assert_refused("messaging-capabilities");
+    let shared = home.tmp().join("claude-code-socks");
+    assert_eq!(fs::read_dir(shared).unwrap().count(), 0);
+    assert_eq!(fs::read_to_string(home.capability_dir()).unwrap(), "not a directory");
+}
+
+#[test]
+fn a_killed_server_is_replaced() {
+    let home = Home::new();
+    let socket = home.private("d").join("s").to_str().unwrap().to_owned();
+    let serve = home.serve(&["--socket", &socket]);
+    let token = home.token(&socket);
+    serve.signal(Signal::SIGKILL);
+    drop(serve);
+    assert!(exists(&socket), "a killed server cannot remove anything");
+    let ended = home.run(&["send", &socket, "text", "anybody?"]);
+    ended.assert_refused("nobody listens");
+    let serve = home.serve(&["--socket", &socket]);
+    assert_ne!(home.token(&socket), token);
+    home.run(&["send", &socket, "text", "hello"]).assert_code(0);
+    assert_eq!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.len(), 1);
+}
+
+#[test]
+fn arguments_that_make_no_sense_are_refused() {
+    let home = Home::new();
+    let table = [
+        ("--max-clients=0", 1),
+        ("--max-clients=-1", 2),
+        ("--max-clients=many", 2),
+        ("--max-clients=99999999999999999999999", 2),
+        ("--socket=", 2),
+    ];
+    for (arg, code) in table {
+        let ended = home.run(&["serve", arg]);
+        ended.assert_code(code);
+        assert!(ended.stdout.is_empty() && !ended.stderr.is_empty(), "{ended:?}");
+    }
+    for namespace in ["", "Upper", "a/b", "..", "1a"] {
+        home.run(&["serve", "--namespace", namespace]).assert_refused("namespace");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn it_is_the_process_that_was_started() {
+    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+
+    let home = Home::new();
+    let serve = home.serve(&[]);
+    let token = home.token(&serve.socket);
+    let peer = serve.peer(&token);
+    let vouched = getsockopt(peer.stream(), PeerCredentials).unwrap();
+    assert_eq!(vouched.pid().to_string(), serve.pid().to_string());
+    let file = fs::read_to_string(home.capability_file(&serve.socket)).unwrap();
+    let capability: Value = serde_json::from_str(&file).unwrap();
+    assert_eq!(capability["pid"], serve.pid());
+    let tasks = fs::read_dir(format!("/proc/{}/task", serve.pid())).unwrap().count();
+    assert_eq!(tasks, 1, "it is one thread");
+    assert!(serve.is_running());
+
+    // The token is on nobody's display: not in the arguments, not in the environment.
+    for file in ["cmdline", "environ"] {
+        let bytes = fs::read(format!("/proc/{}/{file}", serve.pid())).unwrap();
+        assert!(!String::from_utf8_lossy(&bytes).contains(&token), "{file}");
+    }
+    let stopped = serve.stop(Signal::SIGTERM);
+    assert!(!stopped.ended.stdout.contains(&token) && !stopped.ended.stderr.contains(&token));
+}
+
+/// On a terminal it speaks to people, and what a stranger wrote cannot drive that terminal.
+#[test]
+fn a_terminal_gets_sentences_unless_json_is_asked_for() {
+    use std::io::{BufRead, BufReader};
+
+    for is_json in [false, true] {
+        let home = Home::new();
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let path = home.private("d").join("s").to_str().unwrap().to_owned();
+        let mut command = home.serve_command(&["--socket", &path]);
+        command.args(is_json.then_some("--json")).stdout(pty.slave).stderr(Stdio::piped());
+        let process = Process::spawn_as_is(command, WATCHDOG);
+        let mut screen = BufReader::new(fs::File::from(pty.master));
+        let mut line = || {
+            let mut line = String::new();
+            screen.read_line(&mut line).unwrap();
+            line.trim_end().to_owned()
+        };
+        let first = line();
+        let token = home.token(&path);
+        Peer::connect(&path, &token).send_text("red \u{1b}[31m\r\nfake \u{202e}");
+        let second = line();
+        if is_json {
+            assert!(first.starts_with(r#"{"event":"listening""#), "{first}");
+            assert!(second.starts_with(r#"{"id":"uds-1","message":"#), "{second}");
+        } else {
+            assert_eq!(first, format!("listening at uds:{path}"));
+            assert!(
+                second.starts_with("uds-1  text") && second.ends_with(r"[31m\u{d}\u{a}fake \u{202e}"),
+                "{second}"
+            );
+        }
+        assert!(!second.contains('\u{1b}'), "{second}");
+        process.signal(Signal::SIGTERM);
+        process.end().assert_code(0);
+    }
+}
+
+/// Not more in flight than the inbox holds, so that every one must be taken.
+#[test]
+fn every_message_of_fifty_clients_arrives_exactly_once() {
+    let home = Home::new();
+    let mut serve = home.serve(&[]);
+    let token = home.token(&serve.socket);
+    for round in 0..scale() {
+        let clients: Vec<_> = (0..50)
+            .map(|client| {
+                let (socket, token) = (serve.socket.clone(), token.clone());
+                thread::spawn(move || {
+                    let mut peer = Peer::connect(&socket, &token);
+                    // All in flight, then half a close.
+                    let names: Vec<String> = (0..20).map(|number| format!("{client}-{number}")).collect();
+                    for name in &names {
+                        peer.write(&text_line(name));
+                    }
+                    peer.stream().shutdown(Shutdown::Write).unwrap();
+                    let answers: Vec<(String, String)> = names
+                        .into_iter()
+                        .map(|name| {
+                            let answer: Value = serde_json::from_str(&peer.read()).unwrap();
+                            let id = answer["meta"]["id"].as_str();
+                            (id.unwrap_or_else(|| panic!("{answer}")).to_owned(), name)
+                        })
+                        .collect();
+                    assert_eq!(peer.read(), "", "the end comes after the last answer");
+                    answers
+                })
+            })
+            .collect();
+        let answered: BTreeMap<String, String> =
+            clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+        let printed: Vec<(String, String)> = (0..1_000)
+            .map(|_| serve.entry())
+            .map(|entry| (entry.id.clone(), entry.json()["data"].as_str().unwrap().to_owned()))
+            .collect();
+        let in_order: Vec<String> =
+            (1..=1_000).map(|number| format!("uds-{}", 1_000 * round + number)).collect();
+        assert_eq!(printed.iter().map(|(id, _)| id.clone()).collect::<Vec<_>>(), in_order);
+        assert_eq!(printed.into_iter().collect::<BTreeMap<_, _>>(), answered);
+    }
+    assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
+}

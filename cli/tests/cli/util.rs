@@ -1,0 +1,613 @@
+//! What every test here needs: a home of its own, processes that a watchdog ends, raw peers and scripted servers.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+/// How long anything may take before the watchdog ends it.
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(20);
+
+/// Longer tests repeat what they do this often: `UDSMSG_TEST_SCALE`, 1 if it is not set.
+pub(crate) fn scale() -> usize {
+    std::env::var("UDSMSG_TEST_SCALE").ok().and_then(|text| text.parse().ok()).unwrap_or(1).max(1)
+}
+
+/// Directories that only one test uses: `$TMPDIR`, `$CLAUDE_CONFIG_DIR` and `$HOME` of what it starts.
+pub(crate) struct Home {
+    dir: TempDir,
+}
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        // Directly in /tmp, so that a long $TMPDIR of whoever runs the tests does not make socket paths too long.
+        let private = fs::Permissions::from_mode(0o700);
+        let dir = tempfile::Builder::new().prefix("udsmsg-").permissions(private).tempdir_in("/tmp").unwrap();
+        private_dir(&dir.path().join("t"));
+        Self { dir }
+    }
+
+    /// Everything of this test.
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn tmp(&self) -> PathBuf {
+        self.path().join("t")
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.path().join("config")
+    }
+
+    /// A new private directory.
+    pub(crate) fn private(&self, name: &str) -> PathBuf {
+        let path = self.path().join(name);
+        private_dir(&path);
+        path
+    }
+
+    pub(crate) fn capability_dir(&self) -> PathBuf {
+        self.config().join("messaging-capabilities")
+    }
+
+    /// Where the capability file for `socket` has to be.
+    pub(crate) fn capability_file(&self, socket: &str) -> PathBuf {
+        self.capability_dir().join(capability_name(socket))
+    }
+
+    /// The token that is published for `socket`.
+    pub(crate) fn token(&self, socket: &str) -> String {
+        token_in(&self.capability_file(socket), socket)
+    }
+
+    /// Publishes a token for `socket` as a server would, and returns it.
+    pub(crate) fn publish(&self, socket: &str) -> String {
+        let token = "0123456789abcdef".repeat(4);
+        private_dir(&self.capability_dir());
+        let contents = serde_json::json!({"socketPath": socket, "authToken": token}).to_string();
+        self.write_capability(socket, &contents, 0o600);
+        token
+    }
+
+    pub(crate) fn write_capability(&self, socket: &str, contents: &str, mode: u32) {
+        let file = self.capability_file(socket);
+        private_dir(&self.capability_dir());
+        fs::write(&file, contents).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// `program` in the environment of this home, and of nothing else.
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("TMPDIR", self.tmp())
+            .env("HOME", self.path())
+            .env("CLAUDE_CONFIG_DIR", self.config())
+            .current_dir(self.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// `udsmsg` with `args`.
+    pub(crate) fn udsmsg<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
+        let mut command = self.command(env!("CARGO_BIN_EXE_udsmsg"));
+        command.args(args);
+        command
+    }
+
+    /// Runs `udsmsg` with `args` to its end.
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Ended {
+        Process::spawn(self.udsmsg(args)).end()
+    }
+
+    pub(crate) fn serve(&self, args: &[&str]) -> Serve {
+        Serve::start(self.serve_command(args))
+    }
+
+    pub(crate) fn serve_command(&self, args: &[&str]) -> Command {
+        let mut command = self.udsmsg(&["serve"]);
+        command.args(args);
+        command
+    }
+
+    /// Every file below this home, with all that a start could have changed of it.
+    pub(crate) fn snapshot(&self) -> BTreeMap<PathBuf, String> {
+        let mut found = BTreeMap::new();
+        let mut pending = vec![self.path().to_owned()];
+        while let Some(dir) = pending.pop() {
+            for entry in fs::read_dir(&dir).unwrap() {
+                let path = entry.unwrap().path();
+                let meta = fs::symlink_metadata(&path).unwrap();
+                let facts = format!("{:o} {} {} {}", meta.mode(), meta.ino(), meta.size(), meta.mtime_nsec());
+                if meta.is_dir() {
+                    pending.push(path.clone());
+                }
+                found.insert(path, facts);
+            }
+        }
+        found
+    }
+}
+
+/// Makes a directory 0700 with its missing parents.
+pub(crate) fn private_dir(path: &Path) {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).unwrap();
+}
+
+/// The name of the capability file for `socket`.
+pub(crate) fn capability_name(socket: &str) -> String {
+    let digest = Sha256::digest(socket.as_bytes());
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{hex}.json")
+}
+
+/// The token in the capability `file` for `socket`.
+pub(crate) fn token_in(file: &Path, socket: &str) -> String {
+    let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("no capability at {file:?}: {error}"));
+    let capability: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(capability["socketPath"], socket);
+    capability["authToken"].as_str().unwrap().to_owned()
+}
+
+/// The permission bits of the file at `path`.
+pub(crate) fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap_or_else(|error| panic!("{path:?}: {error}")).mode() & 0o7777
+}
+
+/// Whether something stands at `path`.
+pub(crate) fn exists(path: impl AsRef<Path>) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+/// A child process that does not outlive its test, nor the watchdog.
+pub(crate) struct Process {
+    child: Arc<Mutex<Child>>,
+    pid: u32,
+    /// The watchdog had to end it.
+    was_bitten: Arc<AtomicBool>,
+    /// Dropped to call the watchdog off.
+    _leash: mpsc::Sender<()>,
+    stdout: Option<ChildStdout>,
+    stderr: Option<JoinHandle<String>>,
+    name: String,
+}
+
+/// What is left of a process.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Process {
+    pub(crate) fn spawn(command: Command) -> Self {
+        Self::spawn_within(command, WATCHDOG)
+    }
+
+    /// Starts `command` with stdout and stderr in pipes; after `limit` it is killed.
+    pub(crate) fn spawn_within(mut command: Command, limit: Duration) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::spawn_as_is(command, limit)
+    }
+
+    /// Starts `command` with stdout where it says.
+    pub(crate) fn spawn_as_is(mut command: Command, limit: Duration) -> Self {
+        let name = format!("{:?} {:?}", command.get_program(), command.get_args().collect::<Vec<_>>());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {:?}: {error}", command.get_program()));
+        let pid = child.id();
+        let stdout = child.stdout.take();
+        let stderr = child.stderr.take().map(|mut pipe| {
+            thread::spawn(move || {
+                let mut bytes = Vec::new();
+                let _ = pipe.read_to_end(&mut bytes);
+                String::from_utf8_lossy(&bytes).into_owned()
+            })
+        });
+        let child = Arc::new(Mutex::new(child));
+        let was_bitten = Arc::new(AtomicBool::new(false));
+        let (leash, held) = mpsc::channel();
+        let (victim, bitten) = (Arc::clone(&child), Arc::clone(&was_bitten));
+        thread::spawn(move || {
+            if held.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                bitten.store(true, Ordering::SeqCst);
+                let _ = victim.lock().unwrap().kill();
+            }
+        });
+        Self { child, pid, was_bitten, _leash: leash, stdout, stderr, name }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.pid).unwrap()), signal).unwrap();
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.child.lock().unwrap().try_wait().unwrap().is_none()
+    }
+
+    /// Takes the end of stdout to read from; dropping it closes it.
+    pub(crate) fn take_stdout(&mut self) -> ChildStdout {
+        self.stdout.take().unwrap()
+    }
+
+    /// Waits for the end and takes what was printed.
+    pub(crate) fn end(mut self) -> Ended {
+        let mut stdout = String::new();
+        if let Some(mut pipe) = self.stdout.take() {
+            let _ = pipe.read_to_string(&mut stdout);
+        }
+        let status = self.wait();
+        Ended { status, stdout, stderr: self.take_stderr() }
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        loop {
+            let ended = self.child.lock().unwrap().try_wait().unwrap();
+            if let Some(status) = ended {
+                if self.was_bitten.load(Ordering::SeqCst) {
+                    let stderr = self.take_stderr();
+                    panic!("the watchdog had to kill {}; stderr: {stderr}", self.name);
+                }
+                return status;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn take_stderr(&mut self) -> String {
+        self.stderr.take().map(|thread| thread.join().unwrap()).unwrap_or_default()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let mut child = self.child.lock().unwrap();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+impl Ended {
+    #[track_caller]
+    pub(crate) fn assert_code(&self, code: i32) -> &Self {
+        assert_eq!(self.status.code(), Some(code), "{self:?}");
+        self
+    }
+
+    /// It failed with exit status 1, nothing on stdout, and `text` among what it said on stderr.
+    #[track_caller]
+    pub(crate) fn assert_refused(&self, text: &str) {
+        self.assert_code(1);
+        assert_eq!(self.stdout, "", "{self:?}");
+        assert!(self.stderr.contains(text), "{text:?} is not in {self:?}");
+    }
+}
+
+/// One line that `serve` printed for a message.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Entry {
+    pub(crate) id: String,
+    /// Byte for byte as printed.
+    pub(crate) message: Box<RawValue>,
+    #[serde(rename = "receivedAt")]
+    pub(crate) received_at: u64,
+    pub(crate) status: String,
+}
+
+impl Entry {
+    #[track_caller]
+    pub(crate) fn parse(line: &str) -> Self {
+        serde_json::from_str(line).unwrap_or_else(|error| panic!("{line:?} is no entry: {error}"))
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(self.message.get()).unwrap()
+    }
+}
+
+/// A running `udsmsg serve` that has printed its first line.
+pub(crate) struct Serve {
+    process: Process,
+    pub(crate) first_line: String,
+    pub(crate) socket: String,
+    out: Out,
+}
+
+enum Out {
+    /// The rest of stdout, not read so far.
+    Unread(BufReader<ChildStdout>),
+    /// Somebody reads it line by line.
+    Lines(Receiver<String>),
+    Closed,
+}
+
+impl Serve {
+    pub(crate) fn start(command: Command) -> Self {
+        Self::start_within(command, WATCHDOG)
+    }
+
+    pub(crate) fn start_within(command: Command, limit: Duration) -> Self {
+        let mut process = Process::spawn_within(command, limit);
+        // Unbuffered as far as we are concerned: what was not read stays in the pipe.
+        let mut out = BufReader::with_capacity(1, process.take_stdout());
+        let mut first_line = String::new();
+        out.read_line(&mut first_line).unwrap();
+        if first_line.is_empty() {
+            panic!("no first line; {:?}", process.end());
+        }
+        let first_line = first_line.trim_end_matches('\n').to_owned();
+        let event: Value = serde_json::from_str(&first_line).unwrap();
+        let socket = event["socket"].as_str().unwrap().to_owned();
+        Self { process, first_line, socket, out: Out::Unread(out) }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.process.is_running()
+    }
+
+    pub(crate) fn peer(&self, token: &str) -> Peer {
+        Peer::connect(&self.socket, token)
+    }
+
+    /// Closes our end of its stdout.
+    pub(crate) fn close_stdout(&mut self) {
+        self.out = Out::Closed;
+    }
+
+    fn lines(&mut self) -> &Receiver<String> {
+        if let Out::Unread(_) = &self.out {
+            let Out::Unread(unread) = std::mem::replace(&mut self.out, Out::Closed) else { unreachable!() };
+            let unread = BufReader::new(unread.into_inner());
+            let (sender, receiver) = mpsc::channel();
+            thread::spawn(move || {
+                for line in unread.lines() {
+                    let Ok(line) = line else { break };
+                    if sender.send(line).is_err() {
+                        break;
+                    }
+                }
+            });
+            self.out = Out::Lines(receiver);
+        }
+        match &self.out {
+            Out::Lines(lines) => lines,
+            _ => panic!("stdout was closed"),
+        }
+    }
+
+    /// The next line.
+    #[track_caller]
+    pub(crate) fn line(&mut self) -> String {
+        match self.lines().recv_timeout(WATCHDOG) {
+            Ok(line) => line,
+            Err(error) => panic!("no further line on stdout: {error}"),
+        }
+    }
+
+    /// The next entry.
+    #[track_caller]
+    pub(crate) fn entry(&mut self) -> Entry {
+        Entry::parse(&self.line())
+    }
+
+    /// Nothing is printed for `span`.
+    #[track_caller]
+    pub(crate) fn assert_prints_nothing_for(&mut self, span: Duration) {
+        if let Ok(line) = self.lines().recv_timeout(span) {
+            panic!("printed {line:?}");
+        }
+    }
+
+    /// Stops it with `signal`, reading what it prints.
+    #[track_caller]
+    pub(crate) fn stop(mut self, signal: Signal) -> Stopped {
+        self.lines();
+        self.stop_as_is(signal)
+    }
+
+    /// Stops it with `signal`; if nobody has read stdout so far, nobody does until it is over.
+    #[track_caller]
+    pub(crate) fn stop_as_is(self, signal: Signal) -> Stopped {
+        self.signal(signal);
+        self.end()
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub(crate) fn end(mut self) -> Stopped {
+        let begun = Instant::now();
+        let status = self.process.wait();
+        let took = begun.elapsed();
+        let rest: Vec<String> = match self.out {
+            Out::Lines(lines) => lines.iter().collect(),
+            Out::Unread(_) | Out::Closed => Vec::new(),
+        };
+        let entries = rest.iter().map(|line| Entry::parse(line)).collect();
+        let stderr = self.process.take_stderr();
+        Stopped { ended: Ended { status, stdout: rest.join("\n"), stderr }, entries, took }
+    }
+}
+
+/// What a stopped `serve` leaves.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    pub(crate) ended: Ended,
+    /// What was printed and not asked for before.
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) took: Duration,
+}
+
+impl Stopped {
+    /// It ended with `code` within the 2 s of its contract; as much again is for a busy machine.
+    #[track_caller]
+    pub(crate) fn assert_clean(&self, code: i32) -> &Self {
+        self.ended.assert_code(code);
+        assert!(self.took < Duration::from_secs(4), "the stop took {:?}", self.took);
+        self
+    }
+}
+
+/// A client that is nothing but a socket and a token.
+pub(crate) struct Peer {
+    stream: BufReader<UnixStream>,
+    token: String,
+}
+
+impl Peer {
+    pub(crate) fn connect(socket: &str, token: &str) -> Self {
+        let stream = UnixStream::connect(socket).unwrap();
+        stream.set_read_timeout(Some(WATCHDOG)).unwrap();
+        stream.set_write_timeout(Some(WATCHDOG)).unwrap();
+        Self { stream: BufReader::new(stream), token: token.to_owned() }
+    }
+
+    pub(crate) fn stream(&self) -> &UnixStream {
+        self.stream.get_ref()
+    }
+
+    /// Writes `line`, with the token where it says `TOKEN`, and a newline.
+    pub(crate) fn write(&mut self, line: &str) {
+        let line = format!("{}\n", line.replace("TOKEN", &self.token));
+        self.stream.get_mut().write_all(line.as_bytes()).unwrap();
+    }
+
+    /// The next line that came; empty at the end.
+    pub(crate) fn read(&mut self) -> String {
+        let mut line = String::new();
+        let _ = self.stream.read_line(&mut line).expect("an answer before the watchdog barks");
+        line.trim_end_matches('\n').to_owned()
+    }
+
+    /// Writes `line` and returns the answer as JSON.
+    #[track_caller]
+    pub(crate) fn ask(&mut self, line: &str) -> Value {
+        self.write(line);
+        let answer = self.read();
+        serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{answer:?} is no answer: {error}"))
+    }
+
+    /// Sends `data` as text; returns the id that it got.
+    #[track_caller]
+    pub(crate) fn send_text(&mut self, data: &str) -> String {
+        let answer = self.ask(&text_line(data));
+        assert_eq!(
+            (answer["type"].as_str(), answer["data"].as_str()),
+            (Some("response"), Some("ok")),
+            "{answer}"
+        );
+        answer["meta"]["id"].as_str().unwrap().to_owned()
+    }
+
+    #[track_caller]
+    pub(crate) fn ping(&mut self) {
+        let answer = self.ask(PING_LINE);
+        assert_eq!(answer["type"], "pong", "{answer}");
+    }
+}
+
+/// A ping for [`Peer::write`].
+pub(crate) const PING_LINE: &str = r#"{"type":"ping","meta":{"authToken":"TOKEN"}}"#;
+
+/// A text for [`Peer::write`].
+pub(crate) fn text_line(data: &str) -> String {
+    format!(r#"{{"type":"text","data":{},"meta":{{"authToken":"TOKEN"}}}}"#, Value::from(data))
+}
+
+/// A server that answers by a script, one connection after the other.
+pub(crate) struct Fake {
+    pub(crate) socket: String,
+    connections: Arc<AtomicUsize>,
+    received: Receiver<String>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Fake {
+    /// Listens at a path of its own below `home`. `script` is given each connection, its number from 0, and a place for
+    /// the lines that it read.
+    pub(crate) fn start(
+        home: &Home,
+        script: impl Fn(UnixStream, usize, &mpsc::Sender<String>) + Send + 'static,
+    ) -> Self {
+        let socket = home.private("fake").join("s").to_str().unwrap().to_owned();
+        let listener = UnixListener::bind(&socket).unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (sender, received) = mpsc::channel();
+        let (count, over) = (Arc::clone(&connections), Arc::clone(&is_over));
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                if over.load(Ordering::SeqCst) {
+                    break;
+                }
+                let number = count.fetch_add(1, Ordering::SeqCst);
+                let stream = stream.unwrap();
+                stream.set_read_timeout(Some(WATCHDOG)).unwrap();
+                script(stream, number, &sender);
+            }
+        });
+        Self { socket, connections, received, is_over }
+    }
+
+    /// Connections so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// The next line that a script put down.
+    pub(crate) fn received(&self) -> String {
+        self.received.recv_timeout(WATCHDOG).expect("a line from the client")
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::SeqCst);
+        let _ = UnixStream::connect(&self.socket);
+    }
+}
+
+/// Reads one line of `stream`, without its newline.
+pub(crate) fn read_line(stream: &UnixStream) -> String {
+    let mut line = String::new();
+    let _ = BufReader::new(stream).read_line(&mut line);
+    line.trim_end_matches('\n').to_owned()
+}
+
+/// Lines come out of `stream` until its end.
+pub(crate) fn read_to_end(mut stream: &UnixStream) {
+    let _ = std::io::copy(&mut stream, &mut std::io::sink());
+}

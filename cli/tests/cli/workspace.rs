@@ -1,0 +1,44 @@
+//! What README promises to somebody with a fresh checkout: the two commands, typed at the root of the workspace.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::util::{Home, Process, Serve, scale};
+
+/// Something may have to be built first.
+const BUILD: Duration = Duration::from_secs(900);
+
+/// In the profile that the tests were built with; `UDSMSG_TEST_SCALE=2` asks for `--release` as it is written in README.
+#[test]
+fn cargo_run_finds_the_command_at_the_root() {
+    let home = Home::new();
+    let is_release = scale() > 1 || !cfg!(debug_assertions);
+    let cargo = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO"));
+        command.arg("run").args(is_release.then_some("--release")).args(["--offline", "--"]).args(args);
+        command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap());
+        command.env("TMPDIR", home.tmp()).env("CLAUDE_CONFIG_DIR", home.config());
+        // The variables that cargo gives to tests are not those of somebody's shell.
+        for (name, _) in std::env::vars_os() {
+            let name_text = name.to_string_lossy();
+            let is_for_the_test =
+                name_text.starts_with("CARGO_PKG_") || name_text.starts_with("CARGO_MANIFEST_");
+            if is_for_the_test || name_text.starts_with("CARGO_BIN_EXE_") {
+                command.env_remove(name);
+            }
+        }
+        command
+    };
+    let mut serve = Serve::start_within(cargo(&["serve"]), BUILD);
+    let target = format!("uds:{}", serve.socket);
+    let ended = Process::spawn_within(cargo(&["send", &target, "text", "hello"]), BUILD).end();
+    assert!(ended.assert_code(0).stdout.contains("uds-1"), "{ended:?}");
+    let entry = serve.entry();
+    assert_eq!((entry.id.as_str(), &entry.json()["data"]), ("uds-1", &json!("hello")));
+    // It is cargo that was started; what it runs takes its place.
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+}
