@@ -1,12 +1,13 @@
 //! A server killed at any system call of its start or its stop: the next start succeeds, nothing foreign is
 //! touched, and what is left can be told for what it is.
 //!
-//! The child is traced and killed (`SIGKILL`) as it enters or leaves one system call; which one goes up by one from
-//! round to round.
+//! The child is traced and killed (`SIGKILL`) as it enters or leaves one system call; which one goes up by
+//! one from round to round.
 #![cfg(target_os = "linux")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{self, Signal};
@@ -54,6 +55,7 @@ impl Scene {
             ("NAMES_SOCKET", self.path.as_os_str()),
             ("NAMES_CONFIG", capabilities.path().as_os_str()),
             ("NAMES_TRACED", "1".as_ref()),
+            ("NAMES_UMASK", "0".as_ref()),
         ]);
         let pid = test_thread(part.pid());
         let [begin, end] = STEP_SIGNALS;
@@ -74,7 +76,8 @@ impl Scene {
         for _ in 0..=at {
             ptrace::syscall(pid, None).unwrap();
             match wait(pid) {
-                WaitStatus::PtraceSyscall(_) => {}
+                // Under a umask of 0 the socket shows its own mode, at every moment that anyone could look.
+                WaitStatus::PtraceSyscall(_) => assert!(!is_wider_than_0600(&self.path)),
                 WaitStatus::Stopped(_, signal) if signal == end => {
                     ptrace::detach(pid, None).unwrap();
                     return false;
@@ -123,6 +126,10 @@ fn test_thread(pid: u32) -> Pid {
     Pid::from_raw(
         threads.max_by_key(|&thread| (i64::from(thread) != i64::from(pid), thread)).unwrap(),
     )
+}
+
+fn is_wider_than_0600(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.mode() & 0o177 != 0)
 }
 
 fn wait(thread: Pid) -> WaitStatus {
