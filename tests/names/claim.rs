@@ -204,6 +204,16 @@ fn what_another_has_put_there_since_is_not_removed() {
 }
 
 #[test]
+fn a_capability_file_that_was_spoiled_does_not_keep_a_server_from_stopping() {
+    let place = Place::new();
+    let path = place.path("d/s.sock");
+    let (listener, mut claim) = place.bind(&path).unwrap();
+    fs::write(capability(&place, &path), "not what we wrote").unwrap();
+    claim.release(&listener).unwrap();
+    assert!(!path.exists() && capability(&place, &path).exists());
+}
+
+#[test]
 fn an_inode_that_is_given_out_again_is_no_mistake() {
     let place = Place::new();
     let path = place.path("d/s.sock");

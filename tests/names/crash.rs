@@ -60,6 +60,7 @@ impl Scene {
         let pid = test_thread(part.pid());
         let [begin, end] = STEP_SIGNALS;
         ptrace::attach(pid).unwrap();
+        let _tracee = Tracee { process: part.pid(), thread: pid };
         expect_signal(pid, Signal::SIGSTOP);
         ptrace::setoptions(pid, Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL)
             .unwrap();
@@ -78,17 +79,10 @@ impl Scene {
             match wait(pid) {
                 // Under a umask of 0 the socket shows its own mode, at every moment that anyone could look.
                 WaitStatus::PtraceSyscall(_) => assert!(!is_wider_than_0600(&self.path)),
-                WaitStatus::Stopped(_, signal) if signal == end => {
-                    ptrace::detach(pid, None).unwrap();
-                    return false;
-                }
+                WaitStatus::Stopped(_, signal) if signal == end => return false,
                 other => panic!("{other:?}"),
             }
         }
-        signal::kill(Pid::from_raw(i32::try_from(part.pid()).unwrap()), Signal::SIGKILL).unwrap();
-        // A traced thread is its tracer's to be waited for, and keeps its process until then.
-        assert_eq!(wait(pid), WaitStatus::Signaled(pid, Signal::SIGKILL, false));
-        part.kill();
         true
     }
 
@@ -126,6 +120,23 @@ fn test_thread(pid: u32) -> Pid {
     Pid::from_raw(
         threads.max_by_key(|&thread| (i64::from(thread) != i64::from(pid), thread)).unwrap(),
     )
+}
+
+/// A traced thread, killed with its process when dropped. It is its tracer's to be waited for, and keeps its process
+/// until then.
+struct Tracee {
+    process: u32,
+    thread: Pid,
+}
+
+impl Drop for Tracee {
+    fn drop(&mut self) {
+        let process = Pid::from_raw(i32::try_from(self.process).unwrap());
+        signal::kill(process, Signal::SIGKILL).unwrap();
+        while waitpid(self.thread, Some(WaitPidFlag::__WALL))
+            .is_ok_and(|status| status.pid().is_some())
+        {}
+    }
 }
 
 fn is_wider_than_0600(path: &Path) -> bool {
