@@ -136,7 +136,7 @@ fn entry() {
         setuid(Uid::from_raw(uid)).unwrap();
     }
     if let Ok(mask) = env::var("NAMES_UMASK") {
-        umask(Mode::from_bits_truncate(u32::from_str_radix(&mask, 8).unwrap()));
+        umask(Mode::from_bits_truncate(nix::libc::mode_t::from_str_radix(&mask, 8).unwrap()));
     }
     let mut random = Random::from_os().unwrap();
     let capabilities = CapabilityDir::at(PathBuf::from(env::var_os("NAMES_CONFIG").unwrap()));

@@ -1,7 +1,6 @@
 //! The life of a name: taken, held, given back.
 
 use std::fs;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
@@ -133,6 +132,8 @@ fn a_live_server_keeps_its_name_whoever_it_is() {
 #[test]
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn a_full_backlog_is_a_sign_of_life() {
+    use std::os::fd::AsRawFd;
+
     use nix::sys::socket::{
         AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
     };

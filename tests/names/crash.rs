@@ -122,8 +122,8 @@ fn test_thread(pid: u32) -> Pid {
     )
 }
 
-/// A traced thread, killed with its process when dropped. It is its tracer's to be waited for, and keeps its process
-/// until then.
+/// A traced thread, killed with its process when dropped. It is its tracer's to be waited for, and keeps its
+/// process until then.
 struct Tracee {
     process: u32,
     thread: Pid,
