@@ -246,8 +246,8 @@ impl Claim {
         }
     }
 
-    /// Asks a socket whether it lives, even if its mode keeps its owner out, as a start under a strange umask that
-    /// was cut short leaves it.
+    /// Asks a socket whether it lives, even if its mode keeps its owner out, as a start under a strange umask
+    /// that was cut short leaves it.
     fn probe_any_mode(&self, name: &UnixAddr, found: &Facts) -> Probe {
         match probe(name) {
             Probe::Unclear(cause)

@@ -2,12 +2,13 @@
 
 use std::env;
 use std::ffi::OsStr;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use nix::sys::signal::{Signal, raise};
+use nix::sys::signal::{SigHandler, Signal, raise, signal};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use udsmsg::os::address::Address;
@@ -118,7 +119,8 @@ fn traced<T>(step: impl FnOnce() -> T) -> T {
 /// - `NAMES_CONFIG`: the capability directory
 /// - `NAMES_CWD`, `NAMES_UMASK` (octal), `NAMES_UID`: what to change before
 /// - `NAMES_TRACED`: whether to signal the beginning and the end of each step to a tracer
-/// - `NAMES_AFTER`: `chdir` or `fork` between bind and release
+/// - `NAMES_AFTER`: `chdir`, `fork` or `sigpipe` between bind and release
+/// - `NAMES_ROUNDS`: how often to bind and release at once, instead of all that
 #[test]
 fn entry() {
     if env::var_os("NAMES_CHILD").is_none() {
@@ -134,13 +136,17 @@ fn entry() {
         setuid(Uid::from_raw(uid)).unwrap();
     }
     if let Ok(mask) = env::var("NAMES_UMASK") {
-        umask(Mode::from_bits_truncate(u32::from_str_radix(&mask, 8).unwrap()));
+        umask(Mode::from_bits_truncate(nix::libc::mode_t::from_str_radix(&mask, 8).unwrap()));
     }
     let mut random = Random::from_os().unwrap();
     let capabilities = CapabilityDir::at(PathBuf::from(env::var_os("NAMES_CONFIG").unwrap()));
     let auth_token = random.auth_token();
     say("ready");
     wait();
+    if let Ok(rounds) = env::var("NAMES_ROUNDS") {
+        go_round(rounds.parse().unwrap(), &capabilities, &mut random);
+        return;
+    }
     let location = match env::var_os("NAMES_SOCKET") {
         Some(path) => Location::from(Address::from_path(&path).unwrap()),
         None => Location::draw(&Namespace::default(), &Environment::from_process(), &mut random).unwrap(),
@@ -158,7 +164,8 @@ fn entry() {
     wait();
     match env::var("NAMES_AFTER").as_deref() {
         Ok("chdir") => env::set_current_dir("/").unwrap(),
-        Ok("fork") => fork_and_drop(&mut claim, &listener),
+        Ok("fork") => fork_and_drop(&mut claim, &listener, &mut random),
+        Ok("sigpipe") => send_to_nobody(),
         _ => {}
     }
     let was_there = claim.still_there();
@@ -167,21 +174,56 @@ fn entry() {
     say(format_args!("released {was_there} {}", claim.still_there()));
 }
 
-/// Forks; the child releases its copy of the claim and drops it, and ends.
-#[allow(unsafe_code, reason = "there is no safe fork; the child only makes system calls and ends")]
-fn fork_and_drop(claim: &mut Claim, listener: &impl std::os::fd::AsFd) {
-    // SAFETY: this program is a child made for this test, and runs one test, on its main thread.
+/// Binds and releases `count` times, and says how many descriptors and threads there were before and after.
+fn go_round(count: usize, capabilities: &CapabilityDir, random: &mut Random) {
+    let address = Address::from_path(&env::var_os("NAMES_SOCKET").unwrap()).unwrap();
+    let open = || {
+        ["fd", "task"]
+            .map(|what| Path::new("/proc/self").join(what).read_dir().map(Iterator::count).ok())
+    };
+    let before = open();
+    for _ in 0..count {
+        let auth_token = random.auth_token();
+        let location = Location::from(address.clone());
+        let (listener, mut claim) =
+            Claim::bind(location, capabilities, &auth_token, random).unwrap();
+        claim.release(&listener).unwrap();
+    }
+    say(format_args!("left {}", if open() == before { "nothing" } else { "something" }));
+}
+
+/// Sends to a peer that is gone, with `SIGPIPE` as deadly as it is in a host that is not a Rust program.
+#[allow(unsafe_code, reason = "there is no safe way to change what a signal does")]
+fn send_to_nobody() {
+    // SAFETY: no handler is set, only the default restored.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.unwrap();
+    let (one, other) = UnixStream::pair().unwrap();
+    drop(other);
+    let refused = udsmsg::os::sys::send(&one, b"x").unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::BrokenPipe);
+}
+
+/// Forks; the child releases its copy of the claim and drops it, draws a nonce that is not its parent's, and
+/// ends.
+#[allow(unsafe_code, reason = "there is no safe fork; the child does little and ends")]
+fn fork_and_drop(claim: &mut Claim, listener: &impl std::os::fd::AsFd, random: &mut Random) {
+    let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+    // SAFETY: this program is a child made for this test, and its other thread only waits for this one.
     match unsafe { nix::unistd::fork() }.unwrap() {
         nix::unistd::ForkResult::Child => {
             let is_released = claim.release(listener).is_ok();
             // SAFETY: the copy is dropped once, in a process that ends before the caller could drop it again.
             drop(unsafe { std::ptr::read(claim) });
+            let is_written = theirs.write_all(random.nonce().as_bytes()).is_ok();
             // SAFETY: ends the process without running what belongs to the parent.
-            unsafe { nix::libc::_exit(i32::from(!is_released)) }
+            unsafe { nix::libc::_exit(i32::from(!is_released || !is_written)) }
         }
         nix::unistd::ForkResult::Parent { child } => {
             let status = nix::sys::wait::waitpid(child, None).unwrap();
             assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+            let mut nonce = [0; 32];
+            ours.read_exact(&mut nonce).unwrap();
+            assert_ne!(random.nonce().as_bytes(), nonce);
         }
     }
 }

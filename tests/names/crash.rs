@@ -1,12 +1,13 @@
 //! A server killed at any system call of its start or its stop: the next start succeeds, nothing foreign is
 //! touched, and what is left can be told for what it is.
 //!
-//! The child is traced and killed (`SIGKILL`) as it enters or leaves one system call; which one goes up by one from
-//! round to round.
+//! The child is traced and killed (`SIGKILL`) as it enters or leaves one system call; which one goes up by
+//! one from round to round.
 #![cfg(target_os = "linux")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{self, Signal};
@@ -54,10 +55,12 @@ impl Scene {
             ("NAMES_SOCKET", self.path.as_os_str()),
             ("NAMES_CONFIG", capabilities.path().as_os_str()),
             ("NAMES_TRACED", "1".as_ref()),
+            ("NAMES_UMASK", "0".as_ref()),
         ]);
         let pid = test_thread(part.pid());
         let [begin, end] = STEP_SIGNALS;
         ptrace::attach(pid).unwrap();
+        let _tracee = Tracee { process: part.pid(), thread: pid };
         expect_signal(pid, Signal::SIGSTOP);
         ptrace::setoptions(pid, Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL).unwrap();
         ptrace::cont(pid, None).unwrap();
@@ -73,18 +76,12 @@ impl Scene {
         for _ in 0..=at {
             ptrace::syscall(pid, None).unwrap();
             match wait(pid) {
-                WaitStatus::PtraceSyscall(_) => {}
-                WaitStatus::Stopped(_, signal) if signal == end => {
-                    ptrace::detach(pid, None).unwrap();
-                    return false;
-                }
+                // Under a umask of 0 the socket shows its own mode, at every moment that anyone could look.
+                WaitStatus::PtraceSyscall(_) => assert!(!is_wider_than_0600(&self.path)),
+                WaitStatus::Stopped(_, signal) if signal == end => return false,
                 other => panic!("{other:?}"),
             }
         }
-        signal::kill(Pid::from_raw(i32::try_from(part.pid()).unwrap()), Signal::SIGKILL).unwrap();
-        // A traced thread is its tracer's to be waited for, and keeps its process until then.
-        assert_eq!(wait(pid), WaitStatus::Signaled(pid, Signal::SIGKILL, false));
-        part.kill();
         true
     }
 
@@ -116,6 +113,27 @@ fn test_thread(pid: u32) -> Pid {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let threads = threads.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse::<i32>().unwrap());
     Pid::from_raw(threads.max_by_key(|&thread| (i64::from(thread) != i64::from(pid), thread)).unwrap())
+}
+
+/// A traced thread, killed with its process when dropped. It is its tracer's to be waited for, and keeps its
+/// process until then.
+struct Tracee {
+    process: u32,
+    thread: Pid,
+}
+
+impl Drop for Tracee {
+    fn drop(&mut self) {
+        let process = Pid::from_raw(i32::try_from(self.process).unwrap());
+        signal::kill(process, Signal::SIGKILL).unwrap();
+        while waitpid(self.thread, Some(WaitPidFlag::__WALL))
+            .is_ok_and(|status| status.pid().is_some())
+        {}
+    }
+}
+
+fn is_wider_than_0600(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.mode() & 0o177 != 0)
 }
 
 fn wait(thread: Pid) -> WaitStatus {

@@ -138,4 +138,5 @@ pub fn rounds(short: usize) -> usize {
 /// A dead server's socket: bound, listened on, closed.
 pub fn leave_stale(path: &Path) {
     drop(UnixListener::bind(path).unwrap());
+    chmod(path, 0o600);
 }
