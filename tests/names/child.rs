@@ -177,16 +177,13 @@ fn entry() {
 /// Binds and releases `count` times, and says how many descriptors and threads there were before and after.
 fn go_round(count: usize, capabilities: &CapabilityDir, random: &mut Random) {
     let address = Address::from_path(&env::var_os("NAMES_SOCKET").unwrap()).unwrap();
-    let open = || {
-        ["fd", "task"]
-            .map(|what| Path::new("/proc/self").join(what).read_dir().map(Iterator::count).ok())
-    };
+    let open =
+        || ["fd", "task"].map(|what| Path::new("/proc/self").join(what).read_dir().map(Iterator::count).ok());
     let before = open();
     for _ in 0..count {
         let auth_token = random.auth_token();
         let location = Location::from(address.clone());
-        let (listener, mut claim) =
-            Claim::bind(location, capabilities, &auth_token, random).unwrap();
+        let (listener, mut claim) = Claim::bind(location, capabilities, &auth_token, random).unwrap();
         claim.release(&listener).unwrap();
     }
     say(format_args!("left {}", if open() == before { "nothing" } else { "something" }));

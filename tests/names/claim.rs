@@ -428,11 +428,7 @@ fn no_one_waits_for_ever_for_another_start() {
     let asked = Instant::now();
     expect_error(claim.release(&listener), ErrorKind::TimedOut, &["starting or stopping", "2 s"]);
     assert!(asked.elapsed() >= Duration::from_secs(2) && claim.still_there());
-    expect_error(
-        place.bind(&place.path("d/other.sock")),
-        ErrorKind::TimedOut,
-        &["starting or stopping"],
-    );
+    expect_error(place.bind(&place.path("d/other.sock")), ErrorKind::TimedOut, &["starting or stopping"]);
     lock.unlock().unwrap();
     claim.release(&listener).unwrap();
     assert!(!path.exists() && !place.path("d/other.sock").exists());

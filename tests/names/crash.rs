@@ -126,9 +126,7 @@ impl Drop for Tracee {
     fn drop(&mut self) {
         let process = Pid::from_raw(i32::try_from(self.process).unwrap());
         signal::kill(process, Signal::SIGKILL).unwrap();
-        while waitpid(self.thread, Some(WaitPidFlag::__WALL))
-            .is_ok_and(|status| status.pid().is_some())
-        {}
+        while waitpid(self.thread, Some(WaitPidFlag::__WALL)).is_ok_and(|status| status.pid().is_some()) {}
     }
 }
 
