@@ -362,11 +362,11 @@ impl Connection {
         Ending::ShutWrite
     }
 
-    /// Why this connection is closing, if it is.
-    pub(crate) fn close_reason(&self) -> Option<CloseReason> {
+    /// Why this connection is closing, if it is, and until when it may.
+    pub(crate) fn closing(&self) -> Option<(CloseReason, Mono)> {
         match self.phase {
             Phase::Open => None,
-            Phase::Closing { reason, .. } => Some(reason),
+            Phase::Closing { reason, deadline, .. } => Some((reason, deadline)),
         }
     }
 
@@ -396,7 +396,7 @@ impl Connection {
         if self.deadline(limits).is_none_or(|deadline| deadline > now) {
             return None;
         }
-        Some(if let Some(reason) = self.close_reason() {
+        Some(if let Some((reason, _)) = self.closing() {
             reason
         } else if self.is_stalled() {
             CloseReason::OutputStalled

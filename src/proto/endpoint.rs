@@ -71,6 +71,8 @@ pub struct Endpoint {
     rings_max: usize,
     spare_outputs: Vec<Vec<u8>>,
     inbox: Inbox,
+    /// Something was put into the inbox in this turn, so that its owner has not had a chance to drain it yet.
+    has_enqueued: bool,
     /// Connections ever given a slot: the serial number of the newest.
     admitted: u64,
     /// Connections that are open; the others in `slots` are closing.
@@ -86,6 +88,15 @@ pub struct Endpoint {
     gone: VecDeque<(ConnKey, CloseReason)>,
     stamp: Stamp,
     is_shut_down: bool,
+}
+
+/// How much of what a connection has sent is looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Work {
+    /// The frames of one turn.
+    Budget,
+    /// Every whole frame in its ring: it is about to be judged for not having sent them.
+    Everything,
 }
 
 /// The text of the turn's wall time, formatted when it is first needed.
@@ -142,6 +153,7 @@ impl Endpoint {
             path_json,
             answer_bytes_max,
             spare_outputs: Vec::new(),
+            has_enqueued: false,
             admitted: 0,
             open: 0,
             work: VecDeque::new(),
@@ -256,7 +268,7 @@ impl Endpoint {
     pub fn received(&mut self, key: ConnKey, n: usize, now: Now) {
         if let Some(connection) = self.slots.get_mut(key) {
             connection.received(n, now.mono);
-            self.process(key, self.limits.turn_frames_max, now);
+            self.process(key, Work::Budget, now);
         }
     }
 
@@ -277,7 +289,7 @@ impl Endpoint {
     pub fn end_of_input(&mut self, key: ConnKey, now: Now) {
         if let Some(connection) = self.slots.get_mut(key) {
             connection.finish_input();
-            self.process(key, self.limits.turn_frames_max, now);
+            self.process(key, Work::Budget, now);
         }
     }
 
@@ -292,14 +304,17 @@ impl Endpoint {
             let Some(key) = self.work.pop_front() else { break };
             if let Some(connection) = self.slots.get_mut(key).filter(|c| c.is_in_work) {
                 connection.is_in_work = false;
-                self.process(key, self.limits.turn_frames_max, now);
+                self.process(key, Work::Budget, now);
             }
         }
     }
 
     /// Takes up to a budget of frames out of what a connection has sent. This is the landing of the two stairs: what
     /// a peer wants is decided here, and nowhere else.
-    fn process(&mut self, key: ConnKey, mut budget: usize, now: Now) {
+    ///
+    /// A message that finds the inbox full is refused only if nothing was put into it in this turn. Otherwise it waits
+    /// for the next one, so that an owner who drains after every turn never has a message refused.
+    fn process(&mut self, key: ConnKey, work: Work, now: Now) {
         let Some(connection) = self.slots.get_mut(key) else { return };
         let env = Env {
             limits: &self.limits,
@@ -309,13 +324,21 @@ impl Endpoint {
         connection.lend_output_buffer(&mut self.spare_outputs);
         let peer = connection.peer();
         let mut fatal = None;
+        let mut budget = if work == Work::Budget { self.limits.turn_frames_max } else { usize::MAX };
         while budget > 0 && fatal.is_none() {
+            if work == Work::Budget && self.has_enqueued && self.inbox.is_tight() {
+                budget = 0;
+                break;
+            }
             let Some(event) = connection.next_event(&env, now.mono) else { break };
             budget -= 1;
             let reply = match event {
                 Event::Blank => continue,
                 Event::Deliver(message) => match self.inbox.push(message, peer, now.wall) {
-                    Ok(id) => Reply::Response { number: id.number() },
+                    Ok(id) => {
+                        self.has_enqueued = true;
+                        Reply::Response { number: id.number() }
+                    }
                     Err(_full) => {
                         fatal = Some(CloseReason::InboxFull);
                         continue;
@@ -444,7 +467,7 @@ impl Endpoint {
                 // before it is judged, all of them, which is one ring at most.
                 Some(_) if connection.is_in_work => {
                     connection.is_in_work = false;
-                    self.process(key, usize::MAX, now);
+                    self.process(key, Work::Everything, now);
                 }
                 Some(reason) if connection.is_open() => self.close(key, reason, now),
                 Some(reason) => self.remove(key, reason),
@@ -455,6 +478,7 @@ impl Endpoint {
 
     /// The turn is over: slots freed in it may be used again, for no event of this turn can name them any more.
     pub fn turn_ended(&mut self) {
+        self.has_enqueued = false;
         self.slots.release_retired();
     }
 
@@ -489,8 +513,12 @@ impl Endpoint {
         }
         tracing::debug!(index = key.index(), ?reason, "closing connection");
         if self.slots.len() - self.open > self.limits.clients_max {
-            let closing = self.slots.iter().filter_map(|(key, c)| Some((key, c.close_reason()?, c.serial())));
-            if let Some((oldest, reason, _)) = closing.min_by_key(|(_, _, serial)| *serial) {
+            // One that has been given everything can be spared before one that is still owed something.
+            let others = self.slots.iter().filter(|(other, _)| *other != key);
+            let closing = others.filter_map(|(other, c)| Some((other, c.closing()?, !c.output().is_empty())));
+            if let Some((oldest, (reason, _), _)) =
+                closing.min_by_key(|(_, (_, until), is_owed)| (*is_owed, *until))
+            {
                 self.remove(oldest, reason);
             }
         }

@@ -181,6 +181,7 @@ pub(crate) struct Inbox {
     store: Store,
     entries_max: usize,
     bytes_max: usize,
+    frame_bytes_max: usize,
     accepted: u64,
 }
 
@@ -196,7 +197,7 @@ impl Inbox {
             )
             .with_source(refused)
         })?;
-        Ok(Self { store, entries_max, bytes_max, accepted: 0 })
+        Ok(Self { store, entries_max, bytes_max, frame_bytes_max: limits.frame_bytes_max, accepted: 0 })
     }
 
     /// Messages waiting.
@@ -207,6 +208,11 @@ impl Inbox {
     /// Messages accepted since the start.
     pub(crate) fn accepted(&self) -> u64 {
         self.accepted
+    }
+
+    /// Whether there may be no room for the next message, whatever it is.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.len() >= self.entries_max || self.bytes_max - self.store.text.len() < self.frame_bytes_max
     }
 
     /// Takes a message in and numbers it: the one copy of its bytes. O(length).

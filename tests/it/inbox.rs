@@ -198,3 +198,28 @@ fn a_batch_of_a_real_server_outlives_turns() {
     assert_eq!(entry.peer().pid, Some(std::process::id()));
     assert_eq!(real.drain(), [stored("b")]);
 }
+
+/// An owner who drains after every turn never has a message refused, however much comes at once; one who does not
+/// drain has it refused in the next turn.
+#[test]
+fn what_does_not_fit_waits_for_the_owner_for_one_turn() {
+    for drains in [true, false] {
+        let mut sim = Sim::new(|l| {
+            l.inbox_entries_max = 10;
+            l.turn_frames_max = 8;
+        });
+        let peers: Vec<_> = (0..4).map(|_| sim.join()).collect();
+        for peer in &peers {
+            sim.send(*peer, &text("x").repeat(8));
+        }
+        for _ in 0..8 {
+            sim.turn();
+            if drains {
+                sim.endpoint.drain();
+            }
+        }
+        let refused = peers.iter().filter(|peer| sim.take(**peer).contains("inbox full")).count();
+        assert_eq!(refused, if drains { 0 } else { 3 });
+        assert_eq!(sim.endpoint.accepted_total(), if drains { 32 } else { 10 });
+    }
+}

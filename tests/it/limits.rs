@@ -199,8 +199,9 @@ fn many_refusals_at_once_are_still_polite_and_bounded() {
 
 #[test]
 fn eviction_age() {
-    // (age of the oldest, who has spoken, who has authenticated) -> who goes; nobody: the newcomer.
-    let cases: [(u64, &[usize], &[usize], Option<usize>); 7] = [
+    // Age of the oldest, who has spoken, who has authenticated, who goes; nobody: the newcomer.
+    type Case = (u64, &'static [usize], &'static [usize], Option<usize>);
+    let cases: [Case; 7] = [
         (99, &[], &[], None),
         (100, &[], &[], Some(0)),
         (100, &[0], &[], Some(1)),

@@ -7,7 +7,6 @@
     clippy::indexing_slicing,
     clippy::string_slice,
     clippy::print_stderr,
-    clippy::type_complexity,
     unreachable_pub,
     missing_docs,
     reason = "tests may fail loudly, and their helpers are nobody's interface"

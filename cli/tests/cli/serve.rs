@@ -786,3 +786,27 @@ fn every_message_of_fifty_clients_arrives_exactly_once() {
     }
     assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
 }
+
+/// An owner that drains after every turn has room for everything: nobody who waits for answers should hear `inbox full`.
+#[test]
+fn bursts_are_not_refused_while_the_owner_drains() {
+    let home = Home::new();
+    let serve = home.serve(&["--quiet"]);
+    let token = home.token(&serve.socket);
+    let clients: Vec<_> = (0..50)
+        .map(|_| {
+            let mut peer = serve.peer(&token);
+            thread::spawn(move || {
+                let line = text_line("x");
+                (0..200).for_each(|_| peer.write(&line));
+                let answers: Vec<Value> = (0..200)
+                    .map(|_| peer.read())
+                    .map_while(|answer| serde_json::from_str(&answer).ok())
+                    .collect();
+                answers.iter().filter(|answer| answer["data"] == "ok").count()
+            })
+        })
+        .collect();
+    let accepted: Vec<usize> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+    assert_eq!(accepted, [200; 50]);
+}
