@@ -115,10 +115,24 @@ fn serve(
             return Ok(());
         }
         print_now |= came(&mut signals.print);
-        let _ = server.turn(Some(Duration::ZERO)).map_err(io::Error::other)?;
+        let turn = server.turn(Some(Duration::ZERO)).map_err(io::Error::other)?;
+        if turn.name_lost {
+            take_name_again(server);
+        }
         if (!no_drain || print_now) && printer.lines.pending() < PENDING_MAX {
             printer.drain(server);
             print_now = false;
+        }
+    }
+}
+
+/// Somebody removed the socket: nobody could find us any more.
+fn take_name_again(server: &mut Server) {
+    let path = server.address().path().to_owned();
+    match server.rebind() {
+        Ok(()) => complain(&format!("the socket {path:?} had vanished; listening there again")),
+        Err(error) => {
+            complain(&format!("the socket {path:?} has vanished and cannot be made again yet: {error}"))
         }
     }
 }

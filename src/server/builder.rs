@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mio::{Events, Interest, Poll};
 
@@ -27,7 +28,11 @@ pub struct ServerBuilder {
     namespace: Namespace,
     environment: Option<Environment>,
     limits: Limits,
+    name_check: Option<Duration>,
 }
+
+/// How often a server makes sure that its socket is still there, unless told otherwise: two system calls a minute.
+const NAME_CHECK: Duration = Duration::from_secs(60);
 
 impl ServerBuilder {
     /// Where to listen. Default: a path of its own in the namespace, drawn at [`start`](Self::start).
@@ -51,6 +56,15 @@ impl ServerBuilder {
     /// What the server allows. Default: the protocol's limits.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// How often to make sure that the socket has not vanished, as temporary files do ([`Turn::name_lost`]). Default: once
+    /// a minute, which wakes a server that has nothing else to do.
+    ///
+    /// [`Turn::name_lost`]: crate::Turn::name_lost
+    pub fn name_check(mut self, every: Duration) -> Self {
+        self.name_check = Some(every);
         self
     }
 
@@ -89,6 +103,8 @@ impl ServerBuilder {
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE).map_err(refused)?;
         tracing::info!(address = %claim.address(), "listening");
         let slots_max = endpoint.slots_max();
+        let clock = Clock::new();
+        let name_check = self.name_check.unwrap_or(NAME_CHECK);
         Ok(Server {
             clients: std::iter::repeat_with(|| None).take(slots_max).collect(),
             endpoint,
@@ -96,9 +112,15 @@ impl ServerBuilder {
             // One call takes all events that can be pending at once.
             events: Events::with_capacity(slots_max + 2),
             waker,
-            clock: Clock::new(),
+            name_check_at: clock.now().mono.plus(name_check),
+            name_check,
+            is_name_lost: false,
+            clock,
             listener: Some(listener),
             claim,
+            capabilities,
+            auth_token,
+            random,
             namespace: self.namespace,
             ready: VecDeque::new(),
             is_listener_ready: false,

@@ -15,11 +15,14 @@ use mio::{Events, Interest, Poll, Token};
 
 pub use self::builder::ServerBuilder;
 use crate::os::address::Address;
+use crate::os::capability::CapabilityDir;
 use crate::os::claim::Claim;
 use crate::os::clock::Clock;
 use crate::os::location::Location;
 use crate::os::namespace::Namespace;
+use crate::os::random::Random;
 use crate::os::transport::{AcceptError, Listener, Progress, Stream};
+use crate::proto::auth::AuthToken;
 use crate::proto::endpoint::{Endpoint, Step};
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::inbox::Batch;
@@ -42,6 +45,9 @@ pub struct Turn {
     pub enqueued: usize,
     /// Something is left to do: call again without waiting.
     pub more: bool,
+    /// The socket has vanished from its path: nobody can find this server any more. [`Server::rebind`] takes the name
+    /// again. Said by each check that finds it so; see [`ServerBuilder::name_check`].
+    pub name_lost: bool,
 }
 
 /// Wakes the thread that waits in [`Server::turn`], from any other.
@@ -104,6 +110,12 @@ pub struct Server {
     listener: Option<Listener>,
     claim: Claim,
     namespace: Namespace,
+    capabilities: CapabilityDir,
+    auth_token: AuthToken,
+    random: Random,
+    name_check: Duration,
+    name_check_at: Mono,
+    is_name_lost: bool,
     clients: Vec<Option<Client>>,
     /// Streams that may have something to read.
     ready: VecDeque<ConnKey>,
@@ -171,6 +183,7 @@ impl Server {
         self.endpoint.deadlines_reached(now);
         self.take_steps(now);
         self.endpoint.turn_ended();
+        let name_lost = now.mono >= self.name_check_at && self.listener.is_some() && !self.check_name(now);
         let enqueued =
             usize::try_from(self.endpoint.accepted_total() - accepted_before).unwrap_or(usize::MAX);
         if enqueued > 0
@@ -178,7 +191,7 @@ impl Server {
         {
             hook();
         }
-        Ok(Turn { enqueued, more: self.has_more() })
+        Ok(Turn { enqueued, more: self.has_more(), name_lost })
     }
 
     /// How long the next wait may be.
@@ -208,11 +221,55 @@ impl Server {
 
     /// The exact moment, on the server's clock, at which a turn is due even if nothing arrives.
     fn next_deadline(&mut self) -> Option<Mono> {
-        let deadline = self.endpoint.next_deadline();
-        match (deadline, self.accept_again_at) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
+        let name_check_at = self.listener.is_some().then_some(self.name_check_at);
+        [self.endpoint.next_deadline(), self.accept_again_at, name_check_at].into_iter().flatten().min()
+    }
+
+    /// Whether clients can find this server: it has not been shut down, and the last check found its socket in place.
+    pub fn is_reachable(&self) -> bool {
+        self.listener.is_some() && !self.is_name_lost
+    }
+
+    /// Looks whether the socket is still there, and sets the time for the next look.
+    fn check_name(&mut self, now: Now) -> bool {
+        self.name_check_at = now.mono.plus(self.name_check);
+        let is_lost = !self.claim.still_there();
+        if is_lost && !self.is_name_lost {
+            tracing::warn!(address = %self.address(), "the socket has vanished");
         }
+        self.is_name_lost = is_lost;
+        !is_lost
+    }
+
+    /// Takes the name again after the socket has vanished, with the same token. Connections go on.
+    ///
+    /// # Errors
+    ///
+    /// What [`Claim::bind`] refuses, [`ErrorKind::AlreadyRunning`] if another server has taken the path meanwhile; the
+    /// server goes on with the connections it has, and this can be tried again. [`ErrorKind::ShutDown`] after
+    /// [`shutdown`](Self::shutdown).
+    pub fn rebind(&mut self) -> Result<(), Error> {
+        let Some(old) = &self.listener else {
+            return Err(Error::new(
+                ErrorKind::ShutDown,
+                "the server has been shut down and takes no name again",
+            ));
+        };
+        self.claim.release(old)?;
+        self.is_name_lost = true;
+        let location = self.claim.location().clone();
+        let (listener, claim) =
+            Claim::bind(location, &self.capabilities, &self.auth_token, &mut self.random)?;
+        let mut listener = Listener::new(listener);
+        // The old listener leaves the queue by being closed.
+        self.poll
+            .registry()
+            .register(&mut listener, LISTENER, Interest::READABLE)
+            .map_err(|e| Error::new(ErrorKind::Io, "cannot watch the new listener").with_source(e))?;
+        (self.listener, self.claim) = (Some(listener), claim);
+        self.is_name_lost = false;
+        tracing::info!(address = %self.address(), "listening again");
+        Ok(())
     }
 
     /// Remembers what the kernel said.

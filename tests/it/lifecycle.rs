@@ -190,7 +190,11 @@ fn a_waker_ends_a_wait_that_would_not_end() {
     let turn = server.turn(None).unwrap();
     assert_eq!((turn.enqueued, turn.more), (0, false));
     thread.join().unwrap();
-    assert_eq!(server.next_timeout(), None, "with nobody there, there is no deadline and no tick");
+    let timeout = server.next_timeout();
+    assert!(
+        timeout > Some(Duration::from_secs(50)),
+        "{timeout:?}: with nobody there, only the name is looked at"
+    );
 }
 
 /// A client in the middle of a long write learns why it was refused: no reset before the line and the end.
@@ -315,4 +319,63 @@ fn a_stopped_server_ends_its_connections() {
     let mut rest = Vec::new();
     peer.stream.read_to_end(&mut rest).unwrap();
     assert!(rest.is_empty(), "no farewell");
+}
+
+/// What a cleaner of temporary files does: the whole directory of the socket goes.
+#[test]
+fn a_socket_that_vanishes_is_noticed_and_can_be_made_again() {
+    let _watchdog = watchdog::watch("a_socket_that_vanishes_is_noticed_and_can_be_made_again");
+    for whole_directory in [true, false] {
+        let home = Home::new();
+        let every = Duration::from_millis(20);
+        let builder = udsmsg::Server::builder().environment(home.environment()).name_check(every);
+        let mut server = builder.start().unwrap();
+        let socket = Path::new(server.address().path()).to_owned();
+        let token = home.token_of(&server);
+        let mut known = RawPeer::connect(&socket, &token);
+        assert!(server.is_reachable());
+
+        std::fs::remove_file(&socket).unwrap();
+        if whole_directory {
+            std::fs::remove_dir(socket.parent().unwrap()).unwrap();
+        }
+        // Nothing else happens: the check alone wakes it.
+        while !server.turn(None).unwrap().name_lost {}
+        assert!(!server.is_reachable() && UnixStream::connect(&socket).is_err());
+
+        server.rebind().unwrap();
+        assert!(server.is_reachable() && mode(&socket) == 0o600);
+        assert_eq!(home.token_of(&server), token);
+        let mut newcomer = RawPeer::connect(&socket, &token);
+        known.send(&text("from one who was there"));
+        newcomer.send(&text("from one who came later"));
+        while server.inbox_len() < 2 {
+            let turn = server.turn(None).unwrap();
+            assert!(!turn.name_lost);
+        }
+        drop(server);
+        assert!(!socket.exists() && !socket.parent().unwrap().exists());
+    }
+}
+
+/// A name that somebody else has taken since is theirs.
+#[test]
+fn a_name_that_is_taken_is_not_taken_back() {
+    let _watchdog = watchdog::watch("a_name_that_is_taken_is_not_taken_back");
+    let home = Home::new();
+    let directory = home.path().join("given");
+    let address = udsmsg::Address::from_path(&directory.join("s.sock")).unwrap();
+    let start = || {
+        let builder = udsmsg::Server::builder().environment(home.environment()).address(address.clone());
+        builder.name_check(Duration::from_millis(20)).start()
+    };
+    let mut first = start().unwrap();
+    std::fs::remove_file(address.path()).unwrap();
+    let second = start().unwrap();
+    while !first.turn(None).unwrap().name_lost {}
+    assert_eq!(first.rebind().unwrap_err().kind(), udsmsg::ErrorKind::AlreadyRunning);
+    drop(first);
+    assert!(Path::new(address.path()).exists() && !home.token_of(&second).is_empty());
+    drop(second);
+    assert!(!Path::new(address.path()).exists());
 }
