@@ -67,3 +67,26 @@ fn a_closing_connection_that_found_no_buffer_is_read_when_there_is_one() {
     assert!(sim.take(holder).contains("pong"));
     assert_eq!(sim.closed(closing), Some(CloseReason::InvalidFrame), "nothing keeps it from being read");
 }
+
+/// When too many are on their way out, the one that has been so for longest is cut off, not the one that was connected
+/// for longest: refused newcomers that linger cost a client that was served none of its answers.
+#[test]
+fn lingering_newcomers_cost_a_served_client_none_of_its_answers() {
+    let mut sim = Sim::new(|l| l.clients_max = 2);
+    let served = sim.join_known();
+    let other = sim.join_known();
+    // They are refused and do not go.
+    let lingering: Vec<_> = (0..2).map(|_| sim.join()).collect();
+    for &id in &lingering {
+        sim.expect_error(id, "too many clients");
+    }
+    sim.peer(served).room = 0;
+    sim.send(served, &text("a"));
+    sim.half_close(served);
+    sim.run();
+    sim.peer(served).room = usize::MAX;
+    sim.run();
+    assert!(sim.take(served).contains("uds-1"), "its answer was dropped");
+    assert_eq!(sim.closed(served), Some(CloseReason::PeerFinished));
+    assert!(sim.ask(other, &ping()).contains("pong"));
+}

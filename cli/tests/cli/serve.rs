@@ -787,6 +787,30 @@ fn every_message_of_fifty_clients_arrives_exactly_once() {
     assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
 }
 
+/// More than one turn handles, and more answers than may be left unread: a client that has said all it has to say still
+/// hears all of them.
+#[test]
+fn a_half_close_does_not_cost_an_answer() {
+    let home = Home::new();
+    let serve = home.serve(&["--no-drain"]);
+    let mut peer = serve.peer(&home.token(&serve.socket));
+    let mut writer = peer.twin();
+    let total = 900;
+    let sender = thread::spawn(move || {
+        (0..total).for_each(|_| writer.write(&text_line("x")));
+        writer.stream().shutdown(Shutdown::Write).unwrap();
+    });
+    // Long enough for the server to meet its bound, and then the end of the input.
+    thread::sleep(Duration::from_millis(300));
+    for number in 1..=total {
+        let answer: Value = serde_json::from_str(&peer.read()).unwrap();
+        assert_eq!(answer["meta"]["id"], format!("uds-{number}"), "{answer}");
+    }
+    assert_eq!(peer.read(), "");
+    sender.join().unwrap();
+    assert_eq!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.len(), total);
+}
+
 /// An owner that drains after every turn has room for everything: nobody who waits for answers should hear `inbox full`.
 #[test]
 fn bursts_are_not_refused_while_the_owner_drains() {

@@ -495,6 +495,12 @@ impl Peer {
         Self { stream: BufReader::new(stream), token: token.to_owned() }
     }
 
+    /// The same connection for another thread.
+    pub(crate) fn twin(&self) -> Self {
+        let stream = self.stream().try_clone().unwrap();
+        Self { stream: BufReader::new(stream), token: self.token.clone() }
+    }
+
     pub(crate) fn stream(&self) -> &UnixStream {
         self.stream.get_ref()
     }
