@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let target = server.address().clone();
     let sender = thread::spawn(move || {
         let message = Outgoing::new("text").with_text("hello");
-        Client::new().map(|client| client.send(&target, &message))
+        Client::new().map(|mut client| client.send(&target, &message))
     });
 
     // The owner's one thread: a turn of work, then whatever has arrived.

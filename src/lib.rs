@@ -67,12 +67,13 @@ pub use proto::error::{CloseReason, Error, ErrorKind};
 pub use proto::inbox::{Batch, InboxEntry, MessageId};
 pub use proto::limits::Limits;
 pub use proto::message::{Message, Outgoing};
+pub use proto::outbox::{SendId, SendOutcome};
 pub use proto::peer::PeerIdentity;
 pub use proto::slots::ConnKey;
 pub use proto::time::{Mono, Now, Wall};
 
 #[cfg(feature = "os")]
-pub use client::{Client, SendOutcome};
+pub use client::Client;
 #[cfg(feature = "os")]
 pub use os::address::Address;
 #[cfg(feature = "os")]

@@ -43,7 +43,7 @@ pub(crate) fn ping(
     style: Style,
 ) -> Result<ExitCode, Error> {
     let target = Address::parse(&args.target)?;
-    let client = Client::in_namespace(namespace, environment)?;
+    let mut client = Client::in_namespace(namespace, environment)?;
     let begun = Instant::now();
     let outcome = client.ping(&target);
     let millis = begun.elapsed().as_secs_f64() * 1000.0;

@@ -1,78 +1,58 @@
 //! The sender: one call, one answer that cannot be mistaken.
 //!
-//! [`Client`] blocks its caller and nothing else: every socket under it is non-blocking, and one deadline spans looking
-//! up the capability, connecting, writing and waiting for the answer.
+//! [`Client`] blocks its caller and nothing else. What may be written when, whose answer is whose and what can be sent
+//! again is decided by [`Outbox`]; here are the sockets and one `poll(2)`.
 
+mod stream;
+
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
+use self::stream::{ClientStream, Read};
 use crate::os::address::Address;
 use crate::os::capability::CapabilityDir;
 use crate::os::clock::Clock;
+use crate::os::dial::dial;
 use crate::os::namespace::{Environment, Namespace};
-use crate::os::socket::{self, ClientStream, Ready};
-use crate::os::sys;
-use crate::proto::error::{CloseReason, Error, ErrorKind};
-use crate::proto::framer::{FrameOutcome, Framer};
+use crate::proto::error::Error;
 use crate::proto::limits::Limits;
-use crate::proto::message::{Answer, Outgoing};
-use crate::proto::ring::Ring;
-use crate::proto::time::Mono;
+use crate::proto::message::Outgoing;
+use crate::proto::outbox::{LinkStep, Outbox, SendId, SendOutcome};
+use crate::proto::slots::ConnKey;
+use crate::proto::time::Now;
 
 /// How long a message may take from the call to its answer, unless told otherwise.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Waiting between two attempts when the receiver is busy: doubles from the first to the second.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
-
-/// What became of one message. There is no success that could be mistaken for another.
-#[derive(Debug)]
-#[must_use]
-pub enum SendOutcome {
-    /// It is in the receiver's inbox (or, for a ping, the receiver is alive).
-    Accepted {
-        /// The receiver's name for it, as `uds-7`. A pong has none, and some receivers give none.
-        id: Option<String>,
-    },
-    /// The receiver said no, and why. It is not in the inbox.
-    Rejected {
-        /// The receiver's reason.
-        reason: String,
-    },
-    /// It never reached the receiver whole. Sending it again cannot send it twice.
-    NotSent(Error),
-    /// It was written, and no answer came that could be understood. It may be in the inbox or not.
-    Unknown(Error),
-}
-
-impl SendOutcome {
-    /// Whether the receiver said yes.
-    pub fn is_accepted(&self) -> bool {
-        matches!(self, Self::Accepted { .. })
-    }
-}
-
-/// One sentence for people, beginning with the words that scripts may know from other senders.
-impl fmt::Display for SendOutcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Accepted { id: Some(id) } => write!(f, "accepted as {id}"),
-            Self::Accepted { id: None } => f.write_str("accepted"),
-            Self::Rejected { reason } => f.write_str(reason),
-            Self::NotSent(error) => write!(f, "{error} (not sent)"),
-            Self::Unknown(error) => {
-                write!(f, "{error} (the message was written; whether it arrived is unknown)")
-            }
-        }
-    }
-}
-
 /// Sends messages to servers of the same user.
-#[derive(Clone, Debug)]
+///
+/// Connections are kept: the next message to the same receiver goes over the one that is there. Many messages can be on
+/// their way at once:
+///
+/// ```no_run
+/// # use udsmsg::{Address, Client, Outgoing};
+/// # fn main() -> Result<(), udsmsg::Error> {
+/// let target = Address::parse("uds:/run/user/1000/app-socks/1-00/messaging.sock")?;
+/// let mut client = Client::new()?;
+/// for n in 0..100 {
+///     client.start(&target, &Outgoing::new("text").with_text(&n.to_string()))?;
+/// }
+/// while let Some((_id, outcome)) = client.next_outcome() {
+///     println!("{outcome}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct Client {
     capabilities: CapabilityDir,
     timeout: Duration,
     from: Option<Address>,
+    clock: Clock,
+    outbox: Outbox,
+    streams: Vec<ClientStream>,
+    /// Outcomes of messages that nobody has asked for yet.
+    outcomes: VecDeque<(SendId, SendOutcome)>,
 }
 
 impl Client {
@@ -91,7 +71,15 @@ impl Client {
     ///
     /// If the environment leads to no config home; see [`Namespace::capability_dir`].
     pub fn in_namespace(namespace: &Namespace, environment: &Environment) -> Result<Self, Error> {
-        Ok(Self { capabilities: CapabilityDir::of(namespace, environment)?, timeout: TIMEOUT, from: None })
+        Ok(Self {
+            capabilities: CapabilityDir::of(namespace, environment)?,
+            timeout: TIMEOUT,
+            from: None,
+            clock: Clock::new(),
+            outbox: Outbox::new(Limits::default())?,
+            streams: Vec::new(),
+            outcomes: VecDeque::new(),
+        })
     }
 
     /// The time allowed from a call to its answer. Default 5 s.
@@ -112,177 +100,149 @@ impl Client {
     ///
     /// A receiver that is busy (a full backlog, `too many clients`) is tried again within that time, because then
     /// nothing was taken.
-    pub fn send(&self, target: &Address, message: &Outgoing) -> SendOutcome {
-        let clock = Clock::new();
-        let deadline = clock.now().mono.plus(self.timeout);
-        let line = match self.encode(target, message, &clock) {
-            Ok(line) => line,
+    pub fn send(&mut self, target: &Address, message: &Outgoing) -> SendOutcome {
+        let wanted = match self.start(target, message) {
+            Ok(id) => id,
             Err(error) => return SendOutcome::NotSent(error),
         };
-        let mut pause = BACKOFF.0;
         loop {
-            let attempt = Attempt { clock: &clock, deadline, target };
-            let busy = match attempt.run(&line) {
-                Attempted::Done(outcome) => return outcome,
-                Attempted::Busy(error) => error,
-            };
-            let left = deadline.since(clock.now().mono);
-            if left <= pause {
-                return SendOutcome::NotSent(busy);
+            if let Some(at) = self.outcomes.iter().position(|(id, _)| *id == wanted)
+                && let Some((_, outcome)) = self.outcomes.remove(at)
+            {
+                return outcome;
             }
-            socket::pause(pause);
-            pause = (pause * 2).min(BACKOFF.1);
+            if let Err(error) = self.turn() {
+                return SendOutcome::Unknown(error);
+            }
         }
     }
 
     /// Asks whether the server is alive and takes our token.
-    pub fn ping(&self, target: &Address) -> SendOutcome {
+    pub fn ping(&mut self, target: &Address) -> SendOutcome {
         self.send(target, &Outgoing::new("ping"))
     }
 
-    /// The line to send, with the token of the target.
-    fn encode(&self, target: &Address, message: &Outgoing, clock: &Clock) -> Result<Vec<u8>, Error> {
+    /// Sets a message on its way without waiting for its answer: [`next_outcome`](Self::next_outcome) tells what became
+    /// of it. Messages to one receiver go in order. Does not block.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was taken: what [`Outbox::send`] and [`Address::check_length`] refuse.
+    pub fn start(&mut self, target: &Address, message: &Outgoing) -> Result<SendId, Error> {
         target.check_length()?;
-        let capability = self.capabilities.read(target).map_err(|error| {
-            Error::new(error.kind(), "Cannot send UDS message without auth token").with_source(error)
-        })?;
-        let now = clock.now().wall.to_string();
+        let now = self.clock.now();
         let from = self.from.as_ref().map(Address::path);
-        message.encode(&capability.auth_token, from, Some(&now), Limits::default().frame_bytes_max)
+        let id = self.outbox.send(target.path(), message, from, self.timeout, now)?;
+        self.take_steps(now);
+        Ok(id)
     }
-}
 
-/// How one attempt ended.
-enum Attempted {
-    Done(SendOutcome),
-    /// Nothing was taken, and trying again may help.
-    Busy(Error),
-}
-
-/// One connection, one line, one answer.
-struct Attempt<'a> {
-    clock: &'a Clock,
-    deadline: Mono,
-    target: &'a Address,
-}
-
-impl Attempt<'_> {
-    fn run(&self, line: &[u8]) -> Attempted {
-        let mut stream = match ClientStream::connect(self.target) {
-            Ok(stream) => stream,
-            Err(error) if error.kind() == ErrorKind::TimedOut => return Attempted::Busy(error),
-            Err(error) => return Attempted::Done(SendOutcome::NotSent(error)),
-        };
-        if let Err(error) = self.check_peer(&stream) {
-            return Attempted::Done(SendOutcome::NotSent(error));
-        }
-        let mut answers = match Answers::new() {
-            Ok(answers) => answers,
-            Err(error) => return Attempted::Done(SendOutcome::NotSent(error)),
-        };
-        let mut written = 0;
-        let mut is_writing = true;
+    /// Waits for what became of the next message that was [started](Self::start), each told once and not always in the
+    /// order of their starts; `None` if none is on its way. Blocks for at most the timeout.
+    pub fn next_outcome(&mut self) -> Option<(SendId, SendOutcome)> {
         loop {
-            let left = self.deadline.since(self.clock.now().mono);
-            if left.is_zero() {
-                let timed_out = Error::new(ErrorKind::TimedOut, "Connection timed out");
-                return Attempted::Done(self.without_answer(timed_out, written == line.len()));
+            if let Some(outcome) = self.outcomes.pop_front() {
+                return Some(outcome);
             }
-            match stream.wait(is_writing, left) {
-                Err(error) => return Attempted::Done(self.without_answer(error, written == line.len())),
-                Ok(Ready { can_write, can_read }) => {
-                    if can_write && is_writing {
-                        match stream.write(line.get(written..).unwrap_or_default()) {
-                            Ok(n) => written += n,
-                            // The reason may be waiting to be read.
-                            Err(_) => is_writing = false,
-                        }
-                        is_writing &= written < line.len();
-                    }
-                    if can_read && let Some(outcome) = answers.read(&mut stream, written == line.len()) {
-                        return outcome;
-                    }
-                }
+            if self.outbox.outstanding() == 0 || self.turn().is_err() {
+                return None;
             }
         }
     }
 
-    /// The token must not leave before it is known who will get it.
-    fn check_peer(&self, stream: &ClientStream) -> Result<(), Error> {
-        let peer = stream.peer()?;
-        if peer.is_trusted_by(sys::effective_uid()) {
+    /// Messages that have no outcome yet.
+    pub fn outstanding(&self) -> usize {
+        self.outbox.outstanding() + self.outcomes.len()
+    }
+
+    /// Waits for the sockets or a deadline, and does what there is to do.
+    fn turn(&mut self) -> Result<(), Error> {
+        self.collect();
+        if !self.outcomes.is_empty() {
             return Ok(());
         }
-        Err(Error::new(
-            ErrorKind::ForeignPeer,
-            format!("{:?} is served by user id {}, who gets no token from us", self.target.path(), peer.uid),
-        ))
-    }
-
-    fn without_answer(&self, error: Error, is_written: bool) -> SendOutcome {
-        if is_written { SendOutcome::Unknown(error) } else { SendOutcome::NotSent(error) }
-    }
-}
-
-/// The lines that come back.
-struct Answers {
-    ring: Ring,
-    framer: Framer,
-}
-
-impl Answers {
-    fn new() -> Result<Self, Error> {
-        let frame_bytes_max = Limits::default().frame_bytes_max;
-        Ok(Self { ring: Ring::new(frame_bytes_max + 1)?, framer: Framer::new(frame_bytes_max) })
-    }
-
-    /// Reads once and looks for the answer; `None` if it has not come yet.
-    fn read(&mut self, stream: &mut ClientStream, is_written: bool) -> Option<Attempted> {
-        let unknown = |kind, sentence: &str| {
-            let error = Error::new(kind, sentence);
-            let outcome = if is_written { SendOutcome::Unknown(error) } else { SendOutcome::NotSent(error) };
-            Some(Attempted::Done(outcome))
-        };
-        let is_over = match stream.read(self.ring.spare_mut()) {
-            Ok(Some(0)) | Err(_) => true,
-            Ok(Some(n)) => {
-                self.ring.filled(n);
-                false
-            }
-            Ok(None) => return None,
-        };
-        loop {
-            let line = match self.framer.next_frame(&mut self.ring) {
-                FrameOutcome::Frame(line) => line,
-                FrameOutcome::NeedMore if is_over => {
-                    return unknown(ErrorKind::Io, "UDS socket ended before response");
-                }
-                FrameOutcome::NeedMore => return None,
-                FrameOutcome::TooLong { .. } => {
-                    return unknown(ErrorKind::InvalidMessage, "UDS response frame exceeded size limit");
-                }
-            };
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
-            match Answer::from_line(line) {
-                Ok(Answer::Other) => {}
-                Ok(Answer::Accepted { id }) => return Some(Attempted::Done(SendOutcome::Accepted { id })),
-                Ok(Answer::Pong) => return Some(Attempted::Done(SendOutcome::Accepted { id: None })),
-                Ok(Answer::Rejected { reason }) => {
-                    let reason =
-                        reason.map_or_else(|| "UDS receiver rejected message".to_owned(), |r| r.into_owned());
-                    if CloseReason::TooManyClients.wire_text().is_some_and(|busy| busy == reason) {
-                        return Some(Attempted::Busy(Error::new(ErrorKind::TimedOut, reason)));
-                    }
-                    return Some(Attempted::Done(SendOutcome::Rejected { reason }));
-                }
-                Err(error) => {
-                    let error = Error::new(ErrorKind::InvalidMessage, "Invalid UDS response frame")
-                        .with_source(error);
-                    return Some(Attempted::Done(SendOutcome::Unknown(error)));
-                }
+        let timeout = self.outbox.next_deadline().map(|at| at.since(self.clock.now().mono));
+        stream::wait(&mut self.streams, timeout)?;
+        let now = self.clock.now();
+        self.read(now);
+        for stream in &mut self.streams {
+            if std::mem::take(&mut stream.was_unblocked) {
+                write(&mut self.outbox, stream);
             }
         }
+        self.take_steps(now);
+        self.outbox.deadlines_reached(now);
+        self.take_steps(now);
+        self.outbox.turn_ended();
+        self.collect();
+        Ok(())
+    }
+
+    fn collect(&mut self) {
+        while let Some(outcome) = self.outbox.next_outcome() {
+            self.outcomes.push_back(outcome);
+        }
+    }
+
+    fn read(&mut self, now: Now) {
+        for stream in self.streams.iter_mut().filter(|stream| stream.is_readable) {
+            stream.is_readable = false;
+            let Some(space) = self.outbox.recv_space(stream.key) else { continue };
+            match stream.read(space) {
+                Read::Some(n) => self.outbox.received(stream.key, n, now),
+                Read::Nothing => {}
+                Read::End => self.outbox.ended(stream.key, now),
+            }
+        }
+    }
+
+    fn take_steps(&mut self, now: Now) {
+        while let Some((key, step)) = self.outbox.next_step() {
+            match step {
+                LinkStep::Connect => self.connect(key, now),
+                LinkStep::Write => {
+                    if let Some(stream) = self.streams.iter_mut().find(|stream| stream.key == key) {
+                        write(&mut self.outbox, stream);
+                    }
+                }
+                LinkStep::Close => self.streams.retain(|stream| stream.key != key),
+            }
+        }
+    }
+
+    fn connect(&mut self, key: ConnKey, now: Now) {
+        let dialled =
+            Address::from_path(self.outbox.target(key)).and_then(|target| dial(&self.capabilities, &target));
+        match dialled {
+            Ok((stream, auth_token)) => {
+                self.streams.push(ClientStream::new(key, stream));
+                self.outbox.connected(key, auth_token, now);
+            }
+            Err(error) => self.outbox.connect_failed(key, &error, now),
+        }
+    }
+}
+
+/// One write of what a link has to say, if its stream may take it.
+fn write(outbox: &mut Outbox, stream: &mut ClientStream) {
+    let output = outbox.output(stream.key);
+    if output.is_empty() || stream.is_blocked {
+        return;
+    }
+    match stream.write(output) {
+        Ok(n) => {
+            stream.is_blocked = n < output.len();
+            outbox.sent(stream.key, n);
+        }
+        Err(_) => outbox.output_failed(stream.key),
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("from", &self.from)
+            .field("outbox", &self.outbox)
+            .finish_non_exhaustive()
     }
 }

@@ -21,6 +21,8 @@ pub mod capability;
 pub mod claim;
 pub mod clock;
 #[cfg(unix)]
+pub(crate) mod dial;
+#[cfg(unix)]
 pub mod location;
 #[cfg(unix)]
 pub mod namespace;
@@ -29,8 +31,6 @@ mod private_dir;
 #[cfg(unix)]
 pub mod process;
 pub mod random;
-#[cfg(unix)]
-pub(crate) mod socket;
 pub mod sys;
 #[cfg(feature = "server")]
 pub(crate) mod transport;

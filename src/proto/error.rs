@@ -42,6 +42,12 @@ pub enum ErrorKind {
     NoSuchPeer,
     /// The other end belongs to another user.
     ForeignPeer,
+    /// The receiver takes no connection now: its backlog is full, or it has too many clients.
+    Busy,
+    /// Too much is on its way already; nothing was taken.
+    OutboxFull,
+    /// A conversation went back and forth too often: two programs answer each other's answers.
+    TooManyHops,
     /// The time allowed is over.
     TimedOut,
     /// Memory for a bounded buffer could not be had.
@@ -72,6 +78,9 @@ impl ErrorKind {
             Self::CapabilityUnusable => "capability_unusable",
             Self::NoSuchPeer => "no_such_peer",
             Self::ForeignPeer => "foreign_peer",
+            Self::Busy => "busy",
+            Self::OutboxFull => "outbox_full",
+            Self::TooManyHops => "too_many_hops",
             Self::TimedOut => "timed_out",
             Self::OutOfMemory => "out_of_memory",
             Self::ShutDown => "shut_down",
@@ -101,6 +110,11 @@ impl Error {
     pub(crate) fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    /// The same for somebody else who has to be told; what caused it is in its sentence.
+    pub(crate) fn restated(&self) -> Self {
+        Self::new(self.kind, self.to_string())
     }
 
     /// What kind of failure this is.

@@ -26,6 +26,14 @@ pub struct Limits {
     pub unfinished_bytes_max: usize,
     /// Bytes of answers a client may leave unread. Default 64 KiB, at least 4 KiB; one error line fits beyond it.
     pub output_bytes_max: usize,
+    /// Messages on their way to other servers. Default 1,000.
+    pub outbox_entries_max: usize,
+    /// Bytes of their lines. Default 2 MiB; at most 1 GiB.
+    pub outbox_bytes_max: usize,
+    /// Receivers that messages can be on their way to. Default 64.
+    pub receivers_max: usize,
+    /// Messages written to one receiver that it has not answered. Default 64.
+    pub in_flight_max: usize,
     /// From accept to the first authenticated message. Default 2 s.
     pub auth_timeout: Duration,
     /// Without a byte in either direction. Default 30 s.
@@ -53,6 +61,10 @@ impl Default for Limits {
             clients_max: 128,
             unfinished_bytes_max: 8 << 20,
             output_bytes_max: 65_536,
+            outbox_entries_max: 1_000,
+            outbox_bytes_max: 2_097_152,
+            receivers_max: 64,
+            in_flight_max: 64,
             auth_timeout: Duration::from_secs(2),
             idle_timeout: Duration::from_secs(30),
             frame_timeout: Duration::from_secs(30),
@@ -79,6 +91,10 @@ impl Limits {
             ("clients_max", self.clients_max, 1, 65_536),
             ("unfinished_bytes_max", self.unfinished_bytes_max, 0, 1 << 40),
             ("output_bytes_max", self.output_bytes_max, 4096, 1 << 30),
+            ("outbox_entries_max", self.outbox_entries_max, 1, 1 << 20),
+            ("outbox_bytes_max", self.outbox_bytes_max, 1, 1 << 30),
+            ("receivers_max", self.receivers_max, 1, 65_536),
+            ("in_flight_max", self.in_flight_max, 1, 65_536),
             ("turn_frames_max", self.turn_frames_max, 1, 1 << 24),
             ("turn_accepts_max", self.turn_accepts_max, 1, 65_536),
         ];

@@ -10,6 +10,7 @@ pub mod framer;
 pub mod inbox;
 pub mod limits;
 pub mod message;
+pub mod outbox;
 pub mod peer;
 pub mod ring;
 pub mod scan;

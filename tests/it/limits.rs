@@ -2,20 +2,25 @@
 
 use std::time::Duration;
 
-use udsmsg::{CloseReason, ErrorKind, Limits};
+use udsmsg::proto::outbox::{LinkStep, Outbox};
+use udsmsg::{AuthToken, CloseReason, ErrorKind, Limits, Now, Outgoing};
 
 use crate::util::conversation::{Advance, Case, Expect, ExpectEnd, Inbox, check, send};
 use crate::util::sim::{Id, PATH, Sim};
 use crate::util::{error, ok, ping, pong, stored, text, text_of_line, text_stored_as};
 
 /// Which test here watches which field. A field of `Limits` that is missing here fails a test below.
-const WATCHED: [(&str, fn()); 14] = [
+const WATCHED: [(&str, fn()); 18] = [
     ("frame_bytes_max", frame_bytes_max),
     ("inbox_entries_max", inbox_entries_max),
     ("inbox_bytes_max", inbox_bytes_max),
     ("clients_max", clients_max),
     ("unfinished_bytes_max", unfinished_bytes_max),
     ("output_bytes_max", output_bytes_max),
+    ("outbox_entries_max", outbox_entries_max),
+    ("outbox_bytes_max", outbox_bytes_max),
+    ("receivers_max", receivers_max),
+    ("in_flight_max", in_flight_max),
     ("auth_timeout", auth_timeout),
     ("idle_timeout", idle_timeout),
     ("frame_timeout", frame_timeout),
@@ -64,7 +69,7 @@ fn the_defaults_are_those_of_the_protocol() {
 #[test]
 fn values_out_of_range_are_refused_by_name() {
     type Tweak = fn(&mut Limits);
-    let refused: [(&str, Tweak); 13] = [
+    let refused: [(&str, Tweak); 17] = [
         ("frame_bytes_max", |l| l.frame_bytes_max = 0),
         ("frame_bytes_max", |l| l.frame_bytes_max = (16 << 20) + 1),
         ("inbox_entries_max", |l| l.inbox_entries_max = 0),
@@ -74,6 +79,10 @@ fn values_out_of_range_are_refused_by_name() {
         ("output_bytes_max", |l| l.output_bytes_max = 4_095),
         ("turn_frames_max", |l| l.turn_frames_max = 0),
         ("turn_accepts_max", |l| l.turn_accepts_max = 0),
+        ("outbox_entries_max", |l| l.outbox_entries_max = 0),
+        ("outbox_bytes_max", |l| l.outbox_bytes_max = (1 << 30) + 1),
+        ("receivers_max", |l| l.receivers_max = 65_537),
+        ("in_flight_max", |l| l.in_flight_max = 0),
         ("auth_timeout", |l| l.auth_timeout = Duration::ZERO),
         ("idle_timeout", |l| l.idle_timeout = Duration::ZERO),
         ("output_timeout", |l| l.output_timeout = Duration::ZERO),
@@ -616,4 +625,60 @@ fn turn_accepts_max() {
         sim.turn();
         assert!(sim.endpoint.can_accept(), "whoever comes is at least refused");
     }
+}
+
+/// An outbox with these limits, and what it says to another message of `len` bytes of text for `target`.
+fn outbox(tweak: impl FnOnce(&mut Limits)) -> Outbox {
+    let mut limits = Limits::default();
+    tweak(&mut limits);
+    Outbox::new(limits).unwrap()
+}
+
+fn put(outbox: &mut Outbox, target: &str, len: usize) -> Option<ErrorKind> {
+    let message = Outgoing::new("text").with_text(&"x".repeat(len));
+    outbox.send(target, &message, None, Duration::from_secs(5), Now::default()).err().map(|e| e.kind())
+}
+
+#[test]
+fn outbox_entries_max() {
+    let mut outbox = outbox(|l| l.outbox_entries_max = 3);
+    let told = [0; 4].map(|len| put(&mut outbox, "/a", len));
+    assert_eq!(told, [None, None, None, Some(ErrorKind::OutboxFull)]);
+}
+
+#[test]
+fn outbox_bytes_max() {
+    let line =
+        r#"{"type":"text","data":"","ts":"1970-01-01T00:00:00.000Z","meta":{"authToken":""}}"#.len() + 64 + 1;
+    for (beyond, told) in [(0, None), (1, Some(ErrorKind::OutboxFull))] {
+        let mut outbox = outbox(|l| l.outbox_bytes_max = 2 * line + 100);
+        assert_eq!(put(&mut outbox, "/a", 50), None);
+        assert_eq!(put(&mut outbox, "/a", 50 + beyond), told);
+    }
+}
+
+#[test]
+fn receivers_max() {
+    let mut outbox = outbox(|l| l.receivers_max = 2);
+    let told = ["/a", "/b", "/a", "/c"].map(|target| put(&mut outbox, target, 0));
+    assert_eq!(told, [None, None, None, Some(ErrorKind::OutboxFull)]);
+}
+
+#[test]
+fn in_flight_max() {
+    let mut outbox = outbox(|l| l.in_flight_max = 2);
+    for _ in 0..3 {
+        assert_eq!(put(&mut outbox, "/a", 0), None);
+    }
+    let now = Now::default();
+    let Some((key, LinkStep::Connect)) = outbox.next_step() else { panic!("it wants to connect") };
+    outbox.connected(key, AuthToken::from_bytes([7; 32]), now);
+    let lines = |outbox: &Outbox| outbox.output(key).iter().filter(|byte| **byte == b'\n').count();
+    assert_eq!(lines(&outbox), 2);
+    outbox.sent(key, outbox.output(key).len());
+    assert_eq!(lines(&outbox), 0, "two are in flight");
+    let answer = b"{\"type\":\"response\"}\n";
+    outbox.recv_space(key).unwrap()[..answer.len()].copy_from_slice(answer);
+    outbox.received(key, answer.len(), now);
+    assert_eq!(lines(&outbox), 1, "one was answered, and one more may go");
 }

@@ -61,14 +61,15 @@ fn a_thousand_messages_from_fifty_connections_arrive_exactly_once() {
 fn a_thousand_messages_from_fifty_blocking_clients_arrive_exactly_once() {
     let _watchdog = watchdog::watch("a_thousand_messages_from_fifty_blocking_clients");
     let real = Real::start(|_| ());
-    let client = Client::in_namespace(&Namespace::default(), &real.home.environment()).unwrap();
-    let client = client.with_timeout(Duration::from_secs(15));
+    let environment = real.home.environment();
     let address = Address::from_path(&real.path).unwrap();
     let told = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
-                let (client, address) = (&client, &address);
+                let (environment, address) = (&environment, &address);
                 scope.spawn(move || {
+                    let client = Client::in_namespace(&Namespace::default(), environment).unwrap();
+                    let mut client = client.with_timeout(Duration::from_secs(15));
                     let send = |n: usize| {
                         let data = format!("{number}/{n}");
                         match client.send(address, &Outgoing::new("text").with_text(&data)) {
