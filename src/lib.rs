@@ -62,6 +62,7 @@ pub mod proto;
 mod server;
 
 pub use proto::auth::AuthToken;
+pub use proto::conversation::QueryId;
 pub use proto::endpoint::{Endpoint, Step};
 pub use proto::error::{CloseReason, Error, ErrorKind};
 pub use proto::inbox::{Batch, InboxEntry, MessageId};
@@ -79,4 +80,4 @@ pub use os::address::Address;
 #[cfg(feature = "os")]
 pub use os::namespace::{Environment, Namespace};
 #[cfg(feature = "server")]
-pub use server::{Server, ServerBuilder, Turn, Waker};
+pub use server::{Server, ServerBuilder, ServerEvent, Turn, Waker};

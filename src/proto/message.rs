@@ -1,9 +1,11 @@
 //! What lines mean: a message as a borrowed view, how a line is judged, how messages and answers are written.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 use std::str;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::auth::AuthToken;
@@ -397,6 +399,22 @@ impl Outgoing {
         }
         self.meta = Some(json);
         Ok(self)
+    }
+
+    /// Puts one more member into `meta`, which must not have it yet.
+    pub(crate) fn add_meta<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) -> Result<(), Error> {
+        let (value, _) = to_line(key, value)?;
+        let meta = self.meta.as_deref().unwrap_or("{}");
+        let has_it = serde_json::from_str::<HashMap<Cow<'_, str>, IgnoredAny>>(meta)
+            .map_or(true, |members| members.contains_key(key));
+        if has_it {
+            let sentence = format!("`meta` must not have `{key}` already: it is put in for you");
+            return Err(Error::new(ErrorKind::InvalidMessage, sentence));
+        }
+        let members = meta.strip_suffix('}').unwrap_or(meta);
+        let comma = if members.trim_ascii_end() == "{" { "" } else { "," };
+        self.meta = Some(format!("{members}{comma}{}:{value}}}", quoted(key)));
+        Ok(())
     }
 
     /// Puts another token into a line that [`Outgoing::encode`] made: it stands in front of what every line ends with.

@@ -4,6 +4,7 @@
 
 pub mod auth;
 mod connection;
+pub mod conversation;
 pub mod endpoint;
 pub mod error;
 pub mod framer;

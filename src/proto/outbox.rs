@@ -324,6 +324,11 @@ impl Outbox {
         }
     }
 
+    /// Whether [`next_step`](Self::next_step) may have something to say.
+    pub fn has_steps(&self) -> bool {
+        !self.steps.is_empty() || !self.closed.is_empty()
+    }
+
     /// The socket path of the receiver of a link; empty for a stale key.
     pub fn target(&self, key: ConnKey) -> &str {
         self.links.get(key).map(|link| &*link.target).unwrap_or_default()

@@ -33,6 +33,10 @@ impl ConnKey {
         Self { index, generation }
     }
 
+    pub(super) const fn generation(self) -> u32 {
+        self.generation
+    }
+
     /// The slot: below the capacity of the [`Slots`] that made this key, and reused after it. For poll
     /// tokens.
     pub const fn index(self) -> usize {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use mio::{Events, Interest, Poll};
 
-use super::{LISTENER, Server, WAKER, Waker};
+use super::sending::Sending;
+use super::{LISTENER, STREAMS, Server, WAKER, Waker};
 use crate::os::address::Address;
 use crate::os::capability::CapabilityDir;
 use crate::os::claim::Claim;
@@ -92,6 +93,7 @@ impl ServerBuilder {
         let auth_token = random.auth_token();
         let path = location.address().path();
         let endpoint = Endpoint::new(path, sys::effective_uid(), auth_token.clone(), self.limits.clone())?;
+        let sending = Sending::new(&self.limits, &random.nonce(), STREAMS + endpoint.slots_max())?;
         let refused =
             |e| Error::new(ErrorKind::Io, "cannot make an event queue for the server").with_source(e);
         let poll = Poll::new().map_err(refused)?;
@@ -110,7 +112,7 @@ impl ServerBuilder {
             endpoint,
             poll,
             // One call takes all events that can be pending at once.
-            events: Events::with_capacity(slots_max + 2),
+            events: Events::with_capacity(STREAMS + slots_max + sending.streams_max()),
             waker,
             name_check_at: clock.now().mono.plus(name_check),
             name_check,
@@ -127,6 +129,7 @@ impl ServerBuilder {
             accept_again_at: None,
             turn_accepts_max: self.limits.turn_accepts_max,
             on_enqueue: None,
+            sending,
         })
     }
 }

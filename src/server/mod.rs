@@ -4,6 +4,7 @@
 //! is visited once per turn, and a turn that leaves something undone says so.
 
 mod builder;
+mod sending;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use mio::{Events, Interest, Poll, Token};
 
 pub use self::builder::ServerBuilder;
+use self::sending::Sending;
 use crate::os::address::Address;
 use crate::os::capability::CapabilityDir;
 use crate::os::claim::Claim;
@@ -23,9 +25,12 @@ use crate::os::namespace::Namespace;
 use crate::os::random::Random;
 use crate::os::transport::{AcceptError, Listener, Progress, Stream};
 use crate::proto::auth::AuthToken;
+use crate::proto::conversation::QueryId;
 use crate::proto::endpoint::{Endpoint, Step};
 use crate::proto::error::{Error, ErrorKind};
-use crate::proto::inbox::Batch;
+use crate::proto::inbox::{Batch, InboxEntry};
+use crate::proto::message::Outgoing;
+use crate::proto::outbox::{SendId, SendOutcome};
 use crate::proto::slots::ConnKey;
 use crate::proto::time::{Mono, Now};
 
@@ -48,6 +53,27 @@ pub struct Turn {
     /// The socket has vanished from its path: nobody can find this server any more. [`Server::rebind`] takes the name
     /// again. Said by each check that finds it so; see [`ServerBuilder::name_check`].
     pub name_lost: bool,
+}
+
+/// What became of something that a server has sent; taken with [`Server::next_event`].
+#[derive(Debug)]
+#[must_use]
+pub enum ServerEvent {
+    /// A message has its outcome.
+    Sent {
+        /// The message.
+        id: SendId,
+        /// The question that it asked, if it was one. Unless it was [not sent](SendOutcome::NotSent) or
+        /// [rejected](SendOutcome::Rejected), it may still be answered.
+        query: Option<QueryId>,
+        /// What became of it.
+        outcome: SendOutcome,
+    },
+    /// Nobody has answered a question in time.
+    Unanswered {
+        /// The question.
+        query: QueryId,
+    },
 }
 
 /// Wakes the thread that waits in [`Server::turn`], from any other.
@@ -124,6 +150,7 @@ pub struct Server {
     accept_again_at: Option<Mono>,
     turn_accepts_max: usize,
     on_enqueue: Option<Box<dyn FnMut() + Send>>,
+    sending: Sending,
 }
 
 impl Server {
@@ -183,6 +210,7 @@ impl Server {
         self.endpoint.deadlines_reached(now);
         self.take_steps(now);
         self.endpoint.turn_ended();
+        self.sending.turn(self.poll.registry(), &self.capabilities, now);
         let name_lost = now.mono >= self.name_check_at && self.listener.is_some() && !self.check_name(now);
         let enqueued =
             usize::try_from(self.endpoint.accepted_total() - accepted_before).unwrap_or(usize::MAX);
@@ -217,12 +245,17 @@ impl Server {
         self.endpoint.has_work()
             || !self.ready.is_empty()
             || (self.is_listener_ready && self.accept_again_at.is_none())
+            || self.sending.has_more()
     }
 
     /// The exact moment, on the server's clock, at which a turn is due even if nothing arrives.
     fn next_deadline(&mut self) -> Option<Mono> {
         let name_check_at = self.listener.is_some().then_some(self.name_check_at);
-        [self.endpoint.next_deadline(), self.accept_again_at, name_check_at].into_iter().flatten().min()
+        let sending = self.sending.next_deadline();
+        [self.endpoint.next_deadline(), sending, self.accept_again_at, name_check_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether clients can find this server: it has not been shut down, and the last check found its socket in place.
@@ -278,6 +311,7 @@ impl Server {
             match event.token() {
                 LISTENER => self.is_listener_ready = true,
                 WAKER => {}
+                Token(token) if token >= STREAMS + self.clients.len() => self.sending.note_event(event),
                 Token(token) => {
                     let slot = self.clients.get_mut(token - STREAMS);
                     let Some(client) = slot.and_then(Option::as_mut) else { continue };
@@ -441,8 +475,73 @@ impl Server {
         self.endpoint.drain()
     }
 
-    /// Stops politely: the names are removed, nobody is let in and nothing more is processed, and every client is given
-    /// the answers that it is owed, for at most `grace`. What is in the inbox can still be drained.
+    /// Sets a message to another server on its way, to be delivered within `timeout`, and does not wait: turns carry it,
+    /// and [`next_event`](Self::next_event) tells what became of it. Its `from` is our own path unless it has one. Messages
+    /// to one receiver go in order, over one connection, up to `in_flight_max` at a time.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was taken: what [`Outbox::send`](crate::proto::outbox::Outbox::send) refuses, [`ErrorKind::PathTooLong`].
+    pub fn send(&mut self, target: &Address, message: &Outgoing, timeout: Duration) -> Result<SendId, Error> {
+        self.sending.send(target, message, self.claim.address(), timeout, self.clock.now())
+    }
+
+    /// Sends an answer to a message: to the path that it claims to be `from`, after a look at what stands there, with
+    /// `meta.inReplyTo` and `meta.hops` as [`Outgoing::in_reply_to`] puts them.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidAddress`] if the message has no `from` or one that is no absolute path;
+    /// [`ErrorKind::NoSuchPeer`] if no socket stands there (a link is none); [`ErrorKind::ForeignPeer`] if it belongs to
+    /// another user; [`ErrorKind::TooManyHops`]; and what [`send`](Self::send) refuses.
+    pub fn reply(
+        &mut self,
+        entry: &InboxEntry<'_>,
+        reply: Outgoing,
+        timeout: Duration,
+    ) -> Result<SendId, Error> {
+        let received = entry.message();
+        let from = received.from().ok_or_else(|| {
+            Error::new(ErrorKind::InvalidAddress, format!("{} does not say where it came from", entry.id()))
+        })?;
+        let target = Address::parse(from.as_ref())?;
+        target.check_is_ours()?;
+        self.send(&target, &reply.in_reply_to(&received)?, timeout)
+    }
+
+    /// Sends a question: a message with a `meta.queryId`. [`answered`](Self::answered) recognises the message that
+    /// answers it; if none does within `timeout`, [`ServerEvent::Unanswered`] says so.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), and what [`Queries::ask`](crate::proto::conversation::Queries::ask) refuses.
+    pub fn query(
+        &mut self,
+        target: &Address,
+        message: Outgoing,
+        timeout: Duration,
+    ) -> Result<QueryId, Error> {
+        self.sending.query(target, message, self.claim.address(), timeout, self.clock.now())
+    }
+
+    /// The question of ours that `entry` answers. Each is answered once; late answers and second ones answer none.
+    pub fn answered(&mut self, entry: &InboxEntry<'_>) -> Option<QueryId> {
+        self.sending.answered(entry)
+    }
+
+    /// What became of the next message or question; ask until there is none, after each turn.
+    pub fn next_event(&mut self) -> Option<ServerEvent> {
+        self.sending.next_event()
+    }
+
+    /// Messages on their way that have no outcome yet.
+    pub fn outstanding(&self) -> usize {
+        self.sending.outstanding()
+    }
+
+    /// Stops politely: the names are removed, nobody is let in and nothing more is processed; every client is given the
+    /// answers that it is owed (within `closing_timeout`), and what is on its way to others gets its outcome, all of it
+    /// for at most `grace`. What is in the inbox can still be drained.
     ///
     /// # Errors
     ///
@@ -453,7 +552,7 @@ impl Server {
         self.endpoint.shutdown(begun);
         self.take_steps(begun);
         let deadline = begun.mono.plus(grace);
-        while self.clients.iter().any(Option::is_some) {
+        while self.clients.iter().any(Option::is_some) || self.sending.outstanding() > 0 {
             let left = deadline.since(self.clock.now().mono);
             if left.is_zero() {
                 break;

@@ -22,4 +22,5 @@ mod lifecycle;
 mod limits;
 mod load;
 mod regressions;
+mod sending;
 mod util;

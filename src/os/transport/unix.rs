@@ -58,6 +58,11 @@ impl AsFd for Listener {
 pub(crate) struct Stream(UnixStream);
 
 impl Stream {
+    /// Takes over a connection that does not block.
+    pub(crate) fn new(stream: std::os::unix::net::UnixStream) -> Self {
+        Self(UnixStream::from_std(stream))
+    }
+
     /// One read into `space`, which must not be empty.
     pub(crate) fn read(&mut self, space: &mut [u8]) -> Progress {
         loop {

@@ -1,0 +1,160 @@
+//! Questions and answers on top of single messages: `meta.queryId`, `meta.inReplyTo` and `meta.hops`.
+//!
+//! A plain message has none of these. [`Outgoing::in_reply_to`] makes an answer out of a message, and [`Queries`] knows
+//! which questions are still open: each is answered once, and late answers find none.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::error::{Error, ErrorKind};
+use super::message::{Message, Outgoing};
+use super::slots::{ConnKey, Slots};
+use super::time::Mono;
+use super::wheel::Wheel;
+
+/// How often a conversation may go on: an answer to an answer to … is refused beyond.
+pub const HOPS_MAX: u64 = 8;
+
+/// The members of `meta` that are ours, as far as they have the right types.
+#[derive(Debug, Default)]
+struct Marks {
+    query_id: Option<String>,
+    in_reply_to: Option<String>,
+    hops: u64,
+}
+
+impl Marks {
+    /// What `message` says; whatever is not as it should be is as if it were not there.
+    fn of(message: &Message<'_>) -> Self {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Raw<'a> {
+            #[serde(borrow)]
+            query_id: Option<&'a RawValue>,
+            #[serde(borrow)]
+            in_reply_to: Option<&'a RawValue>,
+            #[serde(borrow)]
+            hops: Option<&'a RawValue>,
+        }
+        fn text(raw: Option<&RawValue>) -> Option<String> {
+            serde_json::from_str(raw?.get()).ok()
+        }
+        // A struct would be read from an array as well.
+        let Some(meta) = message.meta().filter(|meta| meta.starts_with('{')) else { return Self::default() };
+        let Ok(raw) = serde_json::from_str::<Raw<'_>>(meta) else { return Self::default() };
+        Self {
+            query_id: text(raw.query_id),
+            in_reply_to: text(raw.in_reply_to),
+            hops: raw.hops.and_then(|hops| serde_json::from_str(hops.get()).ok()).unwrap_or(0),
+        }
+    }
+}
+
+impl Outgoing {
+    /// Makes this the answer to `received`: `meta.inReplyTo` names its `meta.queryId` if it has one, and `meta.hops` is one
+    /// more than its own.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::TooManyHops`] if the conversation has gone on for [`HOPS_MAX`] answers: two programs that answer
+    /// whatever they get would never stop. [`ErrorKind::InvalidMessage`] if `meta` has one of these members already.
+    pub fn in_reply_to(mut self, received: &Message<'_>) -> Result<Self, Error> {
+        let marks = Marks::of(received);
+        if marks.hops >= HOPS_MAX {
+            return Err(Error::new(
+                ErrorKind::TooManyHops,
+                format!("the conversation has gone on for {HOPS_MAX} answers; this one was not sent"),
+            ));
+        }
+        if let Some(query_id) = &marks.query_id {
+            self.add_meta("inReplyTo", query_id)?;
+        }
+        self.add_meta("hops", &(marks.hops + 1))?;
+        Ok(self)
+    }
+}
+
+/// Names one question; no two are alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct QueryId(ConnKey);
+
+/// Questions that were asked and not answered yet.
+pub struct Queries {
+    open: Slots<Mono>,
+    wheel: Wheel,
+    /// Tells our questions from those of others, and of our predecessors.
+    nonce: Box<str>,
+}
+
+impl Queries {
+    /// Room for `queries_max` open questions. `nonce` must differ from that of any other asker: it stands in their ids.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::OutOfMemory`].
+    pub fn new(queries_max: usize, nonce: &str) -> Result<Self, Error> {
+        Ok(Self { open: Slots::new(queries_max)?, wheel: Wheel::new(queries_max)?, nonce: nonce.into() })
+    }
+
+    /// Makes a question out of `message`: it gets a `meta.queryId`, and is open until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::OutboxFull`] if too many are open; [`ErrorKind::InvalidMessage`] if `meta` has a `queryId` already.
+    pub fn ask(&mut self, mut message: Outgoing, deadline: Mono) -> Result<(QueryId, Outgoing), Error> {
+        let key = self.open.insert(deadline).ok_or_else(|| {
+            Error::new(ErrorKind::OutboxFull, format!("{} questions are open already", self.open.len()))
+        })?;
+        let text = format!("{}-{}-{}", self.nonce, key.index(), key.generation());
+        if let Err(error) = message.add_meta("queryId", &text) {
+            self.open.remove(key);
+            return Err(error);
+        }
+        self.wheel.schedule(key, deadline);
+        Ok((QueryId(key), message))
+    }
+
+    /// The question that `message` answers. Each is answered once: later answers to it find none.
+    pub fn answered(&mut self, message: &Message<'_>) -> Option<QueryId> {
+        // Nearly every message answers nothing, and need not be read for that.
+        message.meta()?;
+        let in_reply_to = Marks::of(message).in_reply_to?;
+        let mut parts = in_reply_to.strip_prefix(&*self.nonce)?.strip_prefix('-')?.split('-');
+        let (index, generation) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let id = QueryId(ConnKey::new(index, generation));
+        (parts.next().is_none() && self.close(id)).then_some(id)
+    }
+
+    /// Gives a question up; whether it was open.
+    pub fn close(&mut self, id: QueryId) -> bool {
+        self.wheel.cancel(id.0);
+        self.open.remove(id.0).is_some()
+    }
+
+    /// The exact moment of the next deadline, if any.
+    pub fn next_deadline(&mut self) -> Option<Mono> {
+        let open = &self.open;
+        self.wheel.next_deadline(|key| open.get(key).copied())
+    }
+
+    /// A question that has not been answered in time, which is closed thereby.
+    pub fn next_expired(&mut self, now: Mono) -> Option<QueryId> {
+        let open = &self.open;
+        let key = self.wheel.next_expired(now, |key| open.get(key).copied())?;
+        self.open.remove(key);
+        Some(QueryId(key))
+    }
+
+    /// The turn is over: ids freed in it may be used again, in another generation.
+    pub fn turn_ended(&mut self) {
+        self.open.release_retired();
+    }
+}
+
+impl fmt::Debug for Queries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queries").field("open", &self.open.len()).finish_non_exhaustive()
+    }
+}

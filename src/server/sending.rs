@@ -1,0 +1,228 @@
+//! The way out: the server's outbox, its open questions, and the streams under them, in the same loop.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use mio::event::Event;
+use mio::{Interest, Registry, Token};
+
+use super::ServerEvent;
+use crate::os::address::Address;
+use crate::os::capability::CapabilityDir;
+use crate::os::dial::dial;
+use crate::os::transport::{Progress, Stream};
+use crate::proto::conversation::{Queries, QueryId};
+use crate::proto::error::{Error, ErrorKind};
+use crate::proto::inbox::InboxEntry;
+use crate::proto::limits::Limits;
+use crate::proto::message::Outgoing;
+use crate::proto::outbox::{LinkStep, Outbox, SendId, SendOutcome};
+use crate::proto::slots::ConnKey;
+use crate::proto::time::{Mono, Now};
+
+/// A stream to a receiver and what is known of its readiness.
+struct LinkStream {
+    key: ConnKey,
+    stream: Stream,
+    is_readable: bool,
+    is_writable: bool,
+    /// The event said that the receiver has finished sending: read to the end, a short read proves nothing.
+    is_read_closed: bool,
+}
+
+/// Everything that a server has on its way to others.
+pub(super) struct Sending {
+    outbox: Outbox,
+    queries: Queries,
+    /// Questions whose message has no outcome yet.
+    asked: HashMap<SendId, QueryId>,
+    /// Few, and none in a server that sends nothing.
+    streams: Vec<LinkStream>,
+    /// The token of a stream is this plus the index of its link.
+    base: usize,
+    events: VecDeque<ServerEvent>,
+}
+
+impl Sending {
+    pub(super) fn new(limits: &Limits, nonce: &str, base: usize) -> Result<Self, Error> {
+        Ok(Self {
+            outbox: Outbox::new(limits.clone())?,
+            streams: Vec::new(),
+            queries: Queries::new(limits.outbox_entries_max, nonce)?,
+            asked: HashMap::new(),
+            base,
+            events: VecDeque::new(),
+        })
+    }
+
+    /// Streams that can be open at once.
+    pub(super) fn streams_max(&self) -> usize {
+        self.outbox.slots_max()
+    }
+
+    pub(super) fn outstanding(&self) -> usize {
+        self.outbox.outstanding()
+    }
+
+    pub(super) fn send(
+        &mut self,
+        target: &Address,
+        message: &Outgoing,
+        from: &Address,
+        timeout: Duration,
+        now: Now,
+    ) -> Result<SendId, Error> {
+        target.check_length()?;
+        self.outbox.send(target.path(), message, Some(from.path()), timeout, now)
+    }
+
+    pub(super) fn query(
+        &mut self,
+        target: &Address,
+        message: Outgoing,
+        from: &Address,
+        timeout: Duration,
+        now: Now,
+    ) -> Result<QueryId, Error> {
+        let (query, message) = self.queries.ask(message, now.mono.plus(timeout))?;
+        match self.send(target, &message, from, timeout, now) {
+            Ok(id) => {
+                self.asked.insert(id, query);
+                Ok(query)
+            }
+            Err(error) => {
+                self.queries.close(query);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn answered(&mut self, entry: &InboxEntry<'_>) -> Option<QueryId> {
+        self.queries.answered(&entry.message())
+    }
+
+    /// Remembers what the kernel said of a stream of ours.
+    pub(super) fn note_event(&mut self, event: &Event) {
+        let index = event.token().0.checked_sub(self.base);
+        if let Some(link) = self.streams.iter_mut().find(|link| Some(link.key.index()) == index) {
+            link.is_read_closed |= event.is_read_closed() || event.is_error();
+            link.is_readable |= event.is_readable() || link.is_read_closed;
+            link.is_writable |= event.is_writable();
+        }
+    }
+
+    /// One turn: reads what has come, writes what can go, judges what is due.
+    pub(super) fn turn(&mut self, registry: &Registry, capabilities: &CapabilityDir, now: Now) {
+        for link in &mut self.streams {
+            // Read first: an answer that has come says why a write fails.
+            read(&mut self.outbox, link, now);
+            write(&mut self.outbox, link);
+        }
+        self.take_steps(registry, capabilities, now);
+        self.outbox.deadlines_reached(now);
+        self.take_steps(registry, capabilities, now);
+        self.outbox.turn_ended();
+        while let Some((id, outcome)) = self.outbox.next_outcome() {
+            let query = self.asked.remove(&id);
+            // What was surely not delivered will not be answered.
+            if let (Some(query), SendOutcome::NotSent(_) | SendOutcome::Rejected { .. }) = (query, &outcome) {
+                self.queries.close(query);
+            }
+            self.events.push_back(ServerEvent::Sent { id, query, outcome });
+        }
+        while let Some(query) = self.queries.next_expired(now.mono) {
+            self.events.push_back(ServerEvent::Unanswered { query });
+        }
+        self.queries.turn_ended();
+    }
+
+    pub(super) fn next_event(&mut self) -> Option<ServerEvent> {
+        self.events.pop_front()
+    }
+
+    /// Whether there is something to do without waiting.
+    pub(super) fn has_more(&self) -> bool {
+        self.outbox.has_steps() || self.streams.iter().any(|link| link.is_readable)
+    }
+
+    pub(super) fn next_deadline(&mut self) -> Option<Mono> {
+        [self.outbox.next_deadline(), self.queries.next_deadline()].into_iter().flatten().min()
+    }
+
+    fn take_steps(&mut self, registry: &Registry, capabilities: &CapabilityDir, now: Now) {
+        while let Some((key, step)) = self.outbox.next_step() {
+            match step {
+                LinkStep::Connect => self.connect(key, registry, capabilities, now),
+                LinkStep::Write => {
+                    if let Some(link) = self.streams.iter_mut().find(|link| link.key == key) {
+                        write(&mut self.outbox, link);
+                    }
+                }
+                LinkStep::Close => {
+                    if let Some(at) = self.streams.iter().position(|link| link.key == key) {
+                        self.streams.swap_remove(at).stream.close();
+                    }
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, key: ConnKey, registry: &Registry, capabilities: &CapabilityDir, now: Now) {
+        let dialled =
+            Address::from_path(self.outbox.target(key)).and_then(|target| dial(capabilities, &target));
+        let (stream, auth_token) = match dialled {
+            Ok(dialled) => dialled,
+            Err(error) => return self.outbox.connect_failed(key, &error, now),
+        };
+        let mut stream = Stream::new(stream);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = registry.register(&mut stream, Token(self.base + key.index()), interest) {
+            let error = Error::new(ErrorKind::Io, "cannot watch a connection").with_source(error);
+            return self.outbox.connect_failed(key, &error, now);
+        }
+        self.streams.push(LinkStream {
+            key,
+            stream,
+            is_readable: false,
+            is_writable: true,
+            is_read_closed: false,
+        });
+        self.outbox.connected(key, auth_token, now);
+    }
+}
+
+/// One read, if there may be something.
+fn read(outbox: &mut Outbox, link: &mut LinkStream, now: Now) {
+    if !link.is_readable {
+        return;
+    }
+    let Some(space) = outbox.recv_space(link.key) else { return };
+    let asked = space.len();
+    match link.stream.read(space) {
+        Progress::Moved(n) => {
+            link.is_readable = n == asked || link.is_read_closed;
+            outbox.received(link.key, n, now);
+        }
+        Progress::Blocked => link.is_readable = false,
+        Progress::End | Progress::Gone => {
+            link.is_readable = false;
+            outbox.ended(link.key, now);
+        }
+    }
+}
+
+/// One write of what a link has to say, if its stream may take it.
+fn write(outbox: &mut Outbox, link: &mut LinkStream) {
+    let output = outbox.output(link.key);
+    if output.is_empty() || !link.is_writable {
+        return;
+    }
+    match link.stream.write(output) {
+        Progress::Moved(n) => {
+            link.is_writable = n == output.len();
+            outbox.sent(link.key, n);
+        }
+        Progress::Blocked => link.is_writable = false,
+        Progress::End | Progress::Gone => outbox.output_failed(link.key),
+    }
+}

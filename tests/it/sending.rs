@@ -1,0 +1,230 @@
+//! Sending from inside the loop, and conversations.
+
+use std::time::Duration;
+
+use udsmsg::{Address, Batch, ErrorKind, Message, Outgoing, SendOutcome, Server, ServerEvent};
+
+use crate::util::real::Home;
+use crate::util::watchdog;
+
+const SOON: Option<Duration> = Some(Duration::from_millis(1));
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+fn pair() -> (Home, Server, Server) {
+    let home = Home::new();
+    let (a, b) = (home.start(|_| ()), home.start(|_| ()));
+    (home, a, b)
+}
+
+fn text(text: &str) -> Outgoing {
+    Outgoing::new("text").with_text(text)
+}
+
+/// Turns both until `done` says so.
+fn turn_both(a: &mut Server, b: &mut Server, mut done: impl FnMut(&mut Server, &mut Server) -> bool) {
+    while !done(a, b) {
+        let _ = a.turn(SOON).unwrap();
+        let _ = b.turn(SOON).unwrap();
+    }
+}
+
+/// Two servers in one thread that send to each other all the time: neither waits for the other.
+#[test]
+fn two_servers_in_one_thread_send_to_each_other() {
+    let _watchdog = watchdog::watch("two_servers_in_one_thread_send_to_each_other");
+    let (_home, mut a, mut b) = pair();
+    let (to_a, to_b) = (a.address().clone(), b.address().clone());
+    const EACH: usize = 2_000;
+    let mut started = [0; 2];
+    let mut told = [0; 2];
+    let mut seen: [Vec<String>; 2] = [Vec::new(), Vec::new()];
+    let mut batch = Batch::new();
+    while told != [EACH; 2] {
+        for (at, (server, target)) in [(&mut a, &to_b), (&mut b, &to_a)].into_iter().enumerate() {
+            while started[at] < EACH && server.send(target, &text(&started[at].to_string()), TIMEOUT).is_ok()
+            {
+                started[at] += 1;
+            }
+            let _ = server.turn(SOON).unwrap();
+            server.drain_into(&mut batch);
+            for entry in &batch {
+                assert_eq!(entry.message().from().as_deref(), Some(target.path()));
+                seen[at].push(entry.message().data().unwrap().text().unwrap().into_owned());
+            }
+            while let Some(event) = server.next_event() {
+                let ServerEvent::Sent { outcome: SendOutcome::Accepted { id }, query: None, .. } = event
+                else {
+                    panic!("{event:?}");
+                };
+                told[at] += 1;
+                assert_eq!(id, Some(format!("uds-{}", told[at])));
+            }
+        }
+    }
+    let expected: Vec<String> = (0..EACH).map(|n| n.to_string()).collect();
+    assert!(seen.iter().all(|seen| *seen == expected), "in order, each once");
+    assert_eq!((a.outstanding(), b.outstanding()), (0, 0));
+}
+
+#[test]
+fn nobody_there_is_not_sent_and_the_loop_goes_on() {
+    let _watchdog = watchdog::watch("nobody_there_is_not_sent_and_the_loop_goes_on");
+    let (home, mut a, b) = pair();
+    let gone = b.address().clone();
+    drop(b);
+    let nowhere = Address::from_path(&home.path().join("nowhere.sock")).unwrap();
+    for target in [&gone, &nowhere] {
+        let sent = a.send(target, &text("x"), TIMEOUT).unwrap();
+        assert!(a.next_timeout() == Some(Duration::ZERO), "there is something to do");
+        let _ = a.turn(None).unwrap();
+        match a.next_event() {
+            Some(ServerEvent::Sent { id, outcome: SendOutcome::NotSent(error), .. }) => {
+                assert_eq!((id, error.kind()), (sent, ErrorKind::CapabilityMissing));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let too_long = Address::parse(&format!("/{}", "x".repeat(200))).unwrap();
+    assert_eq!(a.send(&too_long, &text("x"), TIMEOUT).unwrap_err().kind(), ErrorKind::PathTooLong);
+    let too_large = a.send(&gone, &text(&"x".repeat(65_536)), TIMEOUT).unwrap_err();
+    assert_eq!(too_large.kind(), ErrorKind::MessageTooLarge);
+}
+
+/// A question, its answer, a second answer to it, and one that comes too late.
+#[test]
+fn a_question_is_answered_once() {
+    let _watchdog = watchdog::watch("a_question_is_answered_once");
+    let (_home, mut a, mut b) = pair();
+    let to_b = b.address().clone();
+    let query = a.query(&to_b, Outgoing::new("query").with_text("why?"), TIMEOUT).unwrap();
+    let mut asked = Batch::new();
+    turn_both(&mut a, &mut b, |_, b| b.drain_into(&mut asked) == 1);
+    let question = asked.iter().next().unwrap();
+    assert_eq!(b.answered(&question), None, "it is no answer to anything");
+    for answer in ["because", "and because"] {
+        b.reply(&question, Outgoing::new("response").with_text(answer), TIMEOUT).unwrap();
+    }
+    turn_both(&mut a, &mut b, |a, b| a.inbox_len() == 2 && b.outstanding() == 0);
+    let answers = a.drain();
+    let told: Vec<_> = answers.iter().map(|entry| a.answered(&entry)).collect();
+    assert_eq!(told, [Some(query), None]);
+    let first = answers.iter().next().unwrap().message();
+    assert!(first.meta().unwrap().ends_with(r#","hops":1}"#), "{first:?}");
+    assert!(matches!(a.next_event(), Some(ServerEvent::Sent { query: Some(q), .. }) if q == query));
+    assert!(a.next_event().is_none());
+}
+
+#[test]
+fn a_question_that_nobody_answers_in_time_is_told_and_a_late_answer_is_none() {
+    let _watchdog = watchdog::watch("a_question_that_nobody_answers_in_time_is_told");
+    let (_home, mut a, mut b) = pair();
+    let to_b = b.address().clone();
+    let query = a.query(&to_b, Outgoing::new("query"), Duration::from_millis(50)).unwrap();
+    let mut asked = Batch::new();
+    turn_both(&mut a, &mut b, |_, b| b.drain_into(&mut asked) == 1);
+    loop {
+        let _ = a.turn(None).unwrap();
+        match a.next_event() {
+            Some(ServerEvent::Unanswered { query: late }) => break assert_eq!(late, query),
+            Some(ServerEvent::Sent { outcome, .. }) => assert!(outcome.is_accepted(), "{outcome}"),
+            None => {}
+        }
+    }
+    b.reply(&asked.iter().next().unwrap(), Outgoing::new("response"), TIMEOUT).unwrap();
+    turn_both(&mut a, &mut b, |a, _| a.inbox_len() == 1);
+    let late = a.drain();
+    assert_eq!(a.answered(&late.iter().next().unwrap()), None);
+}
+
+/// A question that did not get through is over with its message.
+#[test]
+fn a_question_that_was_not_sent_is_not_waited_for() {
+    let _watchdog = watchdog::watch("a_question_that_was_not_sent_is_not_waited_for");
+    let (home, mut a, _b) = pair();
+    let nowhere = Address::from_path(&home.path().join("nowhere.sock")).unwrap();
+    let query = a.query(&nowhere, Outgoing::new("query"), Duration::from_millis(20)).unwrap();
+    let _ = a.turn(SOON).unwrap();
+    assert!(matches!(a.next_event(), Some(ServerEvent::Sent { query: Some(q), .. }) if q == query));
+    assert!(a.next_timeout() > Some(Duration::from_secs(1)), "nothing is due for it");
+}
+
+/// Two programs that answer whatever they get stop by themselves.
+#[test]
+fn answers_to_answers_end_after_eight() {
+    let _watchdog = watchdog::watch("answers_to_answers_end_after_eight");
+    let (_home, mut a, mut b) = pair();
+    let to_b = b.address().clone();
+    a.send(&to_b, &text("ping-pong"), TIMEOUT).unwrap();
+    let mut answers = 0;
+    let refused = 'over: loop {
+        for server in [&mut a, &mut b] {
+            let _ = server.turn(SOON).unwrap();
+            for entry in &server.drain() {
+                match server.reply(&entry, text("again"), TIMEOUT) {
+                    Ok(_) => answers += 1,
+                    Err(error) => break 'over error,
+                }
+            }
+        }
+    };
+    assert_eq!((answers, refused.kind()), (8, ErrorKind::TooManyHops));
+}
+
+/// Where an answer goes is vetted: a claim is all that `from` is.
+#[test]
+fn an_answer_goes_to_a_socket_of_ours_or_nowhere() {
+    let _watchdog = watchdog::watch("an_answer_goes_to_a_socket_of_ours_or_nowhere");
+    let (home, mut a, mut b) = pair();
+    let real = a.address().path().to_owned();
+    let link = home.path().join("link.sock");
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let file = home.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let (link, file) = (link.to_str().unwrap(), file.to_str().unwrap());
+    let cases = [
+        (real.as_str(), None),
+        (link, Some(ErrorKind::NoSuchPeer)),
+        (file, Some(ErrorKind::NoSuchPeer)),
+        ("/nowhere/at/all", Some(ErrorKind::NoSuchPeer)),
+        ("relative.sock", Some(ErrorKind::InvalidAddress)),
+        ("", Some(ErrorKind::InvalidAddress)),
+    ];
+    let to_b = b.address().clone();
+    for (from, expected) in cases {
+        a.send(&to_b, &text("x").with_from(from), TIMEOUT).unwrap();
+        turn_both(&mut a, &mut b, |_, b| b.inbox_len() == 1);
+        let batch = b.drain();
+        let told = b.reply(&batch.iter().next().unwrap(), text("y"), TIMEOUT);
+        assert_eq!(told.err().map(|error| error.kind()), expected, "{from:?}");
+    }
+}
+
+/// What is not ours in `meta` is as if it were not there.
+#[test]
+fn strange_marks_are_no_marks() {
+    let cases = [
+        (r#"{"type":"a"}"#, Ok(r#""meta":{"hops":1,"#)),
+        (r#"{"type":"a","meta":{"queryId":"q"}}"#, Ok(r#""meta":{"inReplyTo":"q","hops":1,"#)),
+        (r#"{"type":"a","meta":{"queryId":7,"hops":"x"}}"#, Ok(r#""meta":{"hops":1,"#)),
+        (r#"{"type":"a","meta":{"queryId":"q","queryId":"r"}}"#, Ok(r#""meta":{"hops":1,"#)),
+        (r#"{"type":"a","meta":["q","r",3]}"#, Ok(r#""meta":{"hops":1,"#)),
+        (r#"{"type":"a","meta":{"hops":7,"queryId":"\u0071\n"}}"#, Ok(r#""inReplyTo":"q\n","hops":8,"#)),
+        (r#"{"type":"a","meta":{"hops":8}}"#, Err(ErrorKind::TooManyHops)),
+        (r#"{"type":"a","meta":{"hops":18446744073709551615}}"#, Err(ErrorKind::TooManyHops)),
+    ];
+    for (received, expected) in cases {
+        let message = Message::from_json(received).unwrap();
+        let reply = Outgoing::new("response").in_reply_to(&message).map_err(|error| error.kind());
+        match (reply, expected) {
+            (Ok(reply), Ok(part)) => {
+                let token = udsmsg::AuthToken::from_bytes([1; 32]);
+                let line = String::from_utf8(reply.encode(&token, None, None, 65_536).unwrap()).unwrap();
+                assert!(line.contains(part), "{received}: {line}");
+            }
+            (reply, expected) => assert_eq!(reply.err(), expected.err(), "{received}"),
+        }
+    }
+    let message = Message::from_json(r#"{"type":"a"}"#).unwrap();
+    let taken = Outgoing::new("response").with_meta(&serde_json::json!({"hops": 1})).unwrap();
+    assert_eq!(taken.in_reply_to(&message).unwrap_err().kind(), ErrorKind::InvalidMessage);
+}
