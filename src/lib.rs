@@ -81,3 +81,8 @@ pub use os::address::Address;
 pub use os::namespace::{Environment, Namespace};
 #[cfg(feature = "server")]
 pub use server::{Server, ServerBuilder, ServerEvent, Turn, Waker};
+
+/// Keeps the examples of the README compiling.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -4,9 +4,9 @@
 //!
 //! [`Endpoint`] opens nothing and reads no clock. Whoever drives it does this, turn after turn:
 //!
-//! 1. For each connection that can be read: [`recv_space`](Endpoint::recv_space), read into it,
+//! 1. [`work`](Endpoint::work): frames that a budget left over in an earlier turn.
+//! 2. For each connection that can be read: [`recv_space`](Endpoint::recv_space), read into it,
 //!    [`received`](Endpoint::received); at end of input [`end_of_input`](Endpoint::end_of_input).
-//! 2. [`work`](Endpoint::work): frames that a budget left over in an earlier turn.
 //! 3. Do what [`next_step`](Endpoint::next_step) says until it says nothing more, and call [`sent`](Endpoint::sent)
 //!    for what was written. A connection whose stream takes nothing now is written again when it can be.
 //! 4. [`accepted`](Endpoint::accepted) for each new connection.
@@ -259,6 +259,11 @@ impl Endpoint {
         connection.is_read_refused = true;
         if !connection.is_starved {
             connection.is_starved = true;
+            // Those that went away while they waited leave their keys behind.
+            if self.starved.len() >= 2 * self.slots.len() {
+                let slots = &self.slots;
+                self.starved.retain(|key| slots.get(*key).is_some());
+            }
             self.starved.push_back(key);
         }
         None
