@@ -4,17 +4,21 @@
 //! is visited once per turn, and a turn that leaves something undone says so.
 
 mod builder;
+mod event_loop;
 mod sending;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mio::{Events, Interest, Poll, Token};
+use mio::Interest;
+use mio::event::Event;
 
 pub use self::builder::ServerBuilder;
+use self::event_loop::EventLoop;
 use self::sending::Sending;
 use crate::os::address::Address;
 use crate::os::capability::CapabilityDir;
@@ -23,7 +27,9 @@ use crate::os::clock::Clock;
 use crate::os::location::Location;
 use crate::os::namespace::Namespace;
 use crate::os::random::Random;
-use crate::os::transport::{AcceptError, Listener, Progress, Stream};
+#[cfg(unix)]
+use crate::os::sys;
+use crate::os::transport::{AcceptError, Listener, Progress, Stream, WakeHandle};
 use crate::proto::auth::AuthToken;
 use crate::proto::conversation::QueryId;
 use crate::proto::endpoint::{Endpoint, Step};
@@ -34,10 +40,12 @@ use crate::proto::outbox::{SendId, SendOutcome};
 use crate::proto::slots::ConnKey;
 use crate::proto::time::{Mono, Now};
 
-const LISTENER: Token = Token(0);
-const WAKER: Token = Token(1);
-/// The token of a stream is this plus the index of its slot.
-const STREAMS: usize = 2;
+/// Our tokens, counted from the first one: the listener, the waker, the timer, then a stream for each slot, then one for
+/// each link.
+const LISTENER: usize = 0;
+const WAKER: usize = 1;
+const TIMER: usize = 2;
+const STREAMS: usize = 3;
 
 /// How long the listener rests after the descriptor table was found full: no event tells when it no longer is.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -76,24 +84,31 @@ pub enum ServerEvent {
     },
 }
 
-/// Wakes the thread that waits in [`Server::turn`], from any other.
-#[derive(Clone)]
-pub struct Waker(Arc<mio::Waker>);
+/// Wakes the thread that turns a server, from any other: the only thing of a server that crosses threads.
+#[derive(Clone, Debug)]
+pub struct Waker {
+    handle: Arc<WakeHandle>,
+    is_stop_asked: Arc<AtomicBool>,
+}
 
 impl Waker {
-    /// Makes the current or the next [`Server::turn`] return at once.
+    /// Makes the current or the next wait return at once.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`] if the operating system refuses.
+    /// [`ErrorKind::Io`] if the operating system refuses, or the server is gone.
     pub fn wake(&self) -> Result<(), Error> {
-        self.0.wake().map_err(|e| Error::new(ErrorKind::Io, "cannot wake the server").with_source(e))
+        self.handle.wake().map_err(|e| Error::new(ErrorKind::Io, "cannot wake the server").with_source(e))
     }
-}
 
-impl fmt::Debug for Waker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Waker")
+    /// Asks the server to stop: [`Server::run`] returns, and [`Server::is_stop_asked`] says so.
+    ///
+    /// # Errors
+    ///
+    /// As [`wake`](Self::wake); what was asked stays asked.
+    pub fn ask_to_stop(&self) -> Result<(), Error> {
+        self.is_stop_asked.store(true, Ordering::Release);
+        self.wake()
     }
 }
 
@@ -129,8 +144,7 @@ struct Client {
 /// Dropping it is an abrupt stop: names are removed, connections are cut. [`shutdown`](Self::shutdown) is the polite one.
 pub struct Server {
     endpoint: Endpoint,
-    poll: Poll,
-    events: Events,
+    event_loop: EventLoop,
     waker: Waker,
     clock: Clock,
     listener: Option<Listener>,
@@ -145,6 +159,8 @@ pub struct Server {
     clients: Vec<Option<Client>>,
     /// Streams that may have something to read.
     ready: VecDeque<ConnKey>,
+    /// Streams that took nothing and do again.
+    unblocked: VecDeque<ConnKey>,
     is_listener_ready: bool,
     /// After descriptors ran out: when to try again.
     accept_again_at: Option<Mono>,
@@ -188,20 +204,101 @@ impl Server {
     /// does one bounded turn of work: one read and one budget of lines for each ready client, one write, a bounded
     /// number of accepts, and the deadlines that are due. A signal ends the waiting early.
     ///
+    /// A server that lives in its host's loop ([`ServerBuilder::start_in`]) never waits: the host does, and hands over
+    /// what it finds with [`on_event`](Self::on_event).
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::Io`] if the operating system refuses to wait or the listener broke; what one client does is never
     /// an error here.
     pub fn turn(&mut self, timeout: Option<Duration>) -> Result<Turn, Error> {
-        let wait = self.wait_at_most(timeout);
-        match self.poll.poll(&mut self.events, wait) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.events.clear(),
-            Err(error) => return Err(Error::new(ErrorKind::Io, "cannot wait for events").with_source(error)),
+        let timeout = self.wait_at_most(timeout);
+        let clock = self.clock;
+        let begun = clock.now().mono;
+        self.event_loop.wait(timeout, || clock.now().mono.since(begun))?;
+        if let Some(events) = self.event_loop.take_events() {
+            for event in &events {
+                self.on_event(event);
+            }
+            self.event_loop.return_events(events);
         }
+        let turn = self.work();
+        self.arm();
+        turn
+    }
+
+    /// Takes an event of the host's loop. `false`: its token is none of [`tokens`](Self::tokens), and it is somebody
+    /// else's. Only remembers it; [`turn`](Self::turn) does the work.
+    pub fn on_event(&mut self, event: &Event) -> bool {
+        let streams = STREAMS..STREAMS + self.clients.len();
+        match self.event_loop.number(event.token()) {
+            Some(LISTENER) => self.is_listener_ready = true,
+            Some(WAKER) => self.event_loop.rest(),
+            Some(TIMER) => {}
+            Some(number) if streams.contains(&number) => self.note_event(number - STREAMS, event),
+            Some(number) if number < streams.end + self.sending.streams_max() => {
+                self.sending.note_event(number - streams.end, event);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// The tokens that this server uses in the loop it lives in.
+    pub fn tokens(&self) -> Range<usize> {
+        let first = self.event_loop.token(0).0;
+        first..first + STREAMS + self.clients.len() + self.sending.streams_max()
+    }
+
+    /// Turns until `each`, called after every turn, breaks, or a [`Waker`] asked to stop.
+    ///
+    /// # Errors
+    ///
+    /// As [`turn`](Self::turn).
+    pub fn run(&mut self, mut each: impl FnMut(&mut Self) -> ControlFlow<()>) -> Result<(), Error> {
+        while !self.is_stop_asked() {
+            let _ = self.turn(None)?;
+            if each(self).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a [`Waker`] has asked this server to stop.
+    pub fn is_stop_asked(&self) -> bool {
+        self.waker.is_stop_asked.load(Ordering::Acquire)
+    }
+
+    /// Takes over a connection that somebody else has made, as one end of a socket pair. Its peer is what the kernel says
+    /// of it, and has to show the token like any other.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::ForeignPeer`] if the other end belongs to another user, [`ErrorKind::Busy`] if there is no slot for it
+    /// in this turn, [`ErrorKind::Io`].
+    #[cfg(unix)]
+    pub fn adopt_stream(&mut self, stream: std::os::unix::net::UnixStream) -> Result<(), Error> {
+        let refused = |what| move |e| Error::new(ErrorKind::Io, what).with_source(e);
+        let peer = sys::peer_identity(&stream).map_err(refused("the system does not say who the peer is"))?;
+        stream.set_nonblocking(true).map_err(refused("the stream cannot be made non-blocking"))?;
+        let now = self.clock.now();
+        if !self.endpoint.can_accept() {
+            return Err(Error::new(ErrorKind::Busy, "there is no slot for another connection in this turn"));
+        }
+        let key = self.endpoint.accepted(peer, now).ok_or_else(|| {
+            Error::new(ErrorKind::ForeignPeer, format!("the peer is user id {}, who is not let in", peer.uid))
+        })?;
+        self.take_stream(key, Stream::new(stream));
+        self.take_steps(now);
+        self.arm();
+        Ok(())
+    }
+
+    /// One bounded turn with what is known to be ready.
+    fn work(&mut self) -> Result<Turn, Error> {
         let accepted_before = self.endpoint.accepted_total();
         let now = self.clock.now();
-        self.note_events();
         // What was sent in time is read before anyone is judged; then newcomers, then deadlines.
         self.endpoint.work(now);
         self.read_ready(now);
@@ -210,7 +307,7 @@ impl Server {
         self.endpoint.deadlines_reached(now);
         self.take_steps(now);
         self.endpoint.turn_ended();
-        self.sending.turn(self.poll.registry(), &self.capabilities, now);
+        self.sending.turn(self.event_loop.registry(), &self.capabilities, now);
         let name_lost = now.mono >= self.name_check_at && self.listener.is_some() && !self.check_name(now);
         let enqueued =
             usize::try_from(self.endpoint.accepted_total() - accepted_before).unwrap_or(usize::MAX);
@@ -220,6 +317,14 @@ impl Server {
             hook();
         }
         Ok(Turn { enqueued, more: self.has_more(), name_lost })
+    }
+
+    /// Sets the timer that makes our descriptor readable when a turn is due, if there is one.
+    fn arm(&mut self) {
+        if self.event_loop.has_timer() {
+            let timeout = self.next_timeout();
+            self.event_loop.arm(timeout);
+        }
     }
 
     /// How long the next wait may be.
@@ -244,6 +349,7 @@ impl Server {
     fn has_more(&self) -> bool {
         self.endpoint.has_work()
             || !self.ready.is_empty()
+            || !self.unblocked.is_empty()
             || (self.is_listener_ready && self.accept_again_at.is_none())
             || self.sending.has_more()
     }
@@ -295,9 +401,10 @@ impl Server {
             Claim::bind(location, &self.capabilities, &self.auth_token, &mut self.random)?;
         let mut listener = Listener::new(listener);
         // The old listener leaves the queue by being closed.
-        self.poll
+        let token = self.event_loop.token(LISTENER);
+        self.event_loop
             .registry()
-            .register(&mut listener, LISTENER, Interest::READABLE)
+            .register(&mut listener, token, Interest::READABLE)
             .map_err(|e| Error::new(ErrorKind::Io, "cannot watch the new listener").with_source(e))?;
         (self.listener, self.claim) = (Some(listener), claim);
         self.is_name_lost = false;
@@ -305,25 +412,18 @@ impl Server {
         Ok(())
     }
 
-    /// Remembers what the kernel said.
-    fn note_events(&mut self) {
-        for event in &self.events {
-            match event.token() {
-                LISTENER => self.is_listener_ready = true,
-                WAKER => {}
-                Token(token) if token >= STREAMS + self.clients.len() => self.sending.note_event(event),
-                Token(token) => {
-                    let slot = self.clients.get_mut(token - STREAMS);
-                    let Some(client) = slot.and_then(Option::as_mut) else { continue };
-                    client.is_read_closed |= event.is_read_closed() || event.is_error();
-                    client.is_readable |= event.is_readable() || client.is_read_closed;
-                    client.is_writable |= event.is_writable();
-                    if client.is_readable && !client.is_queued {
-                        client.is_queued = true;
-                        self.ready.push_back(client.key);
-                    }
-                }
-            }
+    /// Remembers what the kernel said of the stream in a slot.
+    fn note_event(&mut self, index: usize, event: &Event) {
+        let Some(client) = self.clients.get_mut(index).and_then(Option::as_mut) else { return };
+        client.is_read_closed |= event.is_read_closed() || event.is_error();
+        client.is_readable |= event.is_readable() || client.is_read_closed;
+        if client.is_readable && !client.is_queued {
+            client.is_queued = true;
+            self.ready.push_back(client.key);
+        }
+        if event.is_writable() && !client.is_writable {
+            client.is_writable = true;
+            self.unblocked.push_back(client.key);
         }
     }
 
@@ -359,13 +459,8 @@ impl Server {
                 }
             }
         }
-        // Streams that could not be written and can be now.
-        for event in &self.events {
-            if let Token(token) = event.token()
-                && event.is_writable()
-                && let Some(Some(client)) =
-                    token.checked_sub(STREAMS).and_then(|index| self.clients.get_mut(index))
-            {
+        while let Some(key) = self.unblocked.pop_front() {
+            if let Some(client) = client(&mut self.clients, key) {
                 Self::write(&mut self.endpoint, client, now);
             }
         }
@@ -443,9 +538,9 @@ impl Server {
 
     /// Puts a new stream in its slot and under watch.
     fn take_stream(&mut self, key: ConnKey, mut stream: Stream) {
-        let token = Token(STREAMS + key.index());
+        let token = self.event_loop.token(STREAMS + key.index());
         let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(&mut stream, token, interest) {
+        if let Err(error) = self.event_loop.registry().register(&mut stream, token, interest) {
             tracing::warn!(%error, "cannot watch a new connection");
             self.endpoint.broken(key);
         } else if let Some(slot) = self.clients.get_mut(key.index()) {
@@ -483,7 +578,9 @@ impl Server {
     ///
     /// Nothing was taken: what [`Outbox::send`](crate::proto::outbox::Outbox::send) refuses, [`ErrorKind::PathTooLong`].
     pub fn send(&mut self, target: &Address, message: &Outgoing, timeout: Duration) -> Result<SendId, Error> {
-        self.sending.send(target, message, self.claim.address(), timeout, self.clock.now())
+        let sent = self.sending.send(target, message, self.claim.address(), timeout, self.clock.now());
+        self.arm();
+        sent
     }
 
     /// Sends an answer to a message: to the path that it claims to be `from`, after a look at what stands there, with
@@ -521,7 +618,9 @@ impl Server {
         message: Outgoing,
         timeout: Duration,
     ) -> Result<QueryId, Error> {
-        self.sending.query(target, message, self.claim.address(), timeout, self.clock.now())
+        let asked = self.sending.query(target, message, self.claim.address(), timeout, self.clock.now());
+        self.arm();
+        asked
     }
 
     /// The question of ours that `entry` answers. Each is answered once; late answers and second ones answer none.
@@ -601,6 +700,6 @@ impl fmt::Debug for Server {
 impl std::os::fd::AsFd for Server {
     /// The descriptor to watch in a loop of the host's own, level-triggered; see [`Turn::more`].
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.poll.registry().as_fd()
+        self.event_loop.registry().as_fd()
     }
 }

@@ -39,20 +39,25 @@ pub(super) struct Sending {
     /// Few, and none in a server that sends nothing.
     streams: Vec<LinkStream>,
     /// The token of a stream is this plus the index of its link.
-    base: usize,
+    base: Token,
     events: VecDeque<ServerEvent>,
 }
 
 impl Sending {
-    pub(super) fn new(limits: &Limits, nonce: &str, base: usize) -> Result<Self, Error> {
+    pub(super) fn new(limits: &Limits, nonce: &str) -> Result<Self, Error> {
         Ok(Self {
             outbox: Outbox::new(limits.clone())?,
             streams: Vec::new(),
             queries: Queries::new(limits.outbox_entries_max, nonce)?,
             asked: HashMap::new(),
-            base,
+            base: Token(0),
             events: VecDeque::new(),
         })
+    }
+
+    /// Which token the stream of the first link gets. Known once the loop is there.
+    pub(super) fn set_base(&mut self, base: Token) {
+        self.base = base;
     }
 
     /// Streams that can be open at once.
@@ -101,10 +106,9 @@ impl Sending {
         self.queries.answered(&entry.message())
     }
 
-    /// Remembers what the kernel said of a stream of ours.
-    pub(super) fn note_event(&mut self, event: &Event) {
-        let index = event.token().0.checked_sub(self.base);
-        if let Some(link) = self.streams.iter_mut().find(|link| Some(link.key.index()) == index) {
+    /// Remembers what the kernel said of the stream of the link with this index.
+    pub(super) fn note_event(&mut self, index: usize, event: &Event) {
+        if let Some(link) = self.streams.iter_mut().find(|link| link.key.index() == index) {
             link.is_read_closed |= event.is_read_closed() || event.is_error();
             link.is_readable |= event.is_readable() || link.is_read_closed;
             link.is_writable |= event.is_writable();
@@ -176,7 +180,7 @@ impl Sending {
         };
         let mut stream = Stream::new(stream);
         let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = registry.register(&mut stream, Token(self.base + key.index()), interest) {
+        if let Err(error) = registry.register(&mut stream, Token(self.base.0 + key.index()), interest) {
             let error = Error::new(ErrorKind::Io, "cannot watch a connection").with_source(error);
             return self.outbox.connect_failed(key, &error, now);
         }

@@ -1,19 +1,23 @@
 //! Non-blocking streams over mio: what the reactor needs from a platform, and nothing else.
 //!
-//! A platform supplies two types.
+//! A platform supplies these types.
 //!
 //! | type | what it does |
 //! |---|---|
 //! | `Listener` | a `mio::event::Source`; `accept()` gives the next `(Stream, PeerIdentity)`, or why there is none |
 //! | `Stream` | a `mio::event::Source`; `read`, `write` report a [`Progress`]; `shut_write`; `close` (never resets the peer) |
+//! | `WakeSource`, `WakeHandle` | the two ends of a waker, made by `wake_pair()`; the source is a `mio::event::Source` |
+//! | `Timer` | where the queue's own descriptor can be made readable by a timer (Linux) |
 //!
 //! Whatever a platform does differently (a reset instead of an end, a signal instead of an error, the descriptor
 //! table being full) is translated here, so that no line above this module knows which platform it runs on.
 
 #[cfg(unix)]
 mod unix;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) use unix::Timer;
 #[cfg(unix)]
-pub(crate) use unix::{Listener, Stream};
+pub(crate) use unix::{Listener, Stream, WakeHandle, WakeSource, wake_pair};
 
 /// How far one read or write came.
 #[derive(Debug)]

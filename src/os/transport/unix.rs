@@ -140,3 +140,94 @@ macro_rules! source {
 
 source!(Listener);
 source!(Stream);
+
+/// The end of a waker that stands in the loop.
+#[derive(Debug)]
+pub(crate) struct WakeSource(UnixStream);
+
+impl WakeSource {
+    /// Takes back what wakers wrote.
+    pub(crate) fn drain(&mut self) {
+        let mut scrap = [0; 64];
+        while matches!(self.0.read(&mut scrap), Ok(1..)) {}
+    }
+}
+
+/// The end of a waker that any thread may hold.
+#[derive(Debug)]
+pub(crate) struct WakeHandle(std::os::unix::net::UnixStream);
+
+impl WakeHandle {
+    /// Makes the loop wake up.
+    pub(crate) fn wake(&self) -> io::Result<()> {
+        match sys::send(&self.0, &[1]) {
+            // It is full of wake-ups already.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
+            result => result.map(drop),
+        }
+    }
+}
+
+/// A waker's two ends. It is a source of its own because a `Poll` that a host lends may have a waker already.
+pub(crate) fn wake_pair() -> io::Result<(WakeSource, WakeHandle)> {
+    let (source, handle) = std::os::unix::net::UnixStream::pair()?;
+    source.set_nonblocking(true)?;
+    handle.set_nonblocking(true)?;
+    Ok((WakeSource(UnixStream::from_std(source)), WakeHandle(handle)))
+}
+
+source!(WakeSource);
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) use self::timer::Timer;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod timer {
+    use std::io;
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::time::Duration;
+
+    use mio::event::Source;
+    use mio::unix::SourceFd;
+    use mio::{Interest, Registry, Token};
+    use nix::sys::time::TimeSpec;
+    use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+
+    /// A timer in the event queue: it makes the queue's own descriptor readable when it expires.
+    #[derive(Debug)]
+    pub(crate) struct Timer(TimerFd);
+
+    impl Timer {
+        pub(crate) fn new() -> io::Result<Self> {
+            let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
+            Ok(Self(TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?))
+        }
+
+        /// Expires once, `timeout` from now; `None` for never.
+        pub(crate) fn set(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+            match timeout {
+                None => self.0.unset()?,
+                Some(timeout) => {
+                    // Zero would switch it off.
+                    let timeout = TimeSpec::from(timeout.max(Duration::from_nanos(1)));
+                    self.0.set(Expiration::OneShot(timeout), TimerSetTimeFlags::empty())?;
+                }
+            }
+            Ok(())
+        }
+    }
+
+    impl Source for Timer {
+        fn register(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
+            SourceFd(&self.0.as_fd().as_raw_fd()).register(registry, token, interest)
+        }
+
+        fn reregister(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
+            SourceFd(&self.0.as_fd().as_raw_fd()).reregister(registry, token, interest)
+        }
+
+        fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+            SourceFd(&self.0.as_fd().as_raw_fd()).deregister(registry)
+        }
+    }
+}

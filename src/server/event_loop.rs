@@ -1,0 +1,179 @@
+//! Whose loop a server lives in: one of its own, or one that its host lends.
+
+use std::io;
+use std::time::Duration;
+
+use mio::{Events, Poll, Registry, Token};
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use crate::os::transport::Timer;
+use crate::os::transport::{WakeHandle, WakeSource, wake_pair};
+use crate::proto::error::{Error, ErrorKind};
+
+/// Where events come from.
+enum Source {
+    /// Our own poll, waited for in `Server::turn`.
+    Own { poll: Poll, events: Events, busy_poll: Duration },
+    /// The host's: it hands events in.
+    Lent(Registry),
+}
+
+/// The loop, its tokens, and what else can wake it.
+pub(super) struct EventLoop {
+    source: Source,
+    /// Our tokens are this one and those above it.
+    first_token: usize,
+    wake: WakeSource,
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    timer: Option<Timer>,
+}
+
+impl EventLoop {
+    /// A loop of its own. `events_max` is how many events can be pending at once: one wait takes them all.
+    pub(super) fn own(
+        events_max: usize,
+        busy_poll: Duration,
+        wake_token: usize,
+    ) -> Result<(Self, WakeHandle), Error> {
+        let poll = Poll::new().map_err(cannot("make an event queue"))?;
+        let events = Events::with_capacity(events_max);
+        Self::new(Source::Own { poll, events, busy_poll }, 0, wake_token)
+    }
+
+    /// A guest in the loop behind `registry`.
+    pub(super) fn lent(
+        registry: &Registry,
+        first_token: usize,
+        wake_token: usize,
+    ) -> Result<(Self, WakeHandle), Error> {
+        let registry = registry.try_clone().map_err(cannot("share the event queue"))?;
+        Self::new(Source::Lent(registry), first_token, wake_token)
+    }
+
+    fn new(source: Source, first_token: usize, wake_token: usize) -> Result<(Self, WakeHandle), Error> {
+        let (wake, handle) = wake_pair().map_err(cannot("make a waker"))?;
+        let mut event_loop = Self {
+            source,
+            first_token,
+            wake,
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            timer: None,
+        };
+        let token = event_loop.token(wake_token);
+        let registry = match &event_loop.source {
+            Source::Own { poll, .. } => poll.registry(),
+            Source::Lent(registry) => registry,
+        };
+        registry
+            .register(&mut event_loop.wake, token, mio::Interest::READABLE)
+            .map_err(cannot("watch the waker"))?;
+        Ok((event_loop, handle))
+    }
+
+    /// Has a timer in the queue make its descriptor readable whenever a turn is due.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(super) fn add_timer(&mut self, token: usize) -> Result<(), Error> {
+        let token = self.token(token);
+        let mut timer = Timer::new().map_err(cannot("make a timer"))?;
+        self.registry()
+            .register(&mut timer, token, mio::Interest::READABLE)
+            .map_err(cannot("watch the timer"))?;
+        self.timer = Some(timer);
+        Ok(())
+    }
+
+    /// Sets that timer, if there is one: `None` for never.
+    pub(super) fn arm(&mut self, timeout: Option<Duration>) {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Some(timer) = &mut self.timer
+            && let Err(error) = timer.set(timeout)
+        {
+            tracing::error!(%error, "the timer cannot be set");
+        }
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let _ = timeout;
+    }
+
+    /// Whether [`arm`](Self::arm) has something to set.
+    pub(super) fn has_timer(&self) -> bool {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        return self.timer.is_some();
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        return false;
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        match &self.source {
+            Source::Own { poll, .. } => poll.registry(),
+            Source::Lent(registry) => registry,
+        }
+    }
+
+    /// Our token number `n` in this loop.
+    pub(super) fn token(&self, n: usize) -> Token {
+        Token(self.first_token + n)
+    }
+
+    /// Which of our tokens this is.
+    pub(super) fn number(&self, token: Token) -> Option<usize> {
+        token.0.checked_sub(self.first_token)
+    }
+
+    /// Waits for events for at most `timeout`, and leaves them to [`take_events`](Self::take_events).
+    ///
+    /// With a busy-poll budget it asks again and again before it sleeps. A signal ends it early.
+    pub(super) fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        spent: impl Fn() -> Duration,
+    ) -> Result<(), Error> {
+        let Source::Own { poll, events, busy_poll } = &mut self.source else { return Ok(()) };
+        let mut wait = |timeout| match poll.poll(events, timeout) {
+            Ok(()) => Ok(!events.is_empty()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                events.clear();
+                Ok(true)
+            }
+            Err(error) => Err(cannot("wait for events")(error)),
+        };
+        let spin_for = timeout.map_or(*busy_poll, |timeout| timeout.min(*busy_poll));
+        if spin_for.is_zero() {
+            return wait(timeout).map(drop);
+        }
+        loop {
+            if wait(Some(Duration::ZERO))? {
+                return Ok(());
+            }
+            let spent = spent();
+            if spent >= spin_for {
+                return wait(timeout.map(|timeout| timeout.saturating_sub(spent))).map(drop);
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// The events that the last wait found, out of the way of everything else.
+    pub(super) fn take_events(&mut self) -> Option<Events> {
+        match &mut self.source {
+            Source::Own { events, .. } => Some(std::mem::replace(events, Events::with_capacity(0))),
+            Source::Lent(_) => None,
+        }
+    }
+
+    /// Gives them back, to be filled again.
+    pub(super) fn return_events(&mut self, taken: Events) {
+        if let Source::Own { events, .. } = &mut self.source {
+            *events = taken;
+        }
+    }
+
+    /// The waker was used: takes back what it wrote.
+    pub(super) fn rest(&mut self) {
+        self.wake.drain();
+    }
+}
+
+/// What the system refused, in a sentence.
+fn cannot(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |cause| Error::new(ErrorKind::Io, format!("cannot {what} for the server")).with_source(cause)
+}
