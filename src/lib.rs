@@ -71,6 +71,7 @@ pub use proto::message::{Message, Outgoing};
 pub use proto::outbox::{SendId, SendOutcome};
 pub use proto::peer::PeerIdentity;
 pub use proto::slots::ConnKey;
+pub use proto::stats::Stats;
 pub use proto::time::{Mono, Now, Wall};
 
 #[cfg(feature = "os")]

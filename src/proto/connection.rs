@@ -23,6 +23,7 @@ use super::message::{self, Reply, Verdict};
 use super::peer::PeerIdentity;
 use super::ring::{Ring, RingPool};
 use super::scan::Redacted;
+use super::stats::ConnectionStats;
 use super::time::Mono;
 
 /// Room beyond the output bound: the longest error line is far below this.
@@ -84,6 +85,8 @@ pub(crate) struct Connection {
     frame_begun_at: Option<Mono>,
     /// When its unread answers reached the bound; until all are taken, nothing is read or processed.
     stalled_at: Option<Mono>,
+    /// It has sent faster than it may: nothing is read or processed until then.
+    throttled_until: Option<Mono>,
     /// It waits unread for a buffer: its silence is not its fault.
     pub(crate) is_starved: bool,
     /// A buffer has been set aside for it.
@@ -119,6 +122,7 @@ impl Connection {
             active_at: now,
             frame_begun_at: None,
             stalled_at: None,
+            throttled_until: None,
             is_starved: false,
             has_promise: false,
             is_read_refused: false,
@@ -161,6 +165,33 @@ impl Connection {
 
     pub(crate) fn is_stalled(&self) -> bool {
         self.stalled_at.is_some()
+    }
+
+    pub(crate) fn is_throttled(&self) -> bool {
+        self.throttled_until.is_some()
+    }
+
+    /// Nothing more is taken from it until then.
+    pub(crate) fn throttle(&mut self, until: Mono) {
+        self.throttled_until = Some(until);
+    }
+
+    /// Whether it was throttled until now, and is no longer.
+    pub(crate) fn resumes(&mut self, now: Mono) -> bool {
+        self.throttled_until.take_if(|until| *until <= now).is_some()
+    }
+
+    /// How it stands.
+    pub(crate) fn stats(&self) -> ConnectionStats {
+        ConnectionStats {
+            peer: self.peer,
+            accepted_at: self.accepted_at,
+            active_at: self.active_at,
+            is_authenticated: self.is_authenticated,
+            is_closing: !self.is_open(),
+            unfinished_bytes: self.ring.as_ref().map_or(0, Ring::len),
+            unread_bytes: self.output().len(),
+        }
     }
 
     pub(crate) fn is_input_finished(&self) -> bool {
@@ -300,6 +331,7 @@ impl Connection {
         }
         self.phase = Phase::Closing { reason, deadline: now.plus(timeout), is_write_shut: false };
         self.stalled_at = None;
+        self.throttled_until = None;
         self.frame_begun_at = None;
         if reason == CloseReason::OutputStalled {
             self.drop_output();
@@ -380,6 +412,9 @@ impl Connection {
         }
         if let Some(stalled_at) = self.stalled_at {
             return Some(stalled_at.plus(limits.output_timeout));
+        }
+        if self.throttled_until.is_some() {
+            return self.throttled_until;
         }
         let mut deadline = self.active_at.plus(limits.idle_timeout);
         if !self.is_authenticated {

@@ -30,6 +30,8 @@ use super::message::{self, Reply};
 use super::peer::PeerIdentity;
 use super::ring::RingPool;
 use super::slots::{ConnKey, Slots};
+use super::stats::{ConnectionStats, Stats};
+use super::throttle::Throttle;
 use super::time::{Mono, Now, Wall};
 use super::wheel::Wheel;
 
@@ -87,6 +89,9 @@ pub struct Endpoint {
     steps: VecDeque<ConnKey>,
     gone: VecDeque<(ConnKey, CloseReason)>,
     stamp: Stamp,
+    throttle: Throttle,
+    /// What is counted as it happens; the rest is known elsewhere.
+    stats: Stats,
     is_shut_down: bool,
 }
 
@@ -162,6 +167,8 @@ impl Endpoint {
             steps: VecDeque::new(),
             gone: VecDeque::new(),
             stamp: Stamp { wall: None, text: String::new() },
+            throttle: Throttle::default(),
+            stats: Stats::default(),
             is_shut_down: false,
         })
     }
@@ -187,6 +194,7 @@ impl Endpoint {
     /// returned is that of a connection that is being refused. O(clients) then, O(1) otherwise.
     pub fn accepted(&mut self, peer: PeerIdentity, now: Now) -> Option<ConnKey> {
         if !peer.is_trusted_by(self.owner) {
+            self.stats.strangers += 1;
             tracing::warn!(uid = peer.uid, pid = peer.pid, "connection of another user refused");
             return None;
         }
@@ -201,8 +209,10 @@ impl Endpoint {
             }
         }
         self.admitted += 1;
+        self.throttle.prune(self.slots_max(), now.mono);
         let key = self.slots.insert(Connection::new(peer, self.admitted, &self.limits, now.mono))?;
         self.open += 1;
+        self.stats.clients_peak = self.stats.clients_peak.max(self.open.min(self.limits.clients_max));
         tracing::debug!(index = key.index(), uid = peer.uid, pid = peer.pid, "client connected");
         if is_refused {
             self.close(key, CloseReason::TooManyClients, now);
@@ -232,7 +242,7 @@ impl Endpoint {
         if connection.is_input_finished() {
             return None;
         }
-        if connection.is_stalled() || connection.is_in_work {
+        if connection.is_stalled() || connection.is_throttled() || connection.is_in_work {
             connection.is_read_refused = true;
             return None;
         }
@@ -273,6 +283,7 @@ impl Endpoint {
     pub fn received(&mut self, key: ConnKey, n: usize, now: Now) {
         if let Some(connection) = self.slots.get_mut(key) {
             connection.received(n, now.mono);
+            self.stats.bytes_read += n as u64;
             self.process(key, Work::Budget, now);
         }
     }
@@ -331,8 +342,16 @@ impl Endpoint {
         let mut fatal = None;
         let mut budget = if work == Work::Budget { self.limits.turn_frames_max } else { usize::MAX };
         while budget > 0 && fatal.is_none() {
-            if work == Work::Budget && self.has_enqueued && self.inbox.is_tight() {
+            if work == Work::Budget && self.has_enqueued && self.inbox.is_tight(peer.pid) {
                 budget = 0;
+                break;
+            }
+            if self.limits.pid_rate_max > 0
+                && connection.has_leftover()
+                && let Err(until) = self.throttle.take(peer.pid, self.limits.pid_rate_max, now.mono)
+            {
+                connection.throttle(until);
+                self.stats.throttled += 1;
                 break;
             }
             let Some(event) = connection.next_event(&env, now.mono) else { break };
@@ -349,7 +368,10 @@ impl Endpoint {
                         continue;
                     }
                 },
-                Event::Ping => Reply::Pong { from_json: &self.path_json },
+                Event::Ping => {
+                    self.stats.pings += 1;
+                    Reply::Pong { from_json: &self.path_json }
+                }
                 Event::Fatal(reason) => {
                     fatal = Some(reason);
                     continue;
@@ -361,10 +383,11 @@ impl Endpoint {
                 fatal = Some(CloseReason::PeerGone);
             }
         }
-        let has_leftover = connection.is_stalled() || (budget == 0 && connection.has_leftover());
+        let is_paused = connection.is_stalled() || connection.is_throttled();
+        let has_leftover = is_paused || (budget == 0 && connection.has_leftover());
         if !has_leftover {
             connection.note_unfinished(now.mono);
-        } else if !connection.is_stalled() && !connection.is_in_work {
+        } else if !is_paused && !connection.is_in_work {
             connection.is_in_work = true;
             self.work.push_back(key);
         }
@@ -392,6 +415,7 @@ impl Endpoint {
     pub fn sent(&mut self, key: ConnKey, n: usize, now: Now) {
         let Some(connection) = self.slots.get_mut(key) else { return };
         let was_stalled = connection.is_stalled();
+        self.stats.bytes_written += n.min(connection.output().len()) as u64;
         connection.sent(n, now.mono);
         self.unstall(key, was_stalled);
     }
@@ -467,6 +491,12 @@ impl Endpoint {
             let truth = |key| slots.get(key).and_then(|c: &Connection| c.deadline(limits));
             let Some(key) = self.wheel.next_expired(now.mono, truth) else { break };
             let Some(connection) = self.slots.get_mut(key) else { continue };
+            if connection.is_open() && connection.resumes(now.mono) {
+                connection.is_in_work = true;
+                self.work.push_back(key);
+                self.settle(key);
+                continue;
+            }
             match connection.expired(&self.limits, now.mono) {
                 // What it sent in time may be among the frames that were read and left over: they are looked at
                 // before it is judged, all of them, which is one ring at most.
@@ -547,6 +577,7 @@ impl Endpoint {
         self.keep_output_buffer(connection.take_output_buffer());
         self.feed_starved();
         self.gone.push_back((key, reason));
+        self.stats.closed.count(reason);
         tracing::debug!(index = key.index(), ?reason, "connection closed");
     }
 
@@ -567,6 +598,7 @@ impl Endpoint {
         if connection.is_read_refused
             && !connection.is_starved
             && !connection.is_stalled()
+            && !connection.is_throttled()
             && !connection.is_in_work
         {
             connection.is_read_refused = false;
@@ -605,7 +637,32 @@ impl Endpoint {
         }
     }
 
-    // The owner takes.
+    // The owner looks, and takes.
+
+    /// What has happened so far.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            clients: self.open,
+            connections: self.admitted,
+            messages: self.inbox.accepted(),
+            inbox_entries: self.inbox.len(),
+            inbox_entries_peak: self.stats.inbox_entries_peak.max(self.inbox.len()),
+            inbox_bytes: self.inbox.bytes(),
+            inbox_bytes_peak: self.stats.inbox_bytes_peak.max(self.inbox.bytes()),
+            ..self.stats
+        }
+    }
+
+    /// Every connection as it stands, in no order.
+    pub fn connections(&self) -> impl Iterator<Item = ConnectionStats> {
+        self.slots.iter().map(|(_, connection)| connection.stats())
+    }
+
+    /// The inbox only grows until it is drained, so that is when it stands highest.
+    fn note_peaks(&mut self) {
+        self.stats.inbox_entries_peak = self.stats.inbox_entries_peak.max(self.inbox.len());
+        self.stats.inbox_bytes_peak = self.stats.inbox_bytes_peak.max(self.inbox.bytes());
+    }
 
     /// Messages waiting for the owner.
     pub fn inbox_len(&self) -> usize {
@@ -624,6 +681,7 @@ impl Endpoint {
 
     /// Swaps the waiting messages into `batch`, dropping what it held, and returns how many there are. O(1).
     pub fn drain_into(&mut self, batch: &mut Batch) -> usize {
+        self.note_peaks();
         self.inbox.drain_into(batch)
     }
 

@@ -3,6 +3,7 @@
 //! Bytes are kept, not trees: 64 KiB of hostile JSON is 64 KiB here and would be 6.4 MB as a parsed value. Each message
 //! is copied once, without its token, behind the others in one text; draining swaps that text out.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use super::error::{Error, ErrorKind};
@@ -182,6 +183,9 @@ pub(crate) struct Inbox {
     entries_max: usize,
     bytes_max: usize,
     frame_bytes_max: usize,
+    /// Percent of it that one process may fill, and what each holds, which is kept only if that is less than all.
+    share_max: usize,
+    held: HashMap<Option<u32>, (usize, usize)>,
     accepted: u64,
 }
 
@@ -197,7 +201,15 @@ impl Inbox {
             )
             .with_source(refused)
         })?;
-        Ok(Self { store, entries_max, bytes_max, frame_bytes_max: limits.frame_bytes_max, accepted: 0 })
+        Ok(Self {
+            store,
+            entries_max,
+            bytes_max,
+            frame_bytes_max: limits.frame_bytes_max,
+            share_max: limits.inbox_share_max,
+            held: HashMap::new(),
+            accepted: 0,
+        })
     }
 
     /// Messages waiting.
@@ -210,9 +222,29 @@ impl Inbox {
         self.accepted
     }
 
-    /// Whether there may be no room for the next message, whatever it is.
-    pub(crate) fn is_tight(&self) -> bool {
-        self.len() >= self.entries_max || self.bytes_max - self.store.text.len() < self.frame_bytes_max
+    /// Whether there may be no room for the next message of process `pid`, whatever it is.
+    pub(crate) fn is_tight(&self, pid: Option<u32>) -> bool {
+        let (entries, bytes) = self.room(pid);
+        entries == 0 || bytes < self.frame_bytes_max
+    }
+
+    /// Messages and bytes for which there is room, if they come from process `pid`.
+    fn room(&self, pid: Option<u32>) -> (usize, usize) {
+        let (entries, bytes) = (self.entries_max - self.len(), self.bytes_max - self.bytes());
+        if self.share_max == 100 {
+            return (entries, bytes);
+        }
+        let (held_entries, held_bytes) = self.held.get(&pid).copied().unwrap_or_default();
+        let of_share = |max: usize, held: usize| (max * self.share_max / 100).saturating_sub(held);
+        (
+            entries.min(of_share(self.entries_max, held_entries)),
+            bytes.min(of_share(self.bytes_max, held_bytes)),
+        )
+    }
+
+    /// Bytes of the messages waiting.
+    pub(crate) fn bytes(&self) -> usize {
+        self.store.text.len()
     }
 
     /// Takes a message in and numbers it: the one copy of its bytes. O(length).
@@ -222,10 +254,15 @@ impl Inbox {
         peer: PeerIdentity,
         received_at: Wall,
     ) -> Result<MessageId, InboxFull> {
-        let store = &mut self.store;
-        if store.records.len() >= self.entries_max || message.len() > self.bytes_max - store.text.len() {
+        let (entries, bytes) = self.room(peer.pid);
+        if entries == 0 || message.len() > bytes {
             return Err(InboxFull);
         }
+        if self.share_max < 100 {
+            let held = self.held.entry(peer.pid).or_default();
+            *held = (held.0 + 1, held.1 + message.len());
+        }
+        let store = &mut self.store;
         // Only the first message after a swap with a new batch finds anything to reserve.
         store.reserve(self.bytes_max, self.entries_max).map_err(|_| InboxFull)?;
         let start = store.text.len();
@@ -247,6 +284,7 @@ impl Inbox {
     /// Swaps what waits into `batch`, whose earlier content is dropped; returns how many there are. O(1).
     pub(crate) fn drain_into(&mut self, batch: &mut Batch) -> usize {
         batch.store.clear();
+        self.held.clear();
         if self.len() > 0 {
             std::mem::swap(&mut self.store, &mut batch.store);
         }

@@ -16,7 +16,9 @@ pub mod peer;
 pub mod ring;
 pub mod scan;
 pub mod slots;
+pub mod stats;
 #[cfg(test)]
 mod test_scale;
+mod throttle;
 pub mod time;
 pub mod wheel;

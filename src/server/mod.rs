@@ -38,6 +38,7 @@ use crate::proto::inbox::{Batch, InboxEntry};
 use crate::proto::message::Outgoing;
 use crate::proto::outbox::{SendId, SendOutcome};
 use crate::proto::slots::ConnKey;
+use crate::proto::stats::{ConnectionStats, Stats};
 use crate::proto::time::{Mono, Now};
 
 /// Our tokens, counted from the first one: the listener, the waker, the timer, then a stream for each slot, then one for
@@ -553,6 +554,16 @@ impl Server {
                 is_queued: false,
             });
         }
+    }
+
+    /// What has happened so far.
+    pub fn stats(&self) -> Stats {
+        self.endpoint.stats()
+    }
+
+    /// Every connection as it stands, in no order.
+    pub fn connections(&self) -> impl Iterator<Item = ConnectionStats> {
+        self.endpoint.connections()
     }
 
     /// Messages waiting for the owner.

@@ -3,20 +3,22 @@
 use std::time::Duration;
 
 use udsmsg::proto::outbox::{LinkStep, Outbox};
-use udsmsg::{AuthToken, CloseReason, ErrorKind, Limits, Now, Outgoing};
+use udsmsg::{AuthToken, CloseReason, ErrorKind, Limits, Now, Outgoing, PeerIdentity};
 
 use crate::util::conversation::{Advance, Case, Expect, ExpectEnd, Inbox, check, send};
-use crate::util::sim::{Id, PATH, Sim};
+use crate::util::sim::{Id, OWNER, PATH, Sim};
 use crate::util::{error, ok, ping, pong, stored, text, text_of_line, text_stored_as};
 
 /// Which test here watches which field. A field of `Limits` that is missing here fails a test below.
-const WATCHED: [(&str, fn()); 18] = [
+const WATCHED: [(&str, fn()); 20] = [
     ("frame_bytes_max", frame_bytes_max),
     ("inbox_entries_max", inbox_entries_max),
     ("inbox_bytes_max", inbox_bytes_max),
     ("clients_max", clients_max),
     ("unfinished_bytes_max", unfinished_bytes_max),
     ("output_bytes_max", output_bytes_max),
+    ("inbox_share_max", inbox_share_max),
+    ("pid_rate_max", pid_rate_max),
     ("outbox_entries_max", outbox_entries_max),
     ("outbox_bytes_max", outbox_bytes_max),
     ("receivers_max", receivers_max),
@@ -69,7 +71,7 @@ fn the_defaults_are_those_of_the_protocol() {
 #[test]
 fn values_out_of_range_are_refused_by_name() {
     type Tweak = fn(&mut Limits);
-    let refused: [(&str, Tweak); 17] = [
+    let refused: [(&str, Tweak); 20] = [
         ("frame_bytes_max", |l| l.frame_bytes_max = 0),
         ("frame_bytes_max", |l| l.frame_bytes_max = (16 << 20) + 1),
         ("inbox_entries_max", |l| l.inbox_entries_max = 0),
@@ -79,6 +81,9 @@ fn values_out_of_range_are_refused_by_name() {
         ("output_bytes_max", |l| l.output_bytes_max = 4_095),
         ("turn_frames_max", |l| l.turn_frames_max = 0),
         ("turn_accepts_max", |l| l.turn_accepts_max = 0),
+        ("inbox_share_max", |l| l.inbox_share_max = 0),
+        ("inbox_share_max", |l| l.inbox_share_max = 101),
+        ("pid_rate_max", |l| l.pid_rate_max = 1_000_000_001),
         ("outbox_entries_max", |l| l.outbox_entries_max = 0),
         ("outbox_bytes_max", |l| l.outbox_bytes_max = (1 << 30) + 1),
         ("receivers_max", |l| l.receivers_max = 65_537),
@@ -681,4 +686,59 @@ fn in_flight_max() {
     outbox.recv_space(key).unwrap()[..answer.len()].copy_from_slice(answer);
     outbox.received(key, answer.len(), now);
     assert_eq!(lines(&outbox), 1, "one was answered, and one more may go");
+}
+
+/// Lets `pid` in.
+fn join_as(sim: &mut Sim, pid: u32) -> Id {
+    let id = sim.connect_as(PeerIdentity { uid: OWNER, pid: Some(pid) });
+    sim.run();
+    id
+}
+
+#[test]
+fn inbox_share_max() {
+    // By count: 4 of 10. By bytes: 40 % of 1,000.
+    for (entries, bytes, len, fit) in [(10, 1 << 20, 0, 4), (1_000, 1_000, 100 - stored("").len(), 4)] {
+        let mut sim = Sim::new(|l| {
+            l.inbox_share_max = 40;
+            (l.inbox_entries_max, l.inbox_bytes_max) = (entries, bytes);
+        });
+        let [greedy, other, again] = [1, 2, 1].map(|pid| join_as(&mut sim, pid));
+        let message = text(&"x".repeat(len));
+        for _ in 0..fit {
+            assert!(sim.ask(greedy, &message).contains("uds-"));
+        }
+        assert!(sim.ask(other, &message).contains("uds-"), "the rest is for others");
+        assert!(sim.ask(greedy, &message).contains("inbox full"));
+        assert!(sim.ask(again, &message).contains("inbox full"), "another connection is no other process");
+        sim.drain();
+        let back = join_as(&mut sim, 1);
+        assert!(sim.ask(back, &message).contains("uds-"), "what was drained no longer counts");
+    }
+}
+
+#[test]
+fn pid_rate_max() {
+    let mut sim = Sim::new(|l| l.pid_rate_max = 10);
+    let [fast, same, other] = [1, 1, 2].map(|pid| join_as(&mut sim, pid));
+    sim.send(fast, &ping().repeat(15));
+    sim.run();
+    let answered = |sim: &mut Sim, id| sim.take(id).matches("pong").count();
+    assert_eq!(answered(&mut sim, fast), 10, "one second's worth at once");
+    assert!(sim.ask(other, &ping()).contains("pong"), "others are not held up");
+    sim.send(same, &ping());
+    sim.run();
+    assert_eq!(answered(&mut sim, same), 0, "another connection is no other process");
+    for _ in 0..6 {
+        sim.advance(99);
+        assert_eq!(answered(&mut sim, fast) + answered(&mut sim, same), 0);
+        sim.advance(1);
+        assert_eq!(answered(&mut sim, fast) + answered(&mut sim, same), 1, "one each tenth of a second");
+    }
+    // A pause is not held against it, and nothing is lost or refused.
+    sim.send(fast, &text("last"));
+    sim.half_close(fast);
+    sim.advance(5_000);
+    assert!(sim.take(fast).contains("uds-1"));
+    assert_eq!(sim.closed(fast), Some(CloseReason::PeerFinished));
 }

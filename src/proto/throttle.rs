@@ -1,0 +1,39 @@
+//! How fast one process may send: a bucket for each pid that leaks at a steady rate.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::time::Mono;
+
+/// What a process may send at once, after a pause: one second's worth.
+const BURST: Duration = Duration::from_secs(1);
+
+/// When each process will have used up what it may, had it sent at exactly its rate (a generic cell rate algorithm).
+#[derive(Debug, Default)]
+pub(crate) struct Throttle {
+    used_up_at: HashMap<Option<u32>, Mono>,
+}
+
+impl Throttle {
+    /// Takes one line of process `pid` at `per_second` lines a second; the error is when the next may be taken. O(1).
+    ///
+    /// Processes that the system does not name share one bucket.
+    pub(crate) fn take(&mut self, pid: Option<u32>, per_second: usize, now: Mono) -> Result<(), Mono> {
+        let each = Duration::from_nanos(1_000_000_000 / u64::try_from(per_second).unwrap_or(u64::MAX).max(1));
+        let used_up_at = self.used_up_at.entry(pid).or_default();
+        let from = (*used_up_at).max(now);
+        let ahead = from.since(now) + each;
+        if ahead > BURST.max(each) {
+            return Err(now.plus(ahead - BURST.max(each)));
+        }
+        *used_up_at = from.plus(each);
+        Ok(())
+    }
+
+    /// Forgets processes that may send at full rate again, if there are more than `max`. O(processes).
+    pub(crate) fn prune(&mut self, max: usize, now: Mono) {
+        if self.used_up_at.len() > max {
+            self.used_up_at.retain(|_, used_up_at| *used_up_at > now);
+        }
+    }
+}
