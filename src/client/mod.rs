@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::os::address::Address;
-use crate::os::capability::CapabilityDir;
+use crate::os::capability::{Capability, CapabilityDir};
 use crate::os::clock::Clock;
 use crate::os::namespace::{Environment, Namespace};
 use crate::os::socket::{self, ClientStream, Ready};
@@ -17,7 +17,7 @@ use crate::proto::framer::{FrameOutcome, Framer};
 use crate::proto::limits::Limits;
 use crate::proto::message::{Answer, Outgoing};
 use crate::proto::ring::Ring;
-use crate::proto::time::Mono;
+use crate::proto::time::{Mono, Wall};
 
 /// How long a message may take from the call to its answer, unless told otherwise.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -173,7 +173,7 @@ impl Attempt<'_> {
             Err(error) if error.kind() == ErrorKind::TimedOut => return Attempted::Busy(error),
             Err(error) => return Attempted::Done(SendOutcome::NotSent(error)),
         };
-        if let Err(error) = self.check_peer(&stream) {
+        if let Err(error) = check_peer(&stream, self.target) {
             return Attempted::Done(SendOutcome::NotSent(error));
         }
         let mut answers = match Answers::new() {
@@ -207,20 +207,71 @@ impl Attempt<'_> {
         }
     }
 
-    /// The token must not leave before it is known who will get it.
-    fn check_peer(&self, stream: &ClientStream) -> Result<(), Error> {
-        let peer = stream.peer()?;
-        if peer.is_trusted_by(sys::effective_uid()) {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorKind::ForeignPeer,
-            format!("{:?} is served by user id {}, who gets no token from us", self.target.path(), peer.uid),
-        ))
-    }
-
     fn without_answer(&self, error: Error, is_written: bool) -> SendOutcome {
         if is_written { SendOutcome::Unknown(error) } else { SendOutcome::NotSent(error) }
+    }
+}
+
+/// The token must not leave before it is known who will get it.
+fn check_peer(stream: &ClientStream, target: &Address) -> Result<(), Error> {
+    let peer = stream.peer()?;
+    if peer.is_trusted_by(sys::effective_uid()) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::ForeignPeer,
+        format!("{:?} is served by user id {}, who gets no token from us", target.path(), peer.uid),
+    ))
+}
+
+/// One ping on its way, for a caller that asks many at once and waits for all of them together.
+pub(crate) struct Ping {
+    stream: ClientStream,
+    answers: Answers,
+}
+
+/// What became of a ping.
+pub(crate) enum Pinged {
+    /// Somebody answered: with a pong, or that there is no room for us now.
+    Answered,
+    /// Somebody answered that it is refused, and why.
+    Refused(String),
+    /// No answer that could be understood.
+    Silent(Error),
+}
+
+impl Ping {
+    /// Connects and writes, or says at once why not. Never waits.
+    pub(crate) fn start(capability: &Capability, now: Wall) -> Result<Self, Error> {
+        let target = &capability.address;
+        let mut stream = ClientStream::connect(target)?;
+        check_peer(&stream, target)?;
+        let frame_bytes_max = Limits::default().frame_bytes_max;
+        let now = now.to_string();
+        let line = Outgoing::new("ping").encode(&capability.auth_token, None, Some(&now), frame_bytes_max)?;
+        let answers = Answers::new()?;
+        // A new socket has room for a line this short; if the other end is gone, its reason may be waiting.
+        match stream.write(&line) {
+            Ok(n) if n == line.len() => {}
+            _ => tracing::debug!(target = %target, "a ping could not be written whole"),
+        }
+        Ok(Self { stream, answers })
+    }
+
+    /// What to wait for.
+    pub(crate) fn stream(&self) -> &ClientStream {
+        &self.stream
+    }
+
+    /// Reads once; `None` if the answer has not come yet.
+    pub(crate) fn answer(&mut self) -> Option<Pinged> {
+        Some(match self.answers.read(&mut self.stream, true)? {
+            Attempted::Busy(_) | Attempted::Done(SendOutcome::Accepted { .. }) => Pinged::Answered,
+            Attempted::Done(SendOutcome::Rejected { reason }) => Pinged::Refused(reason),
+            Attempted::Done(SendOutcome::NotSent(error) | SendOutcome::Unknown(error)) => {
+                Pinged::Silent(error)
+            }
+        })
     }
 }
 

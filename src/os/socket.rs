@@ -100,6 +100,24 @@ impl ClientStream {
     }
 }
 
+/// Waits until something can be read from one of `streams`, for at most `timeout`; says from which. A signal ends it
+/// early.
+pub(crate) fn wait_any<'s>(
+    streams: impl Iterator<Item = &'s ClientStream>,
+    timeout: Duration,
+) -> Result<Vec<bool>, Error> {
+    let mut fds: Vec<_> = streams.map(|stream| PollFd::new(stream.0.as_fd(), PollFlags::POLLIN)).collect();
+    let timeout = PollTimeout::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX);
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(errno) => {
+            let error = Error::new(ErrorKind::Io, "cannot wait for servers");
+            return Err(error.with_source(io::Error::from(errno)));
+        }
+    }
+    Ok(fds.iter().map(|fd| fd.revents().is_some_and(|got| !got.is_empty())).collect())
+}
+
 /// Lets `span` pass.
 pub(crate) fn pause(span: Duration) {
     std::thread::sleep(span);
