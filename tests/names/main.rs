@@ -22,6 +22,7 @@
 )]
 
 mod address;
+mod adopt;
 mod capability;
 mod child;
 mod claim;
@@ -29,7 +30,9 @@ mod crash;
 mod directory;
 mod location;
 mod namespace;
+mod peers;
 mod process;
 mod race;
 mod random;
+mod sweep;
 mod util;
