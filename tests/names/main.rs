@@ -28,6 +28,7 @@ mod child;
 mod claim;
 mod crash;
 mod directory;
+mod doors;
 mod location;
 mod namespace;
 mod peers;
