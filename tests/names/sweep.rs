@@ -405,3 +405,54 @@ fn a_live_server_is_reported_as_kept() {
     assert_eq!(ProcessIdentity::current().judged().1, "its process runs");
     let _ = token(1);
 }
+
+/// No directory, so no lock: a right to talk that is published while the stale one is being removed is there in the end.
+#[test]
+fn a_publication_outlives_the_removal_of_the_stale_one() {
+    if !can_prove() {
+        return;
+    }
+    let place = Place::new();
+    let path = place.path("gone/s.sock");
+    let address = udsmsg::Address::from_path(&path).unwrap();
+    let stale = of_dead(&path).to_string();
+    let file = publish(&place, &path, &of_dead(&path));
+    let rounds = rounds(500);
+    let is_over = AtomicBool::new(false);
+    let absent = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let _ = peers(&place).sweep(false).unwrap();
+            }
+        });
+        let over = Over(&is_over);
+        let mut random = Random::from_os().unwrap();
+        let mut absent = 0;
+        for round in 0..rounds {
+            let aside = file.with_extension("new");
+            fs::write(&aside, &stale).unwrap();
+            chmod(&aside, 0o600);
+            fs::rename(&aside, &file).unwrap();
+            // At another point of the sweep in each round.
+            (0..round % 97).for_each(|_| drop(path.symlink_metadata()));
+            let auth_token = random.auth_token();
+            place.capabilities().publish(&address, &auth_token, &mut random).unwrap();
+            let begun = std::time::Instant::now();
+            loop {
+                match place.capabilities().read(&address) {
+                    Ok(read) => {
+                        assert!(read.auth_token.matches(auth_token.expose().as_bytes()));
+                        break;
+                    }
+                    Err(_) => absent += 1,
+                }
+                assert!(begun.elapsed().as_secs() < 1, "lost in round {round}");
+            }
+        }
+        drop(over);
+        absent
+    });
+    eprintln!(
+        "{rounds} publications in place of stale ones during sweeps: none lost, {absent} looks while one was aside"
+    );
+}
