@@ -50,13 +50,15 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | (none) | the core, [`proto`] |
-//! | `os` | addresses, capability files, the blocking [`Client`] |
+//! | `os` | addresses, capability files, the blocking [`Client`], [`Peers`] |
 //! | `server` (default) | [`Server`], on mio; includes `os` |
 
 #[cfg(feature = "os")]
 pub mod client;
 #[cfg(feature = "os")]
 pub mod os;
+#[cfg(feature = "os")]
+pub mod peers;
 pub mod proto;
 #[cfg(feature = "server")]
 mod server;
@@ -80,6 +82,8 @@ pub use client::Client;
 pub use os::address::Address;
 #[cfg(feature = "os")]
 pub use os::namespace::{Environment, Namespace};
+#[cfg(feature = "os")]
+pub use peers::{Peer, PeerState, Peers};
 #[cfg(feature = "server")]
 pub use server::{Server, ServerBuilder, ServerEvent, Turn, Waker};
 

@@ -3,7 +3,9 @@
 //! What is wanted goes to stdout, as JSON lines unless a person is looking; what is wrong goes to stderr. The exit status
 //! is 0 for yes, 1 for no, 2 for a command that was not understood.
 
+mod doctor;
 mod output;
+mod peers;
 mod send;
 mod serve;
 
@@ -41,6 +43,12 @@ enum Command {
     Send(SendArgs),
     /// Ask whether a server is alive and takes our token.
     Ping(PingArgs),
+    /// List everyone who can be sent to, and who of them lives.
+    Peers,
+    /// Remove what dead servers left behind; whatever may live is kept.
+    Sweep(SweepArgs),
+    /// Say what is wrong with directories, files and limits, and what to do; exit 0 if all is well.
+    Doctor,
 }
 
 /// How to own an inbox.
@@ -93,6 +101,14 @@ struct PingArgs {
     target: OsString,
 }
 
+/// What to sweep.
+#[derive(clap::Args)]
+struct SweepArgs {
+    /// Remove nothing, say what would be removed.
+    #[arg(long)]
+    dry_run: bool,
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let style = Style::of_stdout(cli.json);
@@ -112,5 +128,8 @@ fn run(cli: Cli, style: Style) -> Result<ExitCode, Error> {
         Command::Serve(args) => serve::run(&args, namespace, environment, style),
         Command::Send(args) => send::send(&args, &namespace, &environment, style),
         Command::Ping(args) => send::ping(&args, &namespace, &environment, style),
+        Command::Peers => peers::peers(&namespace, &environment, style),
+        Command::Sweep(args) => peers::sweep(&args, &namespace, &environment, style),
+        Command::Doctor => doctor::doctor(&namespace, &environment, style),
     }
 }

@@ -71,8 +71,13 @@ impl Client {
     ///
     /// If the environment leads to no config home; see [`Namespace::capability_dir`].
     pub fn in_namespace(namespace: &Namespace, environment: &Environment) -> Result<Self, Error> {
+        Self::with_capabilities(CapabilityDir::of(namespace, environment)?)
+    }
+
+    /// A client that looks capabilities up in this directory.
+    pub(crate) fn with_capabilities(capabilities: CapabilityDir) -> Result<Self, Error> {
         Ok(Self {
-            capabilities: CapabilityDir::of(namespace, environment)?,
+            capabilities,
             timeout: TIMEOUT,
             from: None,
             clock: Clock::new(),
@@ -106,6 +111,7 @@ impl Client {
             Err(error) => return SendOutcome::NotSent(error),
         };
         loop {
+            self.collect();
             if let Some(at) = self.outcomes.iter().position(|(id, _)| *id == wanted)
                 && let Some((_, outcome)) = self.outcomes.remove(at)
             {
@@ -134,6 +140,7 @@ impl Client {
         let from = self.from.as_ref().map(Address::path);
         let id = self.outbox.send(target.path(), message, from, self.timeout, now)?;
         self.take_steps(now);
+        self.outbox.turn_ended();
         Ok(id)
     }
 
@@ -141,6 +148,8 @@ impl Client {
     /// order of their starts; `None` if none is on its way. Blocks for at most the timeout.
     pub fn next_outcome(&mut self) -> Option<(SendId, SendOutcome)> {
         loop {
+            // A message that could not even be tried has its outcome already.
+            self.collect();
             if let Some(outcome) = self.outcomes.pop_front() {
                 return Some(outcome);
             }
@@ -157,10 +166,6 @@ impl Client {
 
     /// Waits for the sockets or a deadline, and does what there is to do.
     fn turn(&mut self) -> Result<(), Error> {
-        self.collect();
-        if !self.outcomes.is_empty() {
-            return Ok(());
-        }
         let timeout = self.outbox.next_deadline().map(|at| at.since(self.clock.now().mono));
         stream::wait(&mut self.streams, timeout)?;
         let now = self.clock.now();
@@ -174,7 +179,6 @@ impl Client {
         self.outbox.deadlines_reached(now);
         self.take_steps(now);
         self.outbox.turn_ended();
-        self.collect();
         Ok(())
     }
 

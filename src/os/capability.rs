@@ -10,20 +10,21 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, renameat};
+use nix::fcntl::{AtFlags, OFlag, renameat};
 use nix::sys::stat::{Mode, fchmod};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::address::Address;
+use super::location::drawn_pid;
 use super::namespace::{Environment, Namespace};
 use super::private_dir::{PrivateDir, Purpose};
 use super::process::{ProcessIdentity, ProcessStart};
 use super::random::Random;
 use super::refused;
-use super::sys::{self, FileKind};
+use super::sys::{self, Facts, FileId, FileKind};
 use crate::proto::auth::AuthToken;
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::time::Wall;
@@ -110,7 +111,7 @@ impl CapabilityDir {
     /// Publishes the right to talk to the server at `address`, in place of what was published for it before.
     ///
     /// It is written to an exclusive file and renamed, so that a reader finds all of it or nothing. A crash
-    /// in between leaves a file `.<hash>.<pid>-<nonce>.tmp`.
+    /// in between leaves a file `.<hash>.<pid>-<nonce>.<which process that was>.tmp`.
     ///
     /// # Errors
     ///
@@ -132,8 +133,8 @@ impl CapabilityDir {
     /// one that must not be believed, [`ErrorKind::DirectoryNotPrivate`] if the directory must not;
     /// [`ErrorKind::Io`].
     pub fn read(&self, address: &Address) -> Result<Capability, Error> {
-        match PrivateDir::open_existing(&self.path, Purpose::Capabilities)? {
-            Some(dir) => self.opened(dir).read(address),
+        match self.open_existing()? {
+            Some(dir) => dir.read(address),
             None => {
                 let sentence = format!(
                     "there is no capability file for {:?}, because the directory {:?} does not exist; is the \
@@ -152,10 +153,26 @@ impl CapabilityDir {
     ///
     /// As for [`CapabilityDir::read`], but a file that is missing is no error.
     pub fn remove_if_ours(&self, address: &Address, auth_token: &AuthToken) -> Result<bool, Error> {
-        match PrivateDir::open_existing(&self.path, Purpose::Capabilities)? {
-            Some(dir) => self.opened(dir).remove_if_ours(address, auth_token),
+        match self.open_existing()? {
+            Some(dir) => dir.remove_if_ours(address, auth_token),
             None => Ok(false),
         }
+    }
+
+    /// Checks the directory as a server would that is about to publish in it, and makes nothing. Says whether
+    /// it is there.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::DirectoryNotPrivate`] or [`ErrorKind::Io`]: a server could not start.
+    pub fn check(&self) -> Result<bool, Error> {
+        PrivateDir::check(&self.path, Purpose::Capabilities)
+    }
+
+    /// Opens the directory, if it is there.
+    pub(crate) fn open_existing(&self) -> Result<Option<OpenCapabilityDir>, Error> {
+        let dir = PrivateDir::open_existing(&self.path, Purpose::Capabilities)?;
+        Ok(dir.map(|dir| self.opened(dir)))
     }
 
     /// Opens the directory; it is created if need be.
@@ -185,8 +202,7 @@ impl OpenCapabilityDir {
         address.check_length()?;
         let name = CapabilityDir::file_name(address);
         let process = ProcessIdentity::current();
-        let stem = name.strip_suffix(".json").unwrap_or(&name);
-        let temporary = format!(".{stem}.{}-{}.tmp", process.pid, random.nonce());
+        let temporary = temporary_name(&name, &process, random);
         let contents = WrittenFile {
             socket_path: address.path(),
             auth_token: auth_token.expose(),
@@ -212,30 +228,97 @@ impl OpenCapabilityDir {
     }
 
     pub(crate) fn read(&self, address: &Address) -> Result<Capability, Error> {
-        self.read_for(Intent::ToBelieve, address)
+        Ok(self.read_for(Intent::ToBelieve, address)?.capability)
     }
 
-    fn read_for(&self, intent: Intent, address: &Address) -> Result<Capability, Error> {
+    fn read_for(&self, intent: Intent, address: &Address) -> Result<FoundCapability, Error> {
         let name = CapabilityDir::file_name(address);
+        match self.read_file(intent, &name, Some(address)) {
+            Err(error) if error.kind() == ErrorKind::CapabilityMissing => Err(self.missing(address, &name)),
+            found => found,
+        }
+    }
+
+    /// Reads the file `name` of this directory, whichever server it is for. The address in it fits the name.
+    pub(crate) fn read_named(&self, name: &str) -> Result<FoundCapability, Error> {
+        self.read_file(Intent::ToBelieve, name, None)
+    }
+
+    /// The same for a file that is on its way to its name, or was left there.
+    pub(crate) fn read_temporary(&self, name: &str) -> Result<FoundCapability, Error> {
+        self.read_file(Intent::ToRemove, name, None)
+    }
+
+    /// The names in this directory, and whether these are all: `max` are looked at.
+    pub(crate) fn names(&self, max: usize) -> Result<(Vec<String>, bool), Error> {
+        sys::names_in(&self.dir, max)
+            .map_err(|cause| refused(format!("cannot list the directory {:?}", self.path), cause))
+    }
+
+    /// Where it was found.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The facts of the file `name`.
+    pub(crate) fn facts(&self, name: &str) -> io::Result<Facts> {
+        sys::facts_at(&self.dir, name)
+    }
+
+    /// Removes the file `name`, whatever it is by now.
+    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
+        Ok(unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir)?)
+    }
+
+    /// Removes the file `name` if it still is what was found there, without any lock: it is taken aside under
+    /// a name that nobody else knows, compared, and put back if it is another one. Says whether it was removed.
+    pub(crate) fn remove_unlocked(
+        &self,
+        name: &str,
+        found: &FoundCapability,
+        random: &mut Random,
+    ) -> io::Result<bool> {
+        let aside = temporary_name(name, &ProcessIdentity::current(), random);
+        renameat(&self.dir, name, &self.dir, aside.as_str())?;
+        let is_same = self.read_temporary(&aside).is_ok_and(|taken| taken.is_same(found));
+        if !is_same {
+            // If yet another one has been published meanwhile, that one is the newer.
+            match linkat(&self.dir, aside.as_str(), &self.dir, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(cause) => return Err(cause.into()),
+            }
+        }
+        self.remove(&aside)?;
+        Ok(is_same)
+    }
+
+    fn read_file(
+        &self,
+        intent: Intent,
+        name: &str,
+        wanted: Option<&Address>,
+    ) -> Result<FoundCapability, Error> {
+        let path = || self.path.join(name);
         let refuse = |why: fmt::Arguments<'_>| {
-            let path = self.path.join(&name);
-            let sentence =
-                format!("the capability file {path:?} for {:?} is not to be believed: {why}", address.path());
+            let whose = wanted.map_or_else(String::new, |address| format!(" for {:?}", address.path()));
+            let sentence = format!("the capability file {:?}{whose} is not to be believed: {why}", path());
             Error::new(ErrorKind::CapabilityUnusable, sentence)
         };
-        let cannot = |cause: io::Error| {
-            refused(format!("cannot read the capability file {:?}", self.path.join(&name)), cause)
-        };
-        let file = match sys::open_at(&self.dir, &name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty()) {
+        let cannot =
+            |cause: io::Error| refused(format!("cannot read the capability file {:?}", path()), cause);
+        let file = match sys::open_at(&self.dir, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty()) {
             Ok(file) => file,
             Err(cause) => {
                 // What `open` refuses is told by what stands there: each system has its own errno for a link.
-                return Err(match sys::facts_at(&self.dir, &name) {
+                return Err(match sys::facts_at(&self.dir, name) {
                     Ok(facts) if facts.kind != FileKind::Regular => refuse(format_args!(
                         "it is {}, not a regular file; remove it if you do not know it",
                         facts.kind.name()
                     )),
-                    Err(gone) if gone.kind() == io::ErrorKind::NotFound => self.missing(address, &name),
+                    Err(gone) if gone.kind() == io::ErrorKind::NotFound => {
+                        let sentence = format!("there is no capability file {:?}", path());
+                        Error::new(ErrorKind::CapabilityMissing, sentence)
+                    }
                     _ => cannot(cause),
                 });
             }
@@ -274,19 +357,22 @@ impl OpenCapabilityDir {
                 cause.column()
             ))
         })?;
-        if read.socket_path != address.path() {
-            return Err(refuse(format_args!("it is for the socket {:?}", read.socket_path)));
-        }
+        let address = match (wanted, Address::from_path(&read.socket_path)) {
+            (Some(wanted), Ok(address)) if *wanted == address => address,
+            (None, Ok(address))
+                if intent == Intent::ToRemove || CapabilityDir::file_name(&address) == name =>
+            {
+                address
+            }
+            _ => return Err(refuse(format_args!("it is for the socket {:?}", read.socket_path))),
+        };
         let auth_token = AuthToken::parse(&read.auth_token)
             .map_err(|_| refuse(format_args!("its \"authToken\" is not 64 lower-case hex digits")))?;
         let pid = read.pid.as_u64().and_then(|pid| u32::try_from(pid).ok());
         let start = ProcessStart::deserialize(read.process).unwrap_or_default();
-        Ok(Capability {
-            address: address.clone(),
-            auth_token,
-            process: pid.map(|pid| ProcessIdentity { pid, start }),
-            published_at: facts.modified,
-        })
+        let process = pid.map(|pid| ProcessIdentity { pid, start });
+        let capability = Capability { address, auth_token, process, published_at: facts.modified };
+        Ok(FoundCapability { capability, id: facts.id, bytes: Contents(bytes) })
     }
 
     pub(crate) fn remove_if_ours(&self, address: &Address, auth_token: &AuthToken) -> Result<bool, Error> {
@@ -294,7 +380,7 @@ impl OpenCapabilityDir {
             Err(error) if error.kind() == ErrorKind::CapabilityMissing => return Ok(false),
             found => found?,
         };
-        if !auth_token.matches(found.auth_token.expose().as_bytes()) {
+        if !auth_token.matches(found.capability.auth_token.expose().as_bytes()) {
             return Ok(false);
         }
         let name = CapabilityDir::file_name(address);
@@ -316,6 +402,60 @@ impl OpenCapabilityDir {
         );
         Error::new(ErrorKind::CapabilityMissing, sentence)
     }
+}
+
+/// A capability and which file, with which contents, it was read from.
+#[derive(Debug)]
+pub(crate) struct FoundCapability {
+    pub(crate) capability: Capability,
+    id: FileId,
+    /// They hold the token: kept to be compared, never to be shown.
+    bytes: Contents,
+}
+
+impl FoundCapability {
+    /// Whether this is the very file that `other` is, unchanged.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.id == other.id && self.bytes == other.bytes
+    }
+}
+
+/// The bytes of a capability file.
+#[derive(PartialEq, Eq)]
+struct Contents(Vec<u8>);
+
+impl fmt::Debug for Contents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{} bytes]", self.0.len())
+    }
+}
+
+/// Whether `name` is one that a capability file can have.
+pub(crate) fn is_capability_name(name: &str) -> bool {
+    name.strip_suffix(".json").is_some_and(is_hash)
+}
+
+/// The process that made the temporary file `name`, and its mark if there is one; `None` if it is not named
+/// like one.
+pub(crate) fn temporary_of(name: &str) -> Option<(u32, Option<&str>)> {
+    let mut parts = name.strip_prefix('.')?.strip_suffix(".tmp")?.split('.');
+    let (hash, own, mark) = (parts.next()?, parts.next()?, parts.next());
+    if !is_hash(hash) || parts.next().is_some() {
+        return None;
+    }
+    Some((drawn_pid(own)?, mark))
+}
+
+fn is_hash(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// The name under which `process` writes what is to become the file `name`. It says which process that was,
+/// because a crash can leave the file empty.
+fn temporary_name(name: &str, process: &ProcessIdentity, random: &mut Random) -> String {
+    let stem = name.strip_suffix(".json").unwrap_or(name);
+    let mark = process.mark().map_or_else(String::new, |mark| format!(".{mark}"));
+    format!(".{stem}.{}-{}{mark}.tmp", process.pid, random.nonce())
 }
 
 /// What a file is read for.

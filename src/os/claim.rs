@@ -17,7 +17,9 @@ use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{self, Backlog, UnixAddr};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{self, Backlog, SockType, UnixAddr, sockopt};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -43,10 +45,10 @@ const SOCKET_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
 /// How long a socket that refuses is left alone before it is asked again: a server that has bound its name
 /// and not yet called `listen` refuses too.
-const SECOND_LOOK: Duration = Duration::from_millis(10);
+pub(super) const SECOND_LOOK: Duration = Duration::from_millis(10);
 
 /// How often a start looks again because what stood at its path changed under its eyes.
-const ATTEMPTS_MAX: u32 = 8;
+pub(super) const ATTEMPTS_MAX: u32 = 8;
 
 /// A socket name that is ours, with everything that was made for it.
 ///
@@ -67,6 +69,8 @@ pub struct Claim {
     capabilities: Option<OpenCapabilityDir>,
     /// Whether `dir` is the directory of this server alone, made by us and still to be removed.
     has_made_dir: bool,
+    /// Whether the socket was made by somebody else, who will remove it.
+    is_adopted: bool,
     /// The only process that may remove anything.
     creator: u32,
 }
@@ -99,8 +103,12 @@ impl Claim {
         let (parent, name) = (parent.to_owned(), name.to_owned());
         let mut has_made_dir = false;
         let waiting_since = Clock::new();
-        for _ in 0..ATTEMPTS_MAX {
-            let dir = PrivateDir::open_or_create(Path::new(&parent), Purpose::Sockets)?;
+        for attempt in 1..=ATTEMPTS_MAX {
+            let dir = match PrivateDir::open_or_create(Path::new(&parent), Purpose::Sockets) {
+                // A stop or a sweep removed it between two of our looks at it.
+                Err(error) if is_not_found(&error) && attempt < ATTEMPTS_MAX => continue,
+                dir => dir?,
+            };
             has_made_dir |= dir.is_new();
             let dir = Arc::new(dir);
             let mut claim = Self {
@@ -112,6 +120,7 @@ impl Claim {
                 socket: None,
                 pinned: None,
                 capabilities: None,
+                is_adopted: false,
                 creator: process::id(),
             };
             let lock = Lock::take(&dir, &waiting_since)?;
@@ -127,6 +136,57 @@ impl Claim {
             return Ok((listener, claim));
         }
         Err(changed_too_often(&location))
+    }
+
+    /// Takes over a `listener` that somebody else has made (a service manager, the caller), and publishes
+    /// `auth_token` for its path in `capabilities`.
+    ///
+    /// The listener is made non-blocking and close-on-exec. Its directory and its socket file must be as
+    /// private as those that [`Claim::bind`] makes. [`Claim::release`] removes what is published and nothing
+    /// else: the socket file belongs to whoever made it.
+    ///
+    /// If nobody is waiting to be accepted, a connection is made to see that the path leads to this listener;
+    /// it is closed at once.
+    ///
+    /// # Errors
+    ///
+    /// - [`ErrorKind::InvalidListener`]: it has no path or an abstract one, it is not a listening stream
+    ///   socket, or its file has vanished, belongs to someone else or is open to others
+    /// - [`ErrorKind::InvalidAddress`]: its path is not UTF-8
+    /// - [`ErrorKind::PathOccupied`]: its path leads to another socket
+    /// - [`ErrorKind::DirectoryNotPrivate`], [`ErrorKind::TimedOut`], [`ErrorKind::Io`]: as for
+    ///   [`Claim::bind`]
+    pub fn adopt(
+        listener: UnixListener,
+        capabilities: &CapabilityDir,
+        auth_token: &AuthToken,
+        random: &mut Random,
+    ) -> Result<(UnixListener, Self), Error> {
+        let address = path_of(&listener)?;
+        let (parent, name) = split(&address)?;
+        let dir = PrivateDir::open_existing(Path::new(parent), Purpose::Sockets)?
+            .ok_or_else(|| invalid_listener(&format!("its directory {parent:?} does not exist")))?;
+        let dir = Arc::new(dir);
+        let name = name.to_owned();
+        let mut claim = Self {
+            location: Location::from(address),
+            auth_token: auth_token.clone(),
+            dir: Arc::clone(&dir),
+            name,
+            socket: None,
+            pinned: None,
+            capabilities: None,
+            has_made_dir: false,
+            is_adopted: true,
+            creator: process::id(),
+        };
+        let _lock = Lock::take(&dir, &Clock::new())?;
+        claim.record_adopted(&listener)?;
+        fcntl(&listener, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
+            .map_err(|cause| claim.cannot("take over", cause.into()))?;
+        listener.set_nonblocking(true).map_err(|cause| claim.cannot("take over", cause))?;
+        claim.publish(capabilities, random)?;
+        Ok((listener, claim))
     }
 
     /// Where it is, and which default locations could not be used.
@@ -179,12 +239,58 @@ impl Claim {
         self.record_socket()?;
         let backlog = Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN);
         socket::listen(&socket, backlog).map_err(|cause| self.cannot("listen on", cause.into()))?;
-        let capabilities = capabilities.open_for_writing()?;
-        capabilities.publish(self.location.address(), &self.auth_token, random)?;
-        self.capabilities = Some(capabilities);
+        self.publish(capabilities, random)?;
         let listener = UnixListener::from(socket);
         listener.set_nonblocking(true).map_err(|cause| self.cannot("listen on", cause))?;
         Ok(listener)
+    }
+
+    fn publish(&mut self, capabilities: &CapabilityDir, random: &mut Random) -> Result<(), Error> {
+        let capabilities = capabilities.open_for_writing()?;
+        capabilities.publish(self.location.address(), &self.auth_token, random)?;
+        self.capabilities = Some(capabilities);
+        Ok(())
+    }
+
+    /// Remembers which file the socket of an adopted listener is, if that is private and leads to it.
+    fn record_adopted(&mut self, listener: &UnixListener) -> Result<(), Error> {
+        let address = self.address().clone();
+        let path = address.path();
+        let own_uid = sys::effective_uid();
+        let why = match self.facts()? {
+            None => Some(String::from("has vanished")),
+            Some(found) if found.kind != FileKind::Socket => Some(format!("is {} now", found.kind.name())),
+            Some(found) if found.uid != own_uid => {
+                Some(format!("belongs to uid {}, and you are uid {own_uid}", found.uid))
+            }
+            Some(found) if !SOCKET_MODE.contains(found.mode) => {
+                let mode = found.mode.bits();
+                Some(format!("has mode {mode:04o}, which lets others in; have it made with mode 0600"))
+            }
+            Some(found) => {
+                self.socket = Some(found.id);
+                None
+            }
+        };
+        if let Some(why) = why {
+            return Err(invalid_listener(&format!("its socket file {path:?} {why}")));
+        }
+        self.pinned = sys::pin(&*self.dir, &self.name).map_err(|cause| self.cannot("hold on to", cause))?;
+        // Whoever is waiting already hides whether it is ours that was reached.
+        let is_waited_on = || {
+            let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        };
+        if is_waited_on() {
+            return Ok(());
+        }
+        let name = UnixAddr::new(path).map_err(|cause| self.cannot("make an address of", cause.into()))?;
+        let socket = sys::stream_socket().map_err(|cause| self.cannot("make a socket for", cause))?;
+        let _ = socket::connect(socket.as_raw_fd(), &name);
+        if is_waited_on() {
+            return Ok(());
+        }
+        Err(self.occupied("it leads to another socket than to the listener that was handed over"))
     }
 
     /// A socket bound to the path, in place of a dead server's if there was one.
@@ -308,7 +414,7 @@ impl Claim {
 
     fn remove_socket(&mut self) -> Result<(), Error> {
         let Some(socket) = self.socket else { return Ok(()) };
-        if self.facts()?.is_some_and(|facts| facts.id == socket) {
+        if !self.is_adopted && self.facts()?.is_some_and(|facts| facts.id == socket) {
             self.unlink("remove")?;
         }
         self.socket = None;
@@ -379,8 +485,29 @@ impl Drop for Claim {
     }
 }
 
+/// The path of a listener that somebody else has made.
+fn path_of(listener: &UnixListener) -> Result<Address, Error> {
+    let name = listener.local_addr().map_err(|cause| {
+        invalid_listener("the system does not say which Unix socket it is").with_source(cause)
+    })?;
+    let is_stream = socket::getsockopt(listener, sockopt::SockType) == Ok(SockType::Stream);
+    if !is_stream || socket::getsockopt(listener, sockopt::AcceptConn) != Ok(true) {
+        return Err(invalid_listener("it is not a stream socket that listens"));
+    }
+    match name.as_pathname() {
+        Some(path) => Address::from_path(path),
+        None if name.is_unnamed() => Err(invalid_listener("it has no path")),
+        None => Err(invalid_listener("its address is abstract, where every user can connect")),
+    }
+}
+
+fn invalid_listener(why: &str) -> Error {
+    let sentence = format!("the listener that was handed over cannot be used: {why}");
+    Error::new(ErrorKind::InvalidListener, sentence)
+}
+
 /// The directory of a socket and its name there.
-fn split(address: &Address) -> Result<(&str, &str), Error> {
+pub(super) fn split(address: &Address) -> Result<(&str, &str), Error> {
     let path = address.path();
     let (parent, name) = match path.rsplit_once('/') {
         None => (".", path),
@@ -394,6 +521,12 @@ fn split(address: &Address) -> Result<(&str, &str), Error> {
     Ok((parent, name))
 }
 
+/// Whether it is because something was not there.
+fn is_not_found(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    source.is_some_and(|source| source.kind() == io::ErrorKind::NotFound)
+}
+
 fn changed_too_often(location: &Location) -> Error {
     let sentence = format!(
         "cannot take the socket path {:?}: what stands there keeps changing; is something else using it?",
@@ -403,7 +536,7 @@ fn changed_too_often(location: &Location) -> Error {
 }
 
 /// What a socket that stands at a path does when it is connected to.
-enum Probe {
+pub(super) enum Probe {
     /// It accepts, or would if its backlog were not full; the server's pid where known.
     Lives(Option<u32>),
     Refuses,
@@ -411,7 +544,7 @@ enum Probe {
     Unclear(io::Error),
 }
 
-fn probe(name: &UnixAddr) -> Probe {
+pub(super) fn probe(name: &UnixAddr) -> Probe {
     let socket = match sys::stream_socket() {
         Ok(socket) => socket,
         Err(cause) => return Probe::Unclear(cause),
@@ -426,13 +559,13 @@ fn probe(name: &UnixAddr) -> Probe {
 }
 
 /// The lock on a directory, given back when dropped.
-struct Lock {
+pub(super) struct Lock {
     dir: Arc<PrivateDir>,
 }
 
 impl Lock {
     /// Waits for the lock, until [`LOCK_TIMEOUT`] after the origin of `clock`.
-    fn take(dir: &Arc<PrivateDir>, clock: &Clock) -> Result<Self, Error> {
+    pub(super) fn take(dir: &Arc<PrivateDir>, clock: &Clock) -> Result<Self, Error> {
         let mut pause = Duration::from_millis(1);
         loop {
             match dir.file().try_lock() {

@@ -14,7 +14,7 @@ use super::sys;
 use crate::proto::error::{Error, ErrorKind};
 
 /// The name of a socket in the directory of its process.
-const SOCKET_NAME: &str = "messaging.sock";
+pub(crate) const SOCKET_NAME: &str = "messaging.sock";
 
 /// Where a server listens, and how it was chosen.
 #[derive(Clone, Debug)]
@@ -66,20 +66,38 @@ impl Location {
         environment: &Environment,
         random: &mut Random,
     ) -> Result<Self, Error> {
+        Self::choose(namespace, environment, random, |directory| {
+            PrivateDir::open_or_create(directory, Purpose::Sockets).map(drop)
+        })
+    }
+
+    /// What [`Location::draw`] would give now, and nothing is made.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Location::draw`].
+    pub fn preview(
+        namespace: &Namespace,
+        environment: &Environment,
+        random: &mut Random,
+    ) -> Result<Self, Error> {
+        Self::choose(namespace, environment, random, |directory| {
+            PrivateDir::check(directory, Purpose::Sockets).map(drop)
+        })
+    }
+
+    /// The first of the default locations whose shared directory `is_usable`.
+    fn choose(
+        namespace: &Namespace,
+        environment: &Environment,
+        random: &mut Random,
+        is_usable: impl Fn(&Path) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
         let (pid, nonce) = (process::id(), random.nonce());
-        let shared = namespace.socket_dir_name();
-        let own = format!("{shared}-{}", sys::effective_uid());
-        let tmpdir = environment.tmpdir();
-        let candidates = [
-            (Some(tmpdir.clone()), &shared),
-            (environment.get("XDG_RUNTIME_DIR"), &shared),
-            (Some(tmpdir), &own),
-        ];
         let mut skipped = Vec::new();
-        for (parent, name) in candidates {
-            let Some(parent) = parent else { continue };
-            let directory = below(&parent, name);
-            match usable(&directory, &format!("{pid}-{nonce}")) {
+        for directory in shared_directories(namespace, environment) {
+            let address = usable(&directory, &format!("{pid}-{nonce}"));
+            match address.and_then(|address| is_usable(Path::new(&directory)).map(|()| address)) {
                 Ok(address) => return Ok(Self { address, is_drawn: true, skipped }),
                 Err(error) => skipped.push(SkippedLocation::new(&directory, &error)),
             }
@@ -127,6 +145,38 @@ impl SkippedLocation {
     }
 }
 
+/// The directories that hold the directories of servers, in the order in which they are tried.
+pub(crate) fn shared_directories(namespace: &Namespace, environment: &Environment) -> Vec<OsString> {
+    let shared = namespace.socket_dir_name();
+    let own = format!("{shared}-{}", sys::effective_uid());
+    let tmpdir = environment.tmpdir();
+    [(Some(&tmpdir), &shared), (environment.get("XDG_RUNTIME_DIR").as_ref(), &shared), (Some(&tmpdir), &own)]
+        .into_iter()
+        .filter_map(|(parent, name)| Some(below(parent?, name)))
+        .collect()
+}
+
+/// The pid in the name of a directory that was drawn for one server, `<pid>-<32 hex digits>`.
+pub(crate) fn drawn_pid(name: &str) -> Option<u32> {
+    let (pid, nonce) = name.split_once('-')?;
+    let is_nonce = nonce.len() == 32 && nonce.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_number = !pid.starts_with('0') && pid.bytes().all(|byte| byte.is_ascii_digit());
+    if is_nonce && is_number { pid.parse().ok() } else { None }
+}
+
+/// The same for a directory by its path: below a directory that servers of `namespace` share, or directly in
+/// `/tmp`.
+pub(crate) fn drawn_pid_of_path(namespace: &Namespace, dir: &Path) -> Option<u32> {
+    let name = dir.file_name()?.to_str()?;
+    let parent = dir.parent()?;
+    let parent_name = parent.file_name()?.to_str()?;
+    let shared = namespace.socket_dir_name();
+    if parent_name == shared || parent_name == format!("{shared}-{}", sys::effective_uid()) {
+        return drawn_pid(name);
+    }
+    drawn_pid(name.strip_prefix(namespace.name())?.strip_prefix('-')?)
+}
+
 /// `name` in `parent`, with one slash between.
 fn below(parent: &OsString, name: &str) -> OsString {
     let bytes = parent.as_bytes();
@@ -137,7 +187,7 @@ fn below(parent: &OsString, name: &str) -> OsString {
     path
 }
 
-/// The address of a socket in `own_name` in the shared `directory`, if that can be used.
+/// The address of a socket in `own_name` in the shared `directory`, if it can be one.
 fn usable(directory: &OsString, own_name: &str) -> Result<Address, Error> {
     let path = Path::new(directory);
     if !path.is_absolute() {
@@ -146,7 +196,6 @@ fn usable(directory: &OsString, own_name: &str) -> Result<Address, Error> {
     }
     let address = Address::from_path(&path.join(own_name).join(SOCKET_NAME))?;
     address.check_length()?;
-    PrivateDir::open_or_create(path, Purpose::Sockets)?;
     Ok(address)
 }
 

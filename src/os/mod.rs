@@ -8,6 +8,7 @@
 //!    [`namespace::Namespace`] in an [`namespace::Environment`].
 //! 2. [`claim::Claim::bind`] takes the name: it checks the directory, replaces a dead server's socket and
 //!    nothing else, listens, and publishes the right to talk through [`capability::CapabilityDir`].
+//!    [`claim::Claim::adopt`] does the same for a listener that somebody else has made.
 //! 3. [`claim::Claim::release`] takes away exactly what that made.
 //!
 //! Files are touched as if someone were attacking: every directory on the way is checked, no link is followed
@@ -31,6 +32,8 @@ mod private_dir;
 #[cfg(unix)]
 pub mod process;
 pub mod random;
+#[cfg(unix)]
+pub mod sweep;
 pub mod sys;
 #[cfg(feature = "server")]
 pub(crate) mod transport;

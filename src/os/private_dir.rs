@@ -102,6 +102,37 @@ impl PrivateDir {
         }
     }
 
+    /// Foretells what [`PrivateDir::open_or_create`] would say, and makes and changes nothing. Says whether
+    /// the directory is there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`PrivateDir::open_or_create`].
+    pub(crate) fn check(path: &Path, purpose: Purpose) -> Result<bool, Error> {
+        let mut walk = Walk::new(path, purpose, Missing::Report)?;
+        match walk.walk_on()? {
+            Found::Everything => {
+                let found =
+                    sys::facts_of_path(&walk.at).map_err(|cause| walk.cannot_look(&walk.at, cause))?;
+                // A start mends its own permissions for capability files only.
+                if purpose == Purpose::Sockets && !found.mode.contains(Mode::S_IRWXU) {
+                    let why = format!("its mode {:04o} keeps even its owner out", found.mode.bits());
+                    return Err(walk.fault(&why, &format!("chmod 700 {:?}", walk.at)));
+                }
+                Ok(true)
+            }
+            Found::UpTo(_) if sys::is_writable(&walk.at) => Ok(false),
+            Found::UpTo(missing) => {
+                let what = format!(
+                    "cannot create the directory {missing:?} for the {} {path:?}; make it yourself, or name \
+                     another",
+                    walk.noun()
+                );
+                Err(refused(what, io::ErrorKind::PermissionDenied))
+            }
+        }
+    }
+
     /// Whether the call that gave this directory made it.
     pub(crate) fn is_new(&self) -> bool {
         self.is_new

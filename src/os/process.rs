@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::sys;
 
@@ -62,40 +63,95 @@ impl ProcessIdentity {
     /// be shared by machines and containers: whatever is not known to be the same place is
     /// [`ProcessState::Unknown`].
     pub fn state(&self) -> ProcessState {
-        self.state_seen_from(&ProcessStart::of_current())
+        self.judged().0
     }
 
-    fn state_seen_from(&self, here: &ProcessStart) -> ProcessState {
-        if !is_same(self.start.machine_id.as_ref(), here.machine_id.as_ref()) {
-            return ProcessState::Unknown;
+    /// [`ProcessIdentity::state`], and why in words that can follow a colon.
+    pub fn judged(&self) -> (ProcessState, &'static str) {
+        self.judged_from(&ProcessStart::of_current())
+    }
+
+    fn judged_from(&self, here: &ProcessStart) -> (ProcessState, &'static str) {
+        use ProcessState::{Dead, Live, Unknown};
+        match (&self.start.machine_id, &here.machine_id) {
+            (Some(its), Some(ours)) if its == ours => {}
+            (Some(_), Some(_)) => return (Unknown, "its process ran on another machine"),
+            (None, _) => return (Unknown, "it does not say on which machine its process ran"),
+            (_, None) => return (Unknown, "this machine has no id, so nothing can be proven here"),
         }
         match (&self.start.boot_id, &here.boot_id) {
             (Some(then), Some(now)) if then == now => {}
-            (Some(_), Some(_)) => return ProcessState::Dead,
-            _ => return ProcessState::Unknown,
+            (Some(_), Some(_)) => return (Dead, "the machine was booted since"),
+            _ => return (Unknown, "it is not known in which boot of the machine its process ran"),
         }
-        if !is_same(self.start.pid_namespace, here.pid_namespace) {
-            return ProcessState::Unknown;
+        match (self.start.pid_namespace, here.pid_namespace) {
+            (Some(its), Some(ours)) if its == ours => {}
+            (Some(_), Some(_)) => {
+                return (Unknown, "its process ran in another pid namespace, as in a container");
+            }
+            _ => return (Unknown, "it is not known in which pid namespace its process ran"),
         }
         match sys::process_exists(self.pid) {
             Some(true) => {}
-            Some(false) => return ProcessState::Dead,
-            None => return ProcessState::Unknown,
+            Some(false) => return (Dead, "there is no such process"),
+            None => return (Unknown, "its pid cannot be one"),
         }
         match (Stat::of(&self.pid.to_string()), self.start.start_time) {
-            (Some(stat), _) if stat.is_over() => ProcessState::Dead,
-            (Some(stat), Some(start_time)) if stat.start_time == start_time => ProcessState::Live,
-            (Some(_), Some(_)) => ProcessState::Dead,
+            (Some(stat), _) if stat.is_over() => {
+                (Dead, "its process has ended, and its parent has not noticed")
+            }
+            (Some(stat), Some(start_time)) if stat.start_time == start_time => (Live, "its process runs"),
+            (Some(_), Some(_)) => (Dead, "its pid has been given to another process"),
             // Without `/proc`, or if it hides the process, or without a start on record: it may be another
             // one.
-            _ => ProcessState::Unknown,
+            _ => (Unknown, "its pid exists, but it is not known when its process started"),
         }
+    }
+
+    /// What tells this process from all others in few letters, for the name of a file that may be left empty:
+    /// `<machine>-<boot>-<pid namespace>-<start>`, the first two as digests. `None` if something is not
+    /// known.
+    pub(crate) fn mark(&self) -> Option<String> {
+        let start = self.start.digested();
+        let (machine, boot) = (start.machine_id?, start.boot_id?);
+        Some(format!("{machine}-{boot}-{}-{}", start.pid_namespace?, start.start_time?))
+    }
+
+    /// What [`ProcessIdentity::judged`] says of the process `pid` that left `mark`; `None` if that is none.
+    pub(crate) fn judge_marked(pid: u32, mark: &str) -> Option<(ProcessState, &'static str)> {
+        let mut parts = mark.split('-');
+        let mut digest = || {
+            let part = parts.next().filter(|part| part.len() == DIGEST_DIGITS)?;
+            part.bytes().all(|b| b.is_ascii_hexdigit()).then(|| part.to_owned())
+        };
+        let (machine_id, boot_id) = (Some(digest()?), Some(digest()?));
+        let mut number = || parts.next()?.parse().ok();
+        let (pid_namespace, start_time) = (Some(number()?), Some(number()?));
+        let is_all = parts.next().is_none();
+        let start = ProcessStart { machine_id, boot_id, pid_namespace, start_time };
+        is_all.then(|| Self { pid, start }.judged_from(&ProcessStart::of_current().digested()))
     }
 }
 
-/// Whether both are known, and equal.
-fn is_same<T: PartialEq>(one: Option<T>, other: Option<T>) -> bool {
-    one.is_some() && one == other
+/// Whether there is provably no process `pid` in our pid namespace, or only a zombie; and why not.
+pub(crate) fn is_gone(pid: u32) -> Result<(), &'static str> {
+    match sys::process_exists(pid) {
+        Some(false) => Ok(()),
+        Some(true) if Stat::of(&pid.to_string()).is_some_and(|stat| stat.is_over()) => Ok(()),
+        Some(true) => Err("a process with its pid exists"),
+        None => Err("its pid cannot be one"),
+    }
+}
+
+/// Hex digits of a digest in a mark.
+const DIGEST_DIGITS: usize = 16;
+
+/// The beginning of the hex SHA-256 of an id: files that others may list do not spell out which machine it
+/// is.
+fn digest(id: &str) -> String {
+    let digest = Sha256::digest(id.as_bytes());
+    let digits = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.filter_map(|digit| char::from_digit(digit.into(), 16)).take(DIGEST_DIGITS).collect()
 }
 
 impl ProcessStart {
@@ -106,6 +162,12 @@ impl ProcessStart {
             pid_namespace: pid_namespace(),
             start_time: Stat::of("self").filter(|stat| stat.pid == process::id()).map(|stat| stat.start_time),
         }
+    }
+
+    /// The same with digests in place of the ids.
+    fn digested(&self) -> Self {
+        let of = |id: &Option<String>| id.as_deref().map(digest);
+        Self { machine_id: of(&self.machine_id), boot_id: of(&self.boot_id), ..self.clone() }
     }
 }
 

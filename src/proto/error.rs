@@ -32,6 +32,8 @@ pub enum ErrorKind {
     PathOccupied,
     /// A live server owns the path.
     AlreadyRunning,
+    /// A listener that was handed over has no path, is not private, or is none.
+    InvalidListener,
     /// No default location can be had: no home is known, or every candidate for the socket was refused.
     NoDefaultLocation,
     /// There is no capability file for the target.
@@ -73,6 +75,7 @@ impl ErrorKind {
             Self::DirectoryNotPrivate => "directory_not_private",
             Self::PathOccupied => "path_occupied",
             Self::AlreadyRunning => "already_running",
+            Self::InvalidListener => "invalid_listener",
             Self::NoDefaultLocation => "no_default_location",
             Self::CapabilityMissing => "capability_missing",
             Self::CapabilityUnusable => "capability_unusable",

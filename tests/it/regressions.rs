@@ -90,3 +90,18 @@ fn lingering_newcomers_cost_a_served_client_none_of_its_answers() {
     assert_eq!(sim.closed(served), Some(CloseReason::PeerFinished));
     assert!(sim.ask(other, &ping()).contains("pong"));
 }
+
+/// A message that failed while it was set on its way had an outcome that nobody was told.
+#[test]
+fn an_outcome_that_comes_at_once_is_told() {
+    let home = crate::util::real::Home::new();
+    let mut client =
+        udsmsg::Client::in_namespace(&udsmsg::Namespace::default(), &home.environment()).unwrap();
+    let nowhere = udsmsg::Address::from_path(&home.path().join("nowhere.sock")).unwrap();
+    for _ in 0..3_000 {
+        let id = client.start(&nowhere, &udsmsg::Outgoing::new("text")).unwrap();
+        let told = client.next_outcome();
+        assert!(matches!(&told, Some((told, udsmsg::SendOutcome::NotSent(_))) if *told == id), "{told:?}");
+    }
+    assert!(client.next_outcome().is_none());
+}

@@ -120,7 +120,10 @@ fn traced<T>(step: impl FnOnce() -> T) -> T {
 /// - `NAMES_CWD`, `NAMES_UMASK` (octal), `NAMES_UID`: what to change before
 /// - `NAMES_TRACED`: whether to signal the beginning and the end of each step to a tracer
 /// - `NAMES_AFTER`: `chdir`, `fork` or `sigpipe` between bind and release
+/// - `NAMES_SEARCH`: with `NAMES_UID`, keep the right to walk through every directory
 /// - `NAMES_ROUNDS`: how often to bind and release at once, instead of all that
+/// - `NAMES_KNOCK`: instead of all that, try every door and say what happened
+/// - `NAMES_PROBE`: instead of all that, `connect` until the next step, or `read` what a server says
 #[test]
 fn entry() {
     if env::var_os("NAMES_CHILD").is_none() {
@@ -133,7 +136,11 @@ fn entry() {
         let uid = uid.parse().unwrap();
         setgroups(&[]).unwrap();
         setgid(Gid::from_raw(uid)).unwrap();
-        setuid(Uid::from_raw(uid)).unwrap();
+        if env::var_os("NAMES_SEARCH").is_some() {
+            become_searcher(uid);
+        } else {
+            setuid(Uid::from_raw(uid)).unwrap();
+        }
     }
     if let Ok(mask) = env::var("NAMES_UMASK") {
         umask(Mode::from_bits_truncate(nix::libc::mode_t::from_str_radix(&mask, 8).unwrap()));
@@ -143,6 +150,12 @@ fn entry() {
     let auth_token = random.auth_token();
     say("ready");
     wait();
+    if env::var_os("NAMES_KNOCK").is_some() {
+        return knock(&capabilities, &mut random);
+    }
+    if let Ok(how) = env::var("NAMES_PROBE") {
+        return if how == "read" { read_of_server() } else { connect_on_and_on() };
+    }
     if let Ok(rounds) = env::var("NAMES_ROUNDS") {
         go_round(rounds.parse().unwrap(), &capabilities, &mut random);
         return;
@@ -188,6 +201,107 @@ fn go_round(count: usize, capabilities: &CapabilityDir, random: &mut Random) {
     }
     say(format_args!("left {}", if open() == before { "nothing" } else { "something" }));
 }
+
+/// Tries every door of a server of another user.
+fn knock(capabilities: &CapabilityDir, random: &mut Random) {
+    let path = PathBuf::from(env::var_os("NAMES_SOCKET").unwrap());
+    let address = Address::from_path(&path).unwrap();
+    let file = capabilities.path().join(CapabilityDir::file_name(&address));
+    let kind = |error: io::Error| format!("{:?}", error.kind());
+    let code = |error: udsmsg::Error| error.code().to_owned();
+    let unexpected = || String::from("let in");
+    let config = capabilities.path().parent().unwrap();
+    let environment = Environment::from_pairs([("CLAUDE_CONFIG_DIR", config)]);
+    let namespace = Namespace::default();
+    let peers = udsmsg::Peers::in_namespace(&namespace, &environment).unwrap();
+    let sent = udsmsg::Client::in_namespace(&namespace, &environment).unwrap().ping(&address);
+    let bound = Claim::bind(address.clone().into(), capabilities, &random.auth_token(), random);
+    let answers = [
+        ("connect", UnixStream::connect(&path).map_or_else(kind, |_| unexpected())),
+        ("file", std::fs::read(&file).map_or_else(kind, |_| unexpected())),
+        ("reader", capabilities.read(&address).map_or_else(code, |_| unexpected())),
+        ("peers", peers.list().map_or_else(code, |_| unexpected())),
+        (
+            "client",
+            match sent {
+                udsmsg::SendOutcome::NotSent(error) => code(error),
+                other => other.to_string(),
+            },
+        ),
+        ("start", bound.map_or_else(code, |_| unexpected())),
+    ];
+    let said: Vec<_> = answers.iter().map(|(door, answer)| format!("{door}={answer}")).collect();
+    say(said.join("; "));
+}
+
+/// Writes a line and says what comes back.
+fn read_of_server() {
+    let mut stream = UnixStream::connect(env::var_os("NAMES_SOCKET").unwrap()).unwrap();
+    let _ = stream.write_all(b"{\"type\":\"text\",\"meta\":{\"authToken\":\"x\"}}\n");
+    let mut bytes = Vec::new();
+    match stream.read_to_end(&mut bytes) {
+        Ok(_) => say(format_args!("closed {}", bytes.len())),
+        Err(error) => say(format_args!("{:?}", error.kind())),
+    }
+}
+
+/// Connects in a tight loop until the next step; says how often it got in, was denied, and found nobody.
+fn connect_on_and_on() {
+    let path = PathBuf::from(env::var_os("NAMES_SOCKET").unwrap());
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let counts = std::thread::scope(|scope| {
+        let connecting = scope.spawn(|| {
+            let mut counts = [0; 3];
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                let at = match UnixStream::connect(&path) {
+                    // Once is enough; a full backlog would hold us for ever.
+                    Ok(_) => return [1, counts[1], counts[2]],
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => 1,
+                    Err(_) => 2,
+                };
+                counts[at] += 1_usize;
+            }
+            counts
+        });
+        wait();
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        connecting.join().unwrap()
+    });
+    say(counts.map(|count| count.to_string()).join(" "));
+}
+
+/// Becomes user `uid` who may still read and search everything, and nothing else: what is left to keep him from a socket
+/// is its mode.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "there is no safe way to keep one right of root's")]
+fn become_searcher(uid: u32) {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Rights {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    const VERSION_3: u32 = 0x2008_0522;
+    /// `CAP_DAC_READ_SEARCH`.
+    const READ_SEARCH: u32 = 1 << 2;
+    let header = Header { version: VERSION_3, pid: 0 };
+    let kept = Rights { effective: READ_SEARCH, permitted: READ_SEARCH, inheritable: 0 };
+    let rights = [kept, Rights::default()];
+    nix::sys::prctl::set_keepcaps(true).unwrap();
+    setuid(Uid::from_raw(uid)).unwrap();
+    // SAFETY: both structures are those of version 3 of this call, and outlive it.
+    let set = unsafe { nix::libc::syscall(nix::libc::SYS_capset, &raw const header, rights.as_ptr()) };
+    assert_eq!(set, 0, "{}", io::Error::last_os_error());
+}
+
+#[cfg(not(target_os = "linux"))]
+fn become_searcher(_: u32) {}
 
 /// Sends to a peer that is gone, with `SIGPIPE` as deadly as it is in a host that is not a Rust program.
 #[allow(unsafe_code, reason = "there is no safe way to change what a signal does")]

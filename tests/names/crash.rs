@@ -15,6 +15,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use udsmsg::os::address::Address;
 use udsmsg::os::capability::CapabilityDir;
+use udsmsg::peers::{Fate, Remains};
 
 use crate::child::{Part, STEP_SIGNALS};
 use crate::util::{Place, leave_stale, rounds};
@@ -25,6 +26,16 @@ enum Stage {
     /// A start in place of a dead server.
     Restart,
     Stop,
+    /// A start at a default location.
+    DrawnStart,
+    /// A stop of one.
+    DrawnStop,
+}
+
+impl Stage {
+    fn is_drawn(self) -> bool {
+        matches!(self, Self::DrawnStart | Self::DrawnStop)
+    }
 }
 
 /// A place with foreign files beside the names that are used.
@@ -51,12 +62,17 @@ impl Scene {
     /// Kills a child at stop number `at` of `stage`; false if the stage has fewer.
     fn crash(&self, stage: Stage, at: usize) -> bool {
         let capabilities = self.place.capabilities();
-        let mut part = Part::start(&[
-            ("NAMES_SOCKET", self.path.as_os_str()),
+        let tmp = self.place.path("tmp");
+        let mut variables = vec![
             ("NAMES_CONFIG", capabilities.path().as_os_str()),
             ("NAMES_TRACED", "1".as_ref()),
             ("NAMES_UMASK", "0".as_ref()),
-        ]);
+            ("TMPDIR", tmp.as_os_str()),
+        ];
+        if !stage.is_drawn() {
+            variables.push(("NAMES_SOCKET", self.path.as_os_str()));
+        }
+        let mut part = Part::start(&variables);
         let pid = test_thread(part.pid());
         let [begin, end] = STEP_SIGNALS;
         ptrace::attach(pid).unwrap();
@@ -66,7 +82,7 @@ impl Scene {
         ptrace::cont(pid, None).unwrap();
         part.go_on();
         expect_signal(pid, begin);
-        if stage == Stage::Stop {
+        if matches!(stage, Stage::Stop | Stage::DrawnStop) {
             ptrace::cont(pid, None).unwrap();
             expect_signal(pid, end);
             ptrace::cont(pid, None).unwrap();
@@ -83,6 +99,23 @@ impl Scene {
             }
         }
         true
+    }
+
+    /// A sweep leaves nothing of the dead, and all that is foreign; says how many half-made files it removed.
+    fn check_sweep(&self, what: &str) -> usize {
+        let report = crate::peers::peers(&self.place).sweep(false).unwrap();
+        assert!(report.swept.iter().all(|swept| swept.fate == Fate::Removed), "{what}: {report:#?}");
+        let mut left = self.place.everything();
+        left.retain(|name| name != "tmp" && name != "tmp/claude-code-socks");
+        let expected = [
+            "config",
+            "config/messaging-capabilities",
+            "config/messaging-capabilities/foreign.json",
+            "d",
+            "d/foreign",
+        ];
+        assert_eq!(left.into_iter().collect::<Vec<_>>(), expected, "{what}");
+        report.swept.iter().filter(|swept| swept.remains == Remains::Temporary).count()
     }
 
     /// The next start succeeds, and after its stop nothing of ours is left but what a crash may leave.
@@ -145,16 +178,31 @@ fn expect_signal(pid: Pid, signal: Signal) {
 fn check(stage: Stage) {
     // Every system call is a stop on the way in and one on the way out. Short runs take some of them.
     let stride = 8_usize.div_ceil(rounds(1));
-    let mut at = 0;
+    let can_sweep = crate::peers::can_prove();
+    let (mut at, mut crashes, mut temporary) = (0, 0, 0);
     loop {
         let scene = Scene::new(stage);
         if !scene.crash(stage, at) {
             break;
         }
-        scene.check_next_start(&format!("{stage:?} at stop {at}"));
+        let what = format!("{stage:?} at stop {at}");
+        if !stage.is_drawn() {
+            scene.check_next_start(&what);
+        }
+        if can_sweep {
+            temporary += scene.check_sweep(&what);
+        }
+        crashes += 1;
         at += stride;
     }
     assert!(at > 20, "{stage:?} ended after {at} stops");
+    // Some crash fell between the making of the file and its renaming.
+    let must_be_seen = can_sweep && stride == 1 && matches!(stage, Stage::Start | Stage::DrawnStart);
+    assert!(temporary > 0 || !must_be_seen);
+    eprintln!(
+        "{stage:?}: {crashes} of {at} stops at system calls tried with SIGKILL, {temporary} half-made files swept, \
+         nothing left"
+    );
 }
 
 #[test]
@@ -170,4 +218,14 @@ fn a_crash_at_any_system_call_of_a_restart_is_mended_by_the_next() {
 #[test]
 fn a_crash_at_any_system_call_of_a_stop_is_mended_by_the_next_start() {
     check(Stage::Stop);
+}
+
+#[test]
+fn a_crash_at_any_system_call_of_a_start_at_a_default_location_leaves_no_litter_after_a_sweep() {
+    check(Stage::DrawnStart);
+}
+
+#[test]
+fn a_crash_at_any_system_call_of_a_stop_at_a_default_location_leaves_no_litter_after_a_sweep() {
+    check(Stage::DrawnStop);
 }

@@ -22,14 +22,18 @@
 )]
 
 mod address;
+mod adopt;
 mod capability;
 mod child;
 mod claim;
 mod crash;
 mod directory;
+mod doors;
 mod location;
 mod namespace;
+mod peers;
 mod process;
 mod race;
 mod random;
+mod sweep;
 mod util;

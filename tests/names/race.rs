@@ -50,7 +50,8 @@ fn of_many_processes_on_one_stale_path_one_wins() {
     let place = Place::new();
     let path = place.make_dir("d", 0o700).join("s.sock");
     let capabilities = place.capabilities();
-    for _ in 0..rounds(3) {
+    let rounds = rounds(20);
+    for _ in 0..rounds {
         leave_stale(&path);
         let variables =
             [("NAMES_SOCKET", path.as_os_str()), ("NAMES_CONFIG", capabilities.path().as_os_str())];
@@ -66,6 +67,9 @@ fn of_many_processes_on_one_stale_path_one_wins() {
         std::os::unix::net::UnixStream::connect(&path).unwrap();
         assert_eq!(winner.step(), "released true false");
     }
+    eprintln!(
+        "{rounds} rounds of 8 processes on one stale path: 1 owner that can be reached, 7 typed refusals"
+    );
 }
 
 #[test]
@@ -110,4 +114,33 @@ fn fifty_servers_in_one_place_start_together() {
         std::os::unix::net::UnixStream::connect(claim.address().path()).unwrap();
         place.capabilities().read(claim.address()).unwrap();
     }
+}
+
+#[test]
+fn a_directory_that_others_keep_removing_does_not_keep_a_start_from_succeeding() {
+    let place = Place::new();
+    let dir = place.path("d");
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let rounds = rounds(200);
+    thread::scope(|scope| {
+        let removing = scope.spawn(|| {
+            let mut removed = 0;
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                // As a stop or a sweep does it: under the lock, and not without a pause.
+                if let Ok(locked) = std::fs::File::open(&dir)
+                    && locked.lock().is_ok()
+                {
+                    removed += usize::from(std::fs::remove_dir(&dir).is_ok());
+                }
+                thread::sleep(std::time::Duration::from_micros(50));
+            }
+            removed
+        });
+        let failed: Vec<_> = (0..rounds).filter_map(|_| place.bind(&dir.join("s.sock")).err()).collect();
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(failed.is_empty(), "{failed:?}");
+        let removed = removing.join().unwrap();
+        assert!(removed > 0);
+        eprintln!("{rounds} starts while the directory was removed {removed} times: all succeeded");
+    });
 }

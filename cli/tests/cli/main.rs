@@ -8,6 +8,7 @@
 )]
 
 mod interop;
+mod peers;
 mod send;
 mod serve;
 mod util;

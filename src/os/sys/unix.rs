@@ -191,6 +191,52 @@ pub(crate) fn open_at(dir: &impl AsFd, name: &str, flags: OFlag, mode: Mode) -> 
     Ok(File::from(nix::fcntl::openat(dir.as_fd(), name, flags, mode)?))
 }
 
+/// The names in `dir` that are UTF-8, and whether these are all: `max` are looked at.
+pub(crate) fn names_in(dir: &impl AsFd, max: usize) -> io::Result<(Vec<String>, bool)> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut dir = nix::dir::Dir::openat(dir.as_fd(), ".", flags, Mode::empty())?;
+    let mut names = Vec::new();
+    // Two are `.` and `..`.
+    for (seen, entry) in dir.iter().enumerate() {
+        if seen >= max.saturating_add(2) {
+            return Ok((names, false));
+        }
+        match entry?.file_name().to_str() {
+            Ok("." | "..") | Err(_) => {}
+            Ok(name) => names.push(name.to_owned()),
+        }
+    }
+    Ok((names, true))
+}
+
+/// Whether the files of `dir` are provably this machine's alone: no other one can have put them there.
+pub(crate) fn is_local(dir: &impl AsFd) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        use nix::sys::statfs;
+        let local = [
+            statfs::TMPFS_MAGIC,
+            statfs::EXT4_SUPER_MAGIC,
+            statfs::XFS_SUPER_MAGIC,
+            statfs::BTRFS_SUPER_MAGIC,
+            statfs::OVERLAYFS_SUPER_MAGIC,
+            statfs::F2FS_SUPER_MAGIC,
+        ];
+        statfs::fstatfs(dir.as_fd()).is_ok_and(|found| local.contains(&found.filesystem_type()))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = dir;
+        false
+    }
+}
+
+/// Whether we could make a file in the directory `path`.
+pub(crate) fn is_writable(path: &Path) -> bool {
+    use nix::unistd::{AccessFlags, faccessat};
+    faccessat(AT_FDCWD, path, AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS).is_ok()
+}
+
 /// A descriptor that keeps the inode of `name` in `dir` from being freed, and so from being given to another
 /// file. `None` where the platform has no such thing for sockets.
 pub(crate) fn pin(dir: &impl AsFd, name: &str) -> io::Result<Option<File>> {

@@ -1,0 +1,291 @@
+//! `udsmsg doctor`: what would keep a server from starting or its peers from finding it, and what to do. Makes nothing.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use nix::sys::resource::{Resource, getrlimit};
+use serde_json::json;
+use udsmsg::os::capability::CapabilityDir;
+use udsmsg::os::location::{Location, SkippedLocation};
+use udsmsg::os::process::{ProcessIdentity, ProcessState};
+use udsmsg::os::random::Random;
+use udsmsg::peers::{Fate, Remains};
+use udsmsg::{Address, Client, Environment, Error, ErrorKind, Limits, Namespace, PeerState, Peers};
+
+use crate::output::{Escaped, Style};
+use crate::peers::print;
+
+/// Descriptors that a server needs beside those of its clients, with room for a few of its host's.
+const DESCRIPTORS_BESIDE: u64 = 32;
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Status {
+    Ok,
+    /// Worth knowing; nothing has to be done.
+    Note,
+    Fault,
+}
+
+impl Status {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Note => "note",
+            Self::Fault => "fault",
+        }
+    }
+}
+
+/// One thing that was looked at.
+struct Check {
+    name: &'static str,
+    status: Status,
+    detail: String,
+    /// What to do about a fault.
+    remedy: Option<String>,
+}
+
+/// Everything that was looked at.
+#[derive(Default)]
+struct Checks(Vec<Check>);
+
+impl Checks {
+    fn ok(&mut self, name: &'static str, detail: impl Into<String>) {
+        self.0.push(Check { name, status: Status::Ok, detail: detail.into(), remedy: None });
+    }
+
+    fn note(&mut self, name: &'static str, detail: impl Into<String>) {
+        self.0.push(Check { name, status: Status::Note, detail: detail.into(), remedy: None });
+    }
+
+    fn fault(&mut self, name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) {
+        let remedy = Some(remedy.into());
+        self.0.push(Check { name, status: Status::Fault, detail: detail.into(), remedy });
+    }
+
+    /// A fault that the library has words for: its sentence says what to do where there is one thing to do.
+    fn error(&mut self, name: &'static str, kind: ErrorKind, sentence: &str, otherwise: &str) {
+        match sentence.split_once("; to mend it: ") {
+            Some((detail, remedy)) => self.fault(name, detail, remedy),
+            None if kind == ErrorKind::PathTooLong => {
+                self.fault(
+                    name,
+                    sentence,
+                    format!("choose a shorter directory, or live with this: {otherwise}"),
+                );
+            }
+            None => self.fault(name, sentence, otherwise),
+        }
+    }
+}
+
+/// Looks at everything; exit status 1 if something is wrong.
+pub(crate) fn doctor(
+    namespace: &Namespace,
+    environment: &Environment,
+    style: Style,
+) -> Result<ExitCode, Error> {
+    let mut checks = Checks::default();
+    config_home(&mut checks, namespace, environment);
+    capability_dir(&mut checks, namespace, environment);
+    default_location(&mut checks, namespace, environment)?;
+    descriptors(&mut checks);
+    identity(&mut checks);
+    inherited_socket(&mut checks, namespace, environment);
+    files(&mut checks, namespace, environment);
+    let faults = checks.0.iter().filter(|check| check.status == Status::Fault).count();
+    let mut lines = String::new();
+    for check in &checks.0 {
+        lines.push_str(&match style {
+            Style::Json => format!("{}\n", json_of(check)),
+            Style::Text => text_of(check),
+        });
+    }
+    lines.push_str(&match (style, faults) {
+        (Style::Json, _) => format!("{}\n", json!({"event": "doctor", "faults": faults})),
+        (Style::Text, 0) => String::from("all is well\n"),
+        (Style::Text, 1) => String::from("1 fault\n"),
+        (Style::Text, faults) => format!("{faults} faults\n"),
+    });
+    let printed = print(&lines)?;
+    Ok(if faults == 0 { printed } else { ExitCode::FAILURE })
+}
+
+fn json_of(check: &Check) -> serde_json::Value {
+    json!({
+        "event": "check",
+        "check": check.name.replace(' ', "_"),
+        "status": check.status.code(),
+        "detail": check.detail,
+        "remedy": check.remedy,
+    })
+}
+
+fn text_of(check: &Check) -> String {
+    let mut text = format!("{:<5}  {:<16}  {}\n", check.status.code(), check.name, Escaped(&check.detail));
+    if let Some(remedy) = &check.remedy {
+        text.push_str(&format!("{:>25}-> {}\n", "", Escaped(remedy)));
+    }
+    text
+}
+
+/// Which directory it is, and whether it stays the same one.
+fn config_home(checks: &mut Checks, namespace: &Namespace, environment: &Environment) {
+    const NAME: &str = "config home";
+    let home = match namespace.config_home(environment) {
+        Ok(home) => home,
+        Err(error) => return checks.fault(NAME, error.to_string(), "set $HOME"),
+    };
+    let variable = namespace.config_variable();
+    let origin = match environment.get(&variable) {
+        Some(_) => format!("from ${variable}"),
+        None => format!("${variable} is not set"),
+    };
+    if home.is_relative() {
+        let detail = format!("{home:?} ({origin}) is relative: each program would look in another place");
+        return checks.fault(NAME, detail, format!("set ${variable} to an absolute path"));
+    }
+    checks.ok(NAME, format!("{home:?} ({origin})"));
+}
+
+/// Where the right to talk is published.
+fn capability_dir(checks: &mut Checks, namespace: &Namespace, environment: &Environment) {
+    const NAME: &str = "capabilities";
+    let Ok(dir) = CapabilityDir::of(namespace, environment) else { return };
+    match dir.check() {
+        Ok(true) => checks.ok(NAME, format!("{:?} is private", dir.path())),
+        Ok(false) => {
+            checks.ok(NAME, format!("{:?} does not exist yet; the first server makes it", dir.path()))
+        }
+        Err(error) => {
+            let otherwise = format!("set ${} to a directory of your own", namespace.config_variable());
+            checks.error(NAME, error.kind(), &error.to_string(), &otherwise);
+        }
+    }
+}
+
+/// Where a server would listen that is told nothing, and which better places it could not use.
+fn default_location(
+    checks: &mut Checks,
+    namespace: &Namespace,
+    environment: &Environment,
+) -> Result<(), Error> {
+    const NAME: &str = "default socket";
+    let skipped_one = |checks: &mut Checks, skipped: &SkippedLocation| {
+        let otherwise = "set $TMPDIR or $XDG_RUNTIME_DIR to a directory that only root and you can change";
+        let sentence = format!("{:?} cannot be used: {}", skipped.directory, skipped.reason);
+        checks.error(NAME, skipped.kind, &sentence, otherwise);
+    };
+    match Location::preview(namespace, environment, &mut Random::from_os()?) {
+        Ok(location) => {
+            location.skipped().iter().for_each(|skipped| skipped_one(checks, skipped));
+            let path = location.address().path();
+            checks.ok(NAME, format!("{path:?}, {} of at most {} bytes", path.len(), Address::BYTES_MAX));
+        }
+        Err(error) => {
+            let remedy = "give a socket path, or a $TMPDIR that only root and you can change";
+            checks.fault(NAME, error.to_string(), remedy);
+        }
+    }
+    Ok(())
+}
+
+/// Whether as many clients as are allowed can be open, and as many again that are being closed.
+fn descriptors(checks: &mut Checks) {
+    const NAME: &str = "open files";
+    let clients_max = Limits::default().clients_max;
+    let needed = 2 * u64::try_from(clients_max).unwrap_or(u64::MAX / 4) + DESCRIPTORS_BESIDE;
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, _)) if soft < needed => checks.fault(
+            NAME,
+            format!("{soft} descriptors are allowed, and {clients_max} clients can need {needed}"),
+            format!("ulimit -n {needed}, or serve fewer clients (--max-clients)"),
+        ),
+        Ok((soft, _)) => checks.ok(NAME, format!("{soft} descriptors are allowed, {needed} can be needed")),
+        Err(errno) => checks.note(NAME, format!("the system does not say how many are allowed: {errno}")),
+    }
+}
+
+/// Whether a crash of a server of ours could be proven later.
+fn identity(checks: &mut Checks) {
+    const NAME: &str = "identity";
+    match ProcessIdentity::current().judged() {
+        (ProcessState::Live, _) => {
+            checks.ok(NAME, "a server of ours that crashes can be told from a live one")
+        }
+        (_, why) => checks.note(NAME, format!("what a crash leaves cannot be swept: {why}")),
+    }
+}
+
+/// The socket of whoever started us, if that is a server.
+fn inherited_socket(checks: &mut Checks, namespace: &Namespace, environment: &Environment) {
+    const NAME: &str = "parent socket";
+    let variable = namespace.socket_variable();
+    let Some(path) = environment.get(&variable) else { return };
+    let pinged = Address::from_path(Path::new(&path))
+        .and_then(|address| Ok(Client::in_namespace(namespace, environment)?.ping(&address)));
+    match pinged {
+        Ok(outcome) if outcome.is_accepted() => {
+            checks.ok(NAME, format!("{path:?} (from ${variable}) answers"))
+        }
+        Ok(outcome) => {
+            let detail = format!("{path:?} (from ${variable}) does not answer: {outcome}");
+            checks.fault(NAME, detail, format!("unset {variable}, or start that server again"));
+        }
+        Err(error) => {
+            let detail = format!("${variable} names no server: {error}");
+            checks.fault(NAME, detail, format!("unset {variable}"));
+        }
+    }
+}
+
+/// What is published, and what the dead left behind.
+fn files(checks: &mut Checks, namespace: &Namespace, environment: &Environment) {
+    const NAME: &str = "stale files";
+    let looked =
+        Peers::in_namespace(namespace, environment).and_then(|peers| Ok((peers.list()?, peers.sweep(true)?)));
+    // Why that is impossible has been said above.
+    let Ok((list, report)) = looked else { return };
+    let before = checks.0.len();
+    for peer in &list.peers {
+        let file = &peer.file_name;
+        let runs = peer.process.as_ref().is_some_and(|process| process.state() == ProcessState::Live);
+        match peer.state {
+            PeerState::Live | PeerState::Dead => {}
+            PeerState::Unusable => {
+                let remedy = format!("if you do not know it, remove it; else start its server again: {file}");
+                checks.fault("peer", peer.reason.clone(), remedy);
+            }
+            PeerState::Unknown if runs => {
+                let remedy = peer
+                    .pid()
+                    .map_or_else(String::new, |pid| format!("look at process {pid}, start it again"));
+                let address = peer.address.as_ref().map(ToString::to_string).unwrap_or_default();
+                checks.fault("peer", format!("{address}: {}", peer.reason), remedy);
+            }
+            PeerState::Unknown => checks.note("peer", format!("{file}: {}", peer.reason)),
+        }
+    }
+    for swept in &report.swept {
+        let path = swept.path.to_string_lossy();
+        match swept.fate {
+            Fate::WouldBeRemoved => {
+                let detail = format!("{} {path:?}: {}", swept.remains.code(), swept.reason);
+                checks.fault(NAME, detail, "udsmsg sweep");
+            }
+            // What is published has been judged above.
+            Fate::Kept if swept.remains != Remains::Capability => {
+                checks.note(NAME, format!("{} {path:?} is kept: {}", swept.remains.code(), swept.reason));
+            }
+            _ => {}
+        }
+    }
+    if !list.is_complete || !report.is_complete {
+        checks.fault(NAME, "there are more files than are read", "remove what you do not know");
+    }
+    if checks.0.len() == before {
+        let live = list.peers.iter().filter(|peer| peer.state == PeerState::Live).count();
+        checks.ok(NAME, format!("none; {live} live peers"));
+    }
+}

@@ -1,0 +1,127 @@
+//! `udsmsg peers` and `udsmsg sweep`: who is there, and taking away what the dead left.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::json;
+use udsmsg::peers::{Fate, Peer, Swept};
+use udsmsg::{Environment, Error, Namespace, Peers};
+
+use crate::SweepArgs;
+use crate::output::{Escaped, Style, complain};
+
+/// Lists everyone with a capability file.
+pub(crate) fn peers(
+    namespace: &Namespace,
+    environment: &Environment,
+    style: Style,
+) -> Result<ExitCode, Error> {
+    let list = Peers::in_namespace(namespace, environment)?.list()?;
+    if !list.is_complete {
+        complain(&"there are more capability files than are read; some peers are not listed");
+    }
+    let mut lines = String::new();
+    match style {
+        Style::Json => list.peers.iter().for_each(|peer| lines.push_str(&format!("{}\n", json_of(peer)))),
+        Style::Text if list.peers.is_empty() => lines.push_str("nobody is there\n"),
+        Style::Text => {
+            lines.push_str(&format!("{:<9} {:>8} {:>6}  {}\n", "STATE", "PID", "AGE", "ADDRESS"));
+            list.peers.iter().for_each(|peer| lines.push_str(&row_of(peer)));
+        }
+    }
+    print(&lines)
+}
+
+fn json_of(peer: &Peer) -> serde_json::Value {
+    json!({
+        "event": "peer",
+        "state": peer.state.code(),
+        "reason": peer.reason,
+        "socket": peer.address.as_ref().map(udsmsg::Address::path),
+        "address": peer.address.as_ref().map(ToString::to_string),
+        "pid": peer.pid(),
+        "publishedAt": peer.published_at.map(udsmsg::Wall::as_millis),
+        "ageSeconds": peer.age.map(|age| age.as_secs()),
+        "file": peer.file_name,
+    })
+}
+
+/// One row; where there is something to explain, the reason stands below it.
+fn row_of(peer: &Peer) -> String {
+    let pid = peer.pid().map_or_else(|| String::from("-"), |pid| pid.to_string());
+    let age = peer.age.map_or_else(|| String::from("-"), short);
+    let address = match &peer.address {
+        Some(address) => address.to_string(),
+        None => peer.file_name.clone(),
+    };
+    let mut row = format!("{:<9} {pid:>8} {age:>6}  {}\n", peer.state.code(), Escaped(&address));
+    if peer.state != udsmsg::PeerState::Live {
+        row.push_str(&format!("{:>27}{}\n", "", Escaped(&peer.reason)));
+    }
+    row
+}
+
+/// A span in one figure and one letter.
+fn short(span: Duration) -> String {
+    let seconds = span.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// Removes what is provably dead, or says what would be removed.
+pub(crate) fn sweep(
+    args: &SweepArgs,
+    namespace: &Namespace,
+    environment: &Environment,
+    style: Style,
+) -> Result<ExitCode, Error> {
+    let report = Peers::in_namespace(namespace, environment)?.sweep(args.dry_run)?;
+    if !report.is_complete {
+        complain(&"there are more files than are read; run it again to look at the rest");
+    }
+    let mut lines = String::new();
+    for swept in &report.swept {
+        lines.push_str(&match style {
+            Style::Json => format!("{}\n", json_of_swept(swept)),
+            Style::Text => text_of_swept(swept),
+        });
+    }
+    if style == Style::Text && report.swept.is_empty() {
+        lines.push_str("there is nothing to sweep\n");
+    }
+    let has_failed = report.swept.iter().any(|swept| swept.fate == Fate::Failed);
+    let printed = print(&lines)?;
+    Ok(if has_failed { ExitCode::FAILURE } else { printed })
+}
+
+fn json_of_swept(swept: &Swept) -> serde_json::Value {
+    json!({
+        "event": swept.fate.code(),
+        "what": swept.remains.code(),
+        "path": swept.path.to_string_lossy(),
+        "reason": swept.reason,
+    })
+}
+
+fn text_of_swept(swept: &Swept) -> String {
+    let fate = match swept.fate {
+        Fate::Removed => "removed",
+        Fate::WouldBeRemoved => "would remove",
+        Fate::Kept => "kept",
+        Fate::Failed => "failed",
+    };
+    let path = swept.path.to_string_lossy();
+    format!("{fate} {} {}: {}\n", swept.remains.code(), Escaped(&path), Escaped(&swept.reason))
+}
+
+/// Writes everything at once; whoever closed stdout does not want it.
+pub(crate) fn print(lines: &str) -> Result<ExitCode, Error> {
+    let mut stdout = io::stdout().lock();
+    let printed = stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush());
+    Ok(if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,317 @@
+//! `udsmsg peers`, `udsmsg sweep` and `udsmsg doctor`: what they print, what they change, how they end.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::util::{Home, Process, exists, private_dir};
+
+/// The lines of `udsmsg` with `args`, and how it ended.
+fn lines(home: &Home, args: &[&str], code: i32) -> Vec<Value> {
+    let ended = home.run(args);
+    ended.assert_code(code);
+    ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A server of the tool, killed.
+fn crashed(home: &Home) -> String {
+    let serve = home.serve(&[]);
+    let socket = serve.socket.clone();
+    serve.signal(Signal::SIGKILL);
+    while serve.is_running() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    socket
+}
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Whether this machine says enough about itself for anything to be proven.
+fn can_prove(home: &Home) -> bool {
+    lines(home, &["doctor"], 0).iter().any(|it| it["check"] == "identity" && it["status"] == "ok")
+}
+
+#[test]
+fn live_and_dead_are_listed_and_only_the_dead_are_swept() {
+    let home = Home::new();
+    if !can_prove(&home) {
+        return;
+    }
+    assert!(lines(&home, &["peers"], 0).is_empty());
+    let live = home.serve(&[]);
+    let dead = crashed(&home);
+    let found = lines(&home, &["peers"], 0);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!((&found[0]["state"], &found[0]["socket"]), (&json!("live"), &json!(live.socket)));
+    assert_eq!(
+        (&found[0]["pid"], &found[0]["address"]),
+        (&json!(live.pid()), &json!(format!("uds:{}", live.socket)))
+    );
+    assert_eq!((&found[1]["state"], &found[1]["socket"]), (&json!("dead"), &json!(dead)));
+    assert!(found[1]["reason"].as_str().unwrap().contains("process"));
+    assert!(found[0]["ageSeconds"].as_u64().unwrap() < 60);
+    let text = serde_json::to_string(&found).unwrap();
+    assert!(!text.contains(&home.token(&live.socket)) && !text.contains(&home.token(&dead)));
+
+    let before = home.snapshot();
+    let foretold = lines(&home, &["sweep", "--dry-run"], 0);
+    assert_eq!(home.snapshot(), before);
+    let swept = lines(&home, &["sweep"], 0);
+    let of = |lines: &[Value], event: &str| -> Vec<Value> {
+        lines.iter().filter(|line| line["event"] == event).map(|line| line["path"].clone()).collect()
+    };
+    let file = home.capability_file(&dead);
+    let own = Path::new(&dead).parent().unwrap();
+    assert_eq!(of(&swept, "removed"), [json!(dead), json!(file), json!(own)]);
+    assert_eq!(of(&foretold, "would_be_removed"), of(&swept, "removed"));
+    assert_eq!(of(&swept, "kept"), [json!(home.capability_file(&live.socket))]);
+    assert!(!exists(&dead) && !exists(&file) && !exists(own));
+    home.run(&["ping", &live.socket]).assert_code(0);
+    assert_eq!(lines(&home, &["peers"], 0).len(), 1);
+    live.stop(Signal::SIGTERM).assert_clean(0);
+    assert!(lines(&home, &["sweep"], 0).is_empty());
+}
+
+#[test]
+fn fifty_servers_started_in_the_same_second_are_all_reachable() {
+    let home = Home::new();
+    let begun = std::time::Instant::now();
+    let starting: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..50).map(|_| scope.spawn(|| home.serve(&["--quiet"]))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let took = begun.elapsed();
+    let found = lines(&home, &["peers"], 0);
+    assert_eq!(found.len(), 50);
+    for peer in &found {
+        assert_eq!(peer["state"], "live", "{peer}");
+    }
+    eprintln!("50 servers, all started within {took:?}, all live");
+    drop(starting);
+}
+
+#[test]
+fn people_get_a_table_and_no_strangers_escapes() {
+    let home = Home::new();
+    let evil = format!("{}/\u{1b}[2J\u{202e}x", home.path().display());
+    home.publish(&evil);
+    let mut command = home.command("script");
+    let tool = env!("CARGO_BIN_EXE_udsmsg");
+    command.args(["-qec", &format!("{tool} peers; {tool} sweep; {tool} doctor"), "/dev/null"]);
+    if std::process::Command::new("script").arg("--version").output().is_err() {
+        eprintln!("there is no script(1): no terminal to look at");
+        return;
+    }
+    let shown = Process::spawn(command).end().stdout;
+    assert!(
+        shown.contains("STATE") && shown.contains("unknown") && shown.contains("kept capability"),
+        "{shown}"
+    );
+    assert!(!shown.contains('\u{1b}') && !shown.contains('\u{202e}'), "{shown:?}");
+}
+
+/// Faults, each made in a home of its own: what is broken, and what doctor must say about it and advise.
+#[test]
+fn doctor_names_each_fault_and_what_to_do() {
+    type Break = fn(&Home) -> Vec<(&'static str, String)>;
+    let capabilities = |home: &Home| home.capability_dir().display().to_string();
+    let _ = capabilities;
+    let table: [(&str, Break, &str, &str, &str); 17] = [
+        (
+            "capability directory open",
+            |home| {
+                private_dir(&home.capability_dir());
+                chmod(&home.capability_dir(), 0o755);
+                vec![]
+            },
+            "capabilities",
+            "0755",
+            "chmod 700",
+        ),
+        (
+            "capability directory a link",
+            |home| {
+                private_dir(&home.config());
+                symlink(home.tmp(), home.capability_dir()).unwrap();
+                vec![]
+            },
+            "capabilities",
+            "symbolic link",
+            "name the directory",
+        ),
+        (
+            "capability directory a file",
+            |home| {
+                private_dir(&home.config());
+                fs::write(home.capability_dir(), "").unwrap();
+                vec![]
+            },
+            "capabilities",
+            "a regular file",
+            "another directory",
+        ),
+        (
+            "config home can be changed by others",
+            |home| {
+                private_dir(&home.config());
+                chmod(&home.config(), 0o777);
+                vec![]
+            },
+            "capabilities",
+            "can be changed by others",
+            "chmod go-w",
+        ),
+        (
+            "config home relative",
+            |_| vec![("CLAUDE_CONFIG_DIR", "rel".into())],
+            "config_home",
+            "relative",
+            "absolute path",
+        ),
+        (
+            "shared directory open",
+            |home| {
+                private_dir(&home.tmp().join("claude-code-socks"));
+                chmod(&home.tmp().join("claude-code-socks"), 0o755);
+                vec![]
+            },
+            "default_socket",
+            "0755",
+            "chmod 700",
+        ),
+        (
+            "shared directory a link",
+            |home| {
+                symlink("/nowhere", home.tmp().join("claude-code-socks")).unwrap();
+                vec![]
+            },
+            "default_socket",
+            "symbolic link",
+            "name the directory",
+        ),
+        (
+            "shared directory keeps its owner out",
+            |home| {
+                private_dir(&home.tmp().join("claude-code-socks"));
+                chmod(&home.tmp().join("claude-code-socks"), 0o500);
+                vec![]
+            },
+            "default_socket",
+            "0500",
+            "chmod 700",
+        ),
+        (
+            "TMPDIR too long",
+            |home| vec![("TMPDIR", format!("{}/{}", home.path().display(), "x".repeat(70)))],
+            "default_socket",
+            "at most 107 fit",
+            "shorter directory",
+        ),
+        ("TMPDIR relative", |_| vec![("TMPDIR", "tmp".into())], "default_socket", "absolute path", "$TMPDIR"),
+        (
+            "TMPDIR open without sticky",
+            |home| {
+                chmod(&home.tmp(), 0o777);
+                vec![]
+            },
+            "default_socket",
+            "can be changed by others",
+            "chmod go-w",
+        ),
+        (
+            "an unusable capability",
+            |home| {
+                home.write_capability("/x", "{", 0o600);
+                vec![]
+            },
+            "peer",
+            "no JSON object",
+            "remove it",
+        ),
+        (
+            "a capability open to others",
+            |home| {
+                home.publish("/x");
+                chmod(&home.capability_file("/x"), 0o644);
+                vec![]
+            },
+            "peer",
+            "0644",
+            "remove it",
+        ),
+        (
+            "a stale socket",
+            |home| {
+                let own = home.private(&format!("t/claude-code-socks/{}-{}", i32::MAX, "0".repeat(32)));
+                drop(UnixListener::bind(own.join("messaging.sock")).unwrap());
+                vec![]
+            },
+            "stale_files",
+            "no such process",
+            "udsmsg sweep",
+        ),
+        (
+            "a dead parent's socket",
+            |_| vec![("CLAUDE_CODE_MESSAGING_SOCKET", "/nowhere/s".into())],
+            "parent_socket",
+            "does not answer",
+            "unset CLAUDE_CODE_MESSAGING_SOCKET",
+        ),
+        (
+            "a parent's socket with a token",
+            |_| vec![("CLAUDE_CODE_MESSAGING_SOCKET", "/x#token=secret".into())],
+            "parent_socket",
+            "inline auth token",
+            "unset CLAUDE_CODE_MESSAGING_SOCKET",
+        ),
+        ("few descriptors", |_| vec![("LIMIT", "200".into())], "open_files", "200 descriptors", "ulimit -n"),
+    ];
+    let faults = table.len();
+    for (name, break_it, check, words, advice) in table {
+        let home = Home::new();
+        let variables = break_it(&home);
+        let before = home.snapshot();
+        let tool = env!("CARGO_BIN_EXE_udsmsg");
+        let mut command = home.command("sh");
+        command.args(["-c", "${LIMIT:+ulimit -n $LIMIT}\nexec \"$0\" doctor", tool]);
+        command.envs(variables);
+        let ended = Process::spawn(command).end();
+        ended.assert_code(1);
+        assert_eq!(home.snapshot(), before, "{name}: something was made");
+        let found: Vec<Value> =
+            ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let faults: Vec<_> = found.iter().filter(|it| it["status"] == "fault").collect();
+        let is_named = |it: &&&Value| {
+            it["check"] == check
+                && it["detail"].as_str().unwrap().contains(words)
+                && it["remedy"].as_str().unwrap().contains(advice)
+        };
+        assert!(faults.iter().any(|it| is_named(&it)), "{name}: {found:#?}");
+        assert_eq!(found.last().unwrap()["faults"], json!(faults.len()), "{name}");
+        assert!(!ended.stdout.contains("secret"));
+    }
+    eprintln!("doctor named {faults} of {faults} faults and made nothing");
+}
+
+#[test]
+fn doctor_is_content_where_all_is_well_and_makes_nothing() {
+    let home = Home::new();
+    let before = home.snapshot();
+    let found = lines(&home, &["doctor"], 0);
+    assert_eq!(home.snapshot(), before);
+    assert_eq!(found.last().unwrap(), &json!({"event": "doctor", "faults": 0}));
+    let serve = home.serve(&[]);
+    let with_server = lines(&home, &["doctor"], 0);
+    assert!(with_server.iter().any(|it| it["detail"].as_str().is_some_and(|it| it.contains("1 live"))));
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+    // Another namespace has other names.
+    let other = lines(&home, &["--namespace", "my-app", "doctor"], 0);
+    assert!(other.iter().any(|it| it["detail"].as_str().is_some_and(|it| it.contains("my-app-socks"))));
+}

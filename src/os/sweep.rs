@@ -1,0 +1,475 @@
+//! What dead servers left behind, taken away: only what is ours, and only what is provably dead.
+//!
+//! Three kinds of things are looked at: capability files with their sockets, files that were to become
+//! capability files, and directories of single servers that no capability file names. A process is dead if
+//! [`ProcessIdentity::judged`] says so; whatever may belong to another machine, another container or a live
+//! process is kept. Each thing is looked at again right before it goes, under the lock on its directory that
+//! starts and stops take, so that a start at the same moment finds all or nothing.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::UnixAddr;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::capability::{
+    CapabilityDir, FoundCapability, OpenCapabilityDir, is_capability_name, temporary_of,
+};
+use super::claim::{ATTEMPTS_MAX, Lock, Probe, SECOND_LOOK, probe, split};
+use super::clock::Clock;
+use super::location::{SOCKET_NAME, drawn_pid, drawn_pid_of_path, shared_directories};
+use super::namespace::{Environment, Namespace};
+use super::private_dir::{PrivateDir, Purpose};
+use super::process::{self, ProcessIdentity, ProcessState};
+use super::random::Random;
+use super::sys::{self, FileKind};
+use crate::proto::error::Error;
+
+/// Names in one directory that are looked at.
+pub(crate) const NAMES_MAX: usize = 16_384;
+
+/// What kind of thing was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Remains {
+    /// A capability file.
+    Capability,
+    /// A file that was to become one.
+    Temporary,
+    /// A socket.
+    Socket,
+    /// The directory of one server.
+    Directory,
+}
+
+impl Remains {
+    /// A stable, machine-readable word for this kind.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Capability => "capability",
+            Self::Temporary => "temporary",
+            Self::Socket => "socket",
+            Self::Directory => "directory",
+        }
+    }
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fate {
+    /// It is gone.
+    Removed,
+    /// It would have been removed: this was a dry run.
+    WouldBeRemoved,
+    /// It stays: it is in use, or that cannot be excluded, or it is not ours.
+    Kept,
+    /// It was to be removed, and the system refused.
+    Failed,
+}
+
+impl Fate {
+    /// A stable, machine-readable word for this fate.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Removed => "removed",
+            Self::WouldBeRemoved => "would_be_removed",
+            Self::Kept => "kept",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One thing that a sweep looked at.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Swept {
+    /// What it is.
+    pub remains: Remains,
+    /// Where it is. Text of strangers may be in it: escape it before it is shown.
+    pub path: PathBuf,
+    /// What became of it.
+    pub fate: Fate,
+    /// Why.
+    pub reason: String,
+}
+
+/// One sweep.
+pub(crate) struct Sweep<'a> {
+    /// The directory of the capability files, if it exists.
+    capabilities: Option<&'a OpenCapabilityDir>,
+    namespace: &'a Namespace,
+    is_dry: bool,
+    random: Random,
+    report: Vec<Swept>,
+}
+
+impl<'a> Sweep<'a> {
+    pub(crate) fn new(
+        capabilities: Option<&'a OpenCapabilityDir>,
+        namespace: &'a Namespace,
+        is_dry: bool,
+    ) -> Result<Self, Error> {
+        Ok(Self { capabilities, namespace, is_dry, random: Random::from_os()?, report: Vec::new() })
+    }
+
+    /// Looks at everything; says what became of it, and whether it was everything.
+    pub(crate) fn run(mut self, environment: &Environment) -> Result<(Vec<Swept>, bool), Error> {
+        let mut is_complete = true;
+        if let Some(files) = self.capabilities {
+            let (mut names, is_all) = files.names(NAMES_MAX)?;
+            is_complete &= is_all;
+            names.sort_unstable();
+            for name in &names {
+                if is_capability_name(name) {
+                    self.sweep_capability(files, name);
+                } else if let Some((pid, mark)) = temporary_of(name) {
+                    self.sweep_temporary(files, name, pid, mark);
+                }
+            }
+        }
+        for directory in shared_directories(self.namespace, environment) {
+            is_complete &= self.sweep_shared(Path::new(&directory));
+        }
+        is_complete &= self.sweep_tmp();
+        Ok((self.report, is_complete))
+    }
+
+    fn sweep_capability(&mut self, files: &OpenCapabilityDir, name: &str) {
+        let path = files.path().join(name);
+        let found = match files.read_named(name) {
+            Ok(found) => found,
+            Err(error) => return self.keep(Remains::Capability, path, &error.to_string()),
+        };
+        match judged(&found) {
+            (ProcessState::Dead, why) => self.sweep_dead(files, name, &found, why),
+            (_, why) => self.keep(Remains::Capability, path, why),
+        }
+    }
+
+    /// The capability `found` and what belongs to it; its process is dead, for the reason `why`.
+    fn sweep_dead(&mut self, files: &OpenCapabilityDir, name: &str, found: &FoundCapability, why: &str) {
+        let path = files.path().join(name);
+        let address = &found.capability.address;
+        if !Path::new(address.path()).is_absolute() {
+            let why = "its socket path is relative: it is not known what stands there";
+            return self.keep(Remains::Capability, path, why);
+        }
+        let (parent, socket) = match split(address) {
+            Ok(parts) => parts,
+            Err(error) => return self.keep(Remains::Capability, path, &error.to_string()),
+        };
+        for _ in 0..ATTEMPTS_MAX {
+            let dir = match PrivateDir::open_existing(Path::new(parent), Purpose::Sockets) {
+                Ok(Some(dir)) => Arc::new(dir),
+                Ok(None) => return self.sweep_lone_capability(files, name, found, why),
+                Err(error) => return self.keep(Remains::Capability, path, &error.to_string()),
+            };
+            let lock = match Lock::take(&dir, &Clock::new()) {
+                Ok(lock) => lock,
+                Err(error) => return self.keep(Remains::Capability, path, &error.to_string()),
+            };
+            if dir.is_in_place() {
+                self.sweep_locked(files, (name, found), why, &dir, socket);
+                drop(lock);
+                return;
+            }
+        }
+        self.keep(Remains::Capability, path, "its directory keeps changing");
+    }
+
+    /// Under the lock on the directory of the socket: no start or stop is at work there.
+    fn sweep_locked(
+        &mut self,
+        files: &OpenCapabilityDir,
+        (name, found): (&str, &FoundCapability),
+        why: &str,
+        dir: &PrivateDir,
+        socket: &str,
+    ) {
+        let path = files.path().join(name);
+        if !is_unchanged(files, name, found) {
+            return self.keep(Remains::Capability, path, "it has changed meanwhile");
+        }
+        let address = found.capability.address.path();
+        match look_at(dir, socket, Path::new(address)) {
+            Standing::Nothing => {}
+            Standing::Dead => self.remove(Remains::Socket, PathBuf::from(address), why, || {
+                Ok(unlinkat(dir, socket, UnlinkatFlags::NoRemoveDir)?)
+            }),
+            Standing::Foreign(what) => self.keep(Remains::Socket, PathBuf::from(address), &what),
+            Standing::Unclear(what) => {
+                // A child may serve on with the token of its dead parent.
+                let why = format!("its process has ended, but {what} at its socket path");
+                return self.keep(Remains::Capability, path, &why);
+            }
+        }
+        self.remove(Remains::Capability, path, why, || files.remove(name));
+        let its_pid = found.capability.process.as_ref().map(|process| process.pid);
+        if its_pid.is_some() && drawn_pid_of_path(self.namespace, dir.path()) == its_pid {
+            self.remove_directory(dir, Path::new(address).parent().unwrap_or_else(|| dir.path()), why);
+        }
+    }
+
+    /// The directory of the socket is gone, and with it the lock.
+    fn sweep_lone_capability(
+        &mut self,
+        files: &OpenCapabilityDir,
+        name: &str,
+        found: &FoundCapability,
+        why: &str,
+    ) {
+        let path = files.path().join(name);
+        if !is_unchanged(files, name, found) {
+            return self.keep(Remains::Capability, path, "it has changed meanwhile");
+        }
+        if self.is_dry {
+            return self.remove(Remains::Capability, path, why, || Ok(()));
+        }
+        match files.remove_unlocked(name, found, &mut self.random) {
+            Ok(true) => self.add(Remains::Capability, path, Fate::Removed, why),
+            Ok(false) => self.keep(Remains::Capability, path, "it has changed meanwhile"),
+            Err(cause) => self.fail(Remains::Capability, path, &cause),
+        }
+    }
+
+    /// A file that was to become a capability file: its process was cut short, or is still writing.
+    fn sweep_temporary(&mut self, files: &OpenCapabilityDir, name: &str, pid: u32, mark: Option<&str>) {
+        let path = files.path().join(name);
+        let facts = match files.facts(name) {
+            Ok(facts) => facts,
+            Err(_) => return,
+        };
+        if facts.kind != FileKind::Regular || facts.uid != sys::effective_uid() {
+            return self.keep(Remains::Temporary, path, "it is no regular file of ours");
+        }
+        let by_name = mark.and_then(|mark| ProcessIdentity::judge_marked(pid, mark));
+        let (state, why) = by_name.unwrap_or_else(|| match files.read_temporary(name) {
+            Ok(found) if found.capability.process.as_ref().is_some_and(|process| process.pid == pid) => {
+                judged(&found)
+            }
+            _ => (ProcessState::Unknown, "it does not say which process made it"),
+        });
+        if state != ProcessState::Dead {
+            return self.keep(Remains::Temporary, path, why);
+        }
+        // Nobody but that process knows its name, so that nothing else can have come there.
+        self.remove(Remains::Temporary, path, why, || files.remove(name));
+    }
+
+    /// Directories of single servers in one that they share; whether all of them were looked at.
+    fn sweep_shared(&mut self, shared: &Path) -> bool {
+        let dir = match PrivateDir::open_existing(shared, Purpose::Sockets) {
+            Ok(Some(dir)) => dir,
+            Ok(None) => return true,
+            Err(error) => {
+                self.keep(Remains::Directory, shared.to_owned(), &error.to_string());
+                return true;
+            }
+        };
+        let Ok((mut names, is_complete)) = sys::names_in(&dir, NAMES_MAX) else { return false };
+        names.sort_unstable();
+        for name in names {
+            if let Some(pid) = drawn_pid(&name) {
+                self.sweep_own_dir(&shared.join(&name), pid);
+            }
+        }
+        is_complete
+    }
+
+    /// Directories of single servers directly in `/tmp`; whether all of them were looked at.
+    fn sweep_tmp(&mut self) -> bool {
+        let Ok(entries) = fs::read_dir("/tmp") else { return true };
+        let prefix = format!("{}-", self.namespace.name());
+        let mut seen = 0;
+        for entry in entries.flatten() {
+            seen += 1;
+            if seen > NAMES_MAX {
+                return false;
+            }
+            let name = entry.file_name();
+            if let Some(pid) = name.to_str().and_then(|name| drawn_pid(name.strip_prefix(&prefix)?)) {
+                let path = entry.path();
+                // Those of others are none of our business.
+                if sys::facts_of_path(&path).is_ok_and(|facts| facts.uid == sys::effective_uid()) {
+                    self.sweep_own_dir(&path, pid);
+                }
+            }
+        }
+        true
+    }
+
+    /// The directory of one server that is named after process `pid`.
+    fn sweep_own_dir(&mut self, path: &Path, pid: u32) {
+        if self.has_capability(path) {
+            // Whatever that says has been seen to.
+            return;
+        }
+        let keep = |sweep: &mut Self, why: &str| sweep.keep(Remains::Directory, path.to_owned(), why);
+        let dir = match PrivateDir::open_existing(path, Purpose::Sockets) {
+            Ok(Some(dir)) => Arc::new(dir),
+            Ok(None) => return,
+            Err(error) => return keep(self, &error.to_string()),
+        };
+        if !sys::is_local(&dir) {
+            return keep(self, "its file system may be shared with other machines");
+        }
+        let _lock = match Lock::take(&dir, &Clock::new()) {
+            Ok(lock) => lock,
+            Err(error) => return keep(self, &error.to_string()),
+        };
+        let has_more = match sys::names_in(&dir, 16) {
+            Ok((names, is_all)) => !is_all || names.iter().any(|name| name != SOCKET_NAME),
+            Err(cause) => return keep(self, &format!("it cannot be listed: {cause}")),
+        };
+        if has_more {
+            return keep(self, "there is more in it than a socket");
+        }
+        let socket = path.join(SOCKET_NAME);
+        let has_socket = match look_at(&dir, SOCKET_NAME, &socket) {
+            Standing::Nothing => false,
+            Standing::Dead => true,
+            Standing::Foreign(what) => return keep(self, &what),
+            Standing::Unclear(what) => return keep(self, &format!("{what} at its socket path")),
+        };
+        if let Err(why) = process::is_gone(pid) {
+            return keep(self, why);
+        }
+        if self.has_capability(path) || !dir.is_in_place() {
+            return keep(self, "it has changed meanwhile");
+        }
+        let why = "there is no such process, and no capability file";
+        if has_socket {
+            self.remove(Remains::Socket, socket, why, || {
+                Ok(unlinkat(&*dir, SOCKET_NAME, UnlinkatFlags::NoRemoveDir)?)
+            });
+        }
+        self.remove_directory(&dir, path, why);
+    }
+
+    /// Whether a capability is published for the socket in the directory `path` of one server.
+    fn has_capability(&self, path: &Path) -> bool {
+        let address = super::address::Address::from_path(&path.join(SOCKET_NAME));
+        address.is_ok_and(|address| {
+            self.capabilities.is_some_and(|files| files.facts(&CapabilityDir::file_name(&address)).is_ok())
+        })
+    }
+
+    /// Removes the directory of one server if nothing is left in it. Its lock is held.
+    fn remove_directory(&mut self, dir: &PrivateDir, shown: &Path, why: &str) {
+        if self.is_dry {
+            let is_left = sys::names_in(dir, 16)
+                .is_ok_and(|(names, is_all)| is_all && names.iter().all(|name| name == SOCKET_NAME));
+            if !is_left {
+                return self.keep(Remains::Directory, shown.to_owned(), "there is something else in it");
+            }
+        }
+        if !dir.is_in_place() {
+            return;
+        }
+        let is_dry = self.is_dry;
+        let removed = if is_dry { Ok(()) } else { fs::remove_dir(dir.path()) };
+        match removed {
+            Err(cause) if cause.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                self.keep(Remains::Directory, shown.to_owned(), "there is something else in it");
+            }
+            removed => self.remove(Remains::Directory, shown.to_owned(), why, || removed),
+        }
+    }
+
+    /// Does `removal`, unless this is a dry run, and reports it.
+    fn remove(
+        &mut self,
+        remains: Remains,
+        path: PathBuf,
+        why: &str,
+        removal: impl FnOnce() -> io::Result<()>,
+    ) {
+        if self.is_dry {
+            return self.add(remains, path, Fate::WouldBeRemoved, why);
+        }
+        match removal() {
+            Ok(()) => self.add(remains, path, Fate::Removed, why),
+            // Somebody else was faster.
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+            Err(cause) => self.fail(remains, path, &cause),
+        }
+    }
+
+    fn keep(&mut self, remains: Remains, path: PathBuf, why: &str) {
+        self.add(remains, path, Fate::Kept, why);
+    }
+
+    fn fail(&mut self, remains: Remains, path: PathBuf, cause: &io::Error) {
+        self.add(remains, path, Fate::Failed, &format!("it could not be removed: {cause}"));
+    }
+
+    fn add(&mut self, remains: Remains, path: PathBuf, fate: Fate, why: &str) {
+        self.report.push(Swept { remains, path, fate, reason: why.to_owned() });
+    }
+}
+
+/// Whether the capability file `name` is still the one that was `found`, and its process still dead.
+fn is_unchanged(files: &OpenCapabilityDir, name: &str, found: &FoundCapability) -> bool {
+    let now = files.read_named(name);
+    now.is_ok_and(|now| now.is_same(found) && judged(&now).0 == ProcessState::Dead)
+}
+
+/// Whether the process that published a capability still lives, and why we think so.
+pub(crate) fn judged(found: &FoundCapability) -> (ProcessState, &'static str) {
+    match &found.capability.process {
+        Some(process) => process.judged(),
+        None => (ProcessState::Unknown, "it does not say which process published it"),
+    }
+}
+
+/// What stands at the path of a dead process's socket.
+enum Standing {
+    Nothing,
+    /// A socket of ours that refuses, asked twice.
+    Dead,
+    /// Something that is no socket of ours.
+    Foreign(String),
+    /// Something that may live.
+    Unclear(String),
+}
+
+/// Looks at the socket `name` in `dir`, which is the one at `path`, and asks it twice if it is ours.
+fn look_at(dir: &PrivateDir, name: &str, path: &Path) -> Standing {
+    let found = match sys::facts_at(dir, name) {
+        Ok(found) => found,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Standing::Nothing,
+        Err(cause) => return Standing::Unclear(format!("it cannot be seen what is ({cause})")),
+    };
+    if found.kind != FileKind::Socket {
+        return Standing::Foreign(format!("it is {}, and no server made it", found.kind.name()));
+    }
+    if found.uid != sys::effective_uid() {
+        return Standing::Foreign(format!("it belongs to uid {}", found.uid));
+    }
+    let unclear = |why: &dyn std::fmt::Display| {
+        Standing::Unclear(format!("there is a socket that cannot be asked ({why})"))
+    };
+    let address = match UnixAddr::new(path) {
+        Ok(address) => address,
+        Err(cause) => return unclear(&cause),
+    };
+    for pause in [SECOND_LOOK, Duration::ZERO] {
+        match probe(&address) {
+            Probe::Refuses => thread::sleep(pause),
+            Probe::Gone => return Standing::Nothing,
+            Probe::Lives(_) => return Standing::Unclear(String::from("something still listens")),
+            Probe::Unclear(cause) => return unclear(&cause),
+        }
+    }
+    match sys::facts_at(dir, name) {
+        Ok(now) if now.id == found.id => Standing::Dead,
+        Ok(_) => Standing::Unclear(String::from("something changes what is")),
+        Err(cause) if cause.raw_os_error() == Some(Errno::ENOENT as i32) => Standing::Nothing,
+        Err(cause) => unclear(&cause),
+    }
+}

@@ -1,0 +1,289 @@
+//! Who else is there: every server with a capability file in a namespace, whether it lives, and what the dead
+//! left behind.
+//!
+//! [`Peers::list`] changes nothing; it connects to whoever may live and asks for a sign of life, many at once,
+//! within one bound for all. [`Peers::sweep`] removes what is provably dead and ours.
+//!
+//! What the files say is the word of strangers with our user id: it is bounded, no link is followed, and a
+//! path is to be escaped before it is shown (`{:?}` does).
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::client::Client;
+use crate::os::address::Address;
+use crate::os::capability::{CapabilityDir, is_capability_name};
+use crate::os::clock::Clock;
+use crate::os::namespace::{Environment, Namespace};
+use crate::os::process::{ProcessIdentity, ProcessState};
+pub use crate::os::sweep::{Fate, Remains, Swept};
+use crate::os::sweep::{NAMES_MAX, Sweep, judged};
+use crate::proto::error::{Error, ErrorKind};
+use crate::proto::message::Outgoing;
+use crate::proto::outbox::SendOutcome;
+use crate::proto::time::Wall;
+
+/// How long all servers together may take to answer, unless told otherwise.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Servers that are asked at the same time: each takes a descriptor and a buffer.
+const ASKED_AT_ONCE: usize = 64;
+
+/// Of the time for all, the part that one server may take: the silent leave some to those behind them.
+const PART_OF_ONE: u32 = 4;
+
+/// Whether a peer lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PeerState {
+    /// It answered.
+    Live,
+    /// It did not answer, and it cannot be proven that it has ended.
+    Unknown,
+    /// Its process has provably ended.
+    Dead,
+    /// Its capability file must not be believed, or who listens there does not take its token.
+    Unusable,
+}
+
+impl PeerState {
+    /// A stable, machine-readable word for this state.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Unknown => "unknown",
+            Self::Dead => "dead",
+            Self::Unusable => "unusable",
+        }
+    }
+}
+
+/// One server with a capability file.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Peer {
+    /// The name of its capability file.
+    pub file_name: String,
+    /// Its address; `None` if the file cannot be believed.
+    pub address: Option<Address>,
+    /// The process that published it, if it says so.
+    pub process: Option<ProcessIdentity>,
+    /// When it was published.
+    pub published_at: Option<Wall>,
+    /// How long ago that was.
+    pub age: Option<Duration>,
+    /// Whether it lives.
+    pub state: PeerState,
+    /// Why it is taken to be so, in words.
+    pub reason: String,
+}
+
+impl Peer {
+    /// Its pid, in its own pid namespace, if it says so.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| process.pid)
+    }
+}
+
+/// The servers of one namespace.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    namespace: Namespace,
+    environment: Environment,
+    capabilities: CapabilityDir,
+    timeout: Duration,
+}
+
+/// What [`Peers::list`] found.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct PeerList {
+    /// The live first, then the unknown, the dead and the unusable; the youngest first among each.
+    pub peers: Vec<Peer>,
+    /// Whether these are all: a directory with too many names is not read to its end.
+    pub is_complete: bool,
+}
+
+/// What [`Peers::sweep`] did.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct SweepReport {
+    /// Everything that was looked at.
+    pub swept: Vec<Swept>,
+    /// Whether this is all that there is.
+    pub is_complete: bool,
+}
+
+impl Peers {
+    /// The servers of the default namespace.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NoDefaultLocation`] if the environment leads to no config home.
+    pub fn new() -> Result<Self, Error> {
+        Self::in_namespace(&Namespace::default(), &Environment::from_process())
+    }
+
+    /// The servers of another namespace or environment.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NoDefaultLocation`] if the environment leads to no config home.
+    pub fn in_namespace(namespace: &Namespace, environment: &Environment) -> Result<Self, Error> {
+        Ok(Self {
+            namespace: namespace.clone(),
+            environment: environment.clone(),
+            capabilities: CapabilityDir::of(namespace, environment)?,
+            timeout: TIMEOUT,
+        })
+    }
+
+    /// How long all servers together may take to answer. Default 2 s; a single one gets a quarter of it.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Everyone with a capability file. Nothing is changed; blocks for at most the timeout.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::DirectoryNotPrivate`] if the directory of the capability files must not be believed;
+    /// [`ErrorKind::Io`]. One that does not exist holds nobody.
+    pub fn list(&self) -> Result<PeerList, Error> {
+        let Some(dir) = self.capabilities.open_existing()? else {
+            return Ok(PeerList { peers: Vec::new(), is_complete: true });
+        };
+        let (names, is_complete) = dir.names(NAMES_MAX)?;
+        let now = Clock::new().now().wall;
+        let mut peers = Vec::new();
+        let mut to_ask = Vec::new();
+        for file_name in names.into_iter().filter(|name| is_capability_name(name)) {
+            let mut peer = Peer {
+                file_name,
+                address: None,
+                process: None,
+                published_at: None,
+                age: None,
+                state: PeerState::Unusable,
+                reason: String::new(),
+            };
+            match dir.read_named(&peer.file_name) {
+                // A stop was faster than we.
+                Err(error) if error.kind() == ErrorKind::CapabilityMissing => continue,
+                Err(error) => peer.reason = error.to_string(),
+                Ok(found) => {
+                    let (state, why) = judged(&found);
+                    let capability = found.capability;
+                    peer.state =
+                        if state == ProcessState::Dead { PeerState::Dead } else { PeerState::Unknown };
+                    peer.reason = why.to_owned();
+                    peer.address = Some(capability.address.clone());
+                    peer.process = capability.process.clone();
+                    peer.published_at = Some(capability.published_at);
+                    let age = now.as_millis().saturating_sub(capability.published_at.as_millis());
+                    peer.age = Some(Duration::from_millis(age));
+                    if state != ProcessState::Dead {
+                        to_ask.push((peers.len(), capability.address));
+                    }
+                }
+            }
+            peers.push(peer);
+        }
+        self.ask(&mut peers, to_ask)?;
+        peers.sort_by(|a, b| {
+            let key = |peer: &Peer| (peer.state, peer.age, peer.file_name.clone());
+            key(a).cmp(&key(b))
+        });
+        Ok(PeerList { peers, is_complete })
+    }
+
+    /// Removes what dead servers of ours left behind, or with `is_dry` says what would be removed.
+    ///
+    /// A thing goes only if its process is provably dead and nobody answers at its socket; see
+    /// [`ProcessIdentity::judged`]. Whatever a server that starts at the same time makes is not touched.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::DirectoryNotPrivate`] if the directory of the capability files must not be believed;
+    /// [`ErrorKind::Io`]. What cannot be removed is no error but [`Fate::Failed`].
+    pub fn sweep(&self, is_dry: bool) -> Result<SweepReport, Error> {
+        let dir = self.capabilities.open_existing()?;
+        let sweep = Sweep::new(dir.as_ref(), &self.namespace, is_dry)?;
+        let (swept, is_complete) = sweep.run(&self.environment)?;
+        Ok(SweepReport { swept, is_complete })
+    }
+
+    /// Asks everyone `to_ask` (an index into `peers` and an address) for a sign of life.
+    fn ask(&self, peers: &mut [Peer], to_ask: Vec<(usize, Address)>) -> Result<(), Error> {
+        let clock = Clock::new();
+        let part = self.timeout / PART_OF_ONE;
+        let last_start = clock.now().mono.plus(self.timeout - part);
+        let mut client = Client::with_capabilities(self.capabilities.clone())?.with_timeout(part);
+        let mut waiting = to_ask.into_iter();
+        let mut asked = HashMap::new();
+        loop {
+            while asked.len() < ASKED_AT_ONCE && clock.now().mono <= last_start {
+                let Some((index, address)) = waiting.next() else { break };
+                let Some(peer) = peers.get_mut(index) else { continue };
+                if !address.path().starts_with('/') {
+                    peer.note("its socket path is relative, and it is not known to which directory");
+                    continue;
+                }
+                match client.start(&address, &Outgoing::new("ping")) {
+                    Ok(id) => {
+                        asked.insert(id, index);
+                    }
+                    Err(error) => peer.has_not_answered(&error),
+                }
+            }
+            let Some((id, outcome)) = client.next_outcome() else { break };
+            if let Some(peer) = asked.remove(&id).and_then(|index| peers.get_mut(index)) {
+                peer.has_answered(&outcome);
+            }
+        }
+        for (index, _) in waiting {
+            if let Some(peer) = peers.get_mut(index) {
+                peer.note("the time was over before it could be asked");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Peer {
+    fn has_answered(&mut self, outcome: &SendOutcome) {
+        match outcome {
+            SendOutcome::Accepted { .. } => {
+                self.state = PeerState::Live;
+                self.reason = String::from("it answered");
+            }
+            SendOutcome::Rejected { reason } => {
+                self.state = PeerState::Unusable;
+                self.reason = format!("whoever listens there refuses: {reason:?}");
+            }
+            // Whoever has no time for us lives.
+            SendOutcome::NotSent(error) if error.kind() == ErrorKind::Busy => {
+                self.state = PeerState::Live;
+                self.reason = String::from("it answered that it is busy");
+            }
+            SendOutcome::NotSent(error) | SendOutcome::Unknown(error) => self.has_not_answered(error),
+        }
+    }
+
+    fn has_not_answered(&mut self, error: &Error) {
+        match error.kind() {
+            ErrorKind::ForeignPeer | ErrorKind::PathTooLong => {
+                self.state = PeerState::Unusable;
+                self.reason = error.to_string();
+            }
+            ErrorKind::TimedOut => self.note("no answer came in time"),
+            _ => self.note(&error.to_string()),
+        }
+    }
+
+    /// Adds to what is known of its process.
+    fn note(&mut self, what: &str) {
+        self.reason = format!("{}; {what}", self.reason);
+    }
+}

@@ -1,0 +1,458 @@
+//! What the dead left behind goes, and nothing else does: by table, in a dry run, and in a race with starts.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use serde_json::{Value, json};
+use udsmsg::os::capability::CapabilityDir;
+use udsmsg::os::claim::Claim;
+use udsmsg::os::location::Location;
+use udsmsg::os::namespace::Namespace;
+use udsmsg::os::process::ProcessIdentity;
+use udsmsg::os::random::Random;
+use udsmsg::peers::{Fate, Remains};
+use udsmsg::{ErrorKind, PeerState};
+
+use crate::peers::{CHANGES, can_prove, contents, environment, peers, publish};
+use crate::util::{Place, chmod, give_away, leave_stale, rounds, token};
+
+/// The pid of nobody.
+const NOBODYS_PID: u32 = i32::MAX as u32;
+
+/// A capability file of a process that has ended.
+fn of_dead(path: &Path) -> Value {
+    let mut contents = contents(path);
+    contents["pid"] = json!(NOBODYS_PID);
+    contents
+}
+
+/// Everything below `place`, and which file it is.
+fn snapshot(place: &Place) -> BTreeSet<(String, u64, u32, i64)> {
+    let facts = |name: String| {
+        let meta = place.path(&name).symlink_metadata().unwrap();
+        (name, meta.ino(), meta.mode(), meta.mtime_nsec())
+    };
+    place.everything().into_iter().map(facts).collect()
+}
+
+/// Sweeps dry and then in earnest; checks that exactly `expected` went, as it was foretold.
+#[track_caller]
+fn expect_swept(place: &Place, expected: &[PathBuf]) {
+    let before = snapshot(place);
+    let dry = peers(place).sweep(true).unwrap();
+    assert_eq!(snapshot(place), before, "a dry run changed something");
+    let real = peers(place).sweep(false).unwrap();
+    let paths = |report: &udsmsg::peers::SweepReport, fate| {
+        let found = report.swept.iter().filter(|swept| swept.fate == fate).map(|swept| swept.path.clone());
+        found.collect::<BTreeSet<_>>()
+    };
+    let expected: BTreeSet<_> = expected.iter().cloned().collect();
+    assert_eq!(paths(&dry, Fate::WouldBeRemoved), expected, "{dry:#?}");
+    assert_eq!(paths(&real, Fate::Removed), expected, "{real:#?}");
+    assert!(dry.is_complete && real.is_complete);
+    assert!(real.swept.iter().all(|swept| swept.fate != Fate::Failed && !swept.reason.is_empty()));
+    let mut after = before;
+    after.retain(|(name, ..)| !expected.contains(&place.path(name)));
+    let names =
+        |all: BTreeSet<(String, u64, u32, i64)>| all.into_iter().map(|it| (it.0, it.1)).collect::<Vec<_>>();
+    assert_eq!(names(snapshot(place)), names(after));
+    assert!(peers(place).sweep(false).unwrap().swept.iter().all(|swept| swept.fate == Fate::Kept));
+}
+
+#[test]
+fn exactly_the_provably_dead_go() {
+    if !can_prove() {
+        return;
+    }
+    let place = Place::new();
+    let dir = place.make_dir("d", 0o700);
+    let mut expected = Vec::new();
+    for (number, (_, change, state, _)) in CHANGES.iter().enumerate() {
+        let path = dir.join(format!("{number}.sock"));
+        leave_stale(&path);
+        let mut contents = contents(&path);
+        change(&mut contents);
+        let file = publish(&place, &path, &contents);
+        if *state == PeerState::Dead {
+            expected.extend([path, file]);
+        }
+    }
+    fs::write(dir.join("note"), "").unwrap();
+    assert_eq!(expected.len(), 6);
+    expect_swept(&place, &expected);
+    eprintln!("{} of {} capabilities swept, each with its socket", expected.len() / 2, CHANGES.len());
+}
+
+#[test]
+fn what_stands_at_a_dead_servers_path_decides_about_its_socket() {
+    if !can_prove() {
+        return;
+    }
+    let place = Place::open();
+    let dir = place.make_dir("d", 0o700);
+    // The capability goes in each case but the last four; what goes with it is what is named.
+    type Make = fn(&Path) -> bool;
+    let cases: [(&str, Make, &[&str]); 9] = [
+        ("a stale socket", |path| stale(path), &["socket", "capability"]),
+        ("nothing", |_| true, &["capability"]),
+        ("a file", |path| fs::write(path, "").is_ok(), &["capability"]),
+        ("a link", |path| symlink("note", path).is_ok(), &["capability"]),
+        ("a directory", |path| fs::create_dir(path).is_ok(), &["capability"]),
+        ("a foreign socket", |path| stale(path) && give_away(path), &["capability"]),
+        ("a live listener", |path| listens(path), &[]),
+        ("a listener behind a mode", |path| listens(path) && hidden(path), &[]),
+        ("a datagram socket", datagram, &[]),
+    ];
+    let mut expected = Vec::new();
+    for (number, (name, make, gone)) in cases.iter().enumerate() {
+        let path = dir.join(format!("{number}.sock"));
+        if !make(&path) {
+            continue;
+        }
+        let file = publish(&place, &path, &of_dead(&path));
+        for gone in *gone {
+            expected.push(if *gone == "socket" { path.clone() } else { file.clone() });
+        }
+        assert!(!name.is_empty());
+    }
+    // A directory that is gone, one that others can open, and a path that belongs to some directory.
+    let path = place.path("gone/s.sock");
+    expected.push(publish(&place, &path, &of_dead(&path)));
+    let path = place.make_dir("open", 0o755).join("s.sock");
+    leave_stale(&path);
+    publish(&place, &path, &of_dead(&path));
+    publish(&place, Path::new("s.sock"), &of_dead(Path::new("s.sock")));
+    expect_swept(&place, &expected);
+}
+
+fn stale(path: &Path) -> bool {
+    leave_stale(path);
+    true
+}
+
+/// Leaks the listener: it is to live as long as the test program.
+fn listens(path: &Path) -> bool {
+    std::mem::forget(UnixListener::bind(path).unwrap());
+    true
+}
+
+fn hidden(path: &Path) -> bool {
+    chmod(path, 0o000);
+    true
+}
+
+fn datagram(path: &Path) -> bool {
+    std::mem::forget(std::os::unix::net::UnixDatagram::bind(path).unwrap());
+    true
+}
+
+/// A default location, as it was drawn by a process that has ended.
+fn drawn(place: &Place, pid: u32, digit: &str) -> PathBuf {
+    place.make_dir(&format!("tmp/claude-code-socks/{pid}-{}", digit.repeat(32)), 0o700)
+}
+
+#[test]
+fn the_directory_of_a_dead_server_goes_with_it_if_nothing_else_is_in_it() {
+    if !can_prove() {
+        return;
+    }
+    let place = Place::new();
+    let mut expected = Vec::new();
+    place.make_dir("tmp", 0o700);
+    place.make_dir("tmp/claude-code-socks", 0o700);
+    // With a capability: a socket in it, nothing in it, more in it, the directory of another pid, of no pid.
+    for (pid, digit, has_socket, has_more, name) in [
+        (NOBODYS_PID, "0", true, false, None),
+        (NOBODYS_PID, "1", false, false, None),
+        (NOBODYS_PID, "2", true, true, None),
+        (1, "3", true, false, None),
+        (NOBODYS_PID, "4", true, false, Some("mine")),
+    ] {
+        let dir = match name {
+            Some(name) => place.make_dir(&format!("tmp/claude-code-socks/{name}"), 0o700),
+            None => drawn(&place, pid, digit),
+        };
+        let path = dir.join("messaging.sock");
+        expected.push(publish(&place, &path, &of_dead(&path)));
+        if has_socket {
+            leave_stale(&path);
+            expected.push(path);
+        }
+        if has_more {
+            fs::write(dir.join("note"), "").unwrap();
+        }
+        if !has_more && name.is_none() && pid == NOBODYS_PID {
+            expected.push(dir);
+        }
+    }
+    expect_swept(&place, &expected);
+}
+
+#[test]
+fn a_directory_without_a_capability_goes_if_its_process_is_gone_and_nobody_listens() {
+    let place = Place::open();
+    place.make_dir("tmp", 0o700);
+    place.make_dir("tmp/claude-code-socks", 0o700);
+    let live = std::process::id();
+    let mut expected = Vec::new();
+    // Empty, and with a stale socket.
+    expected.push(drawn(&place, NOBODYS_PID, "0"));
+    let dir = drawn(&place, NOBODYS_PID, "1");
+    leave_stale(&dir.join("messaging.sock"));
+    expected.extend([dir.join("messaging.sock"), dir]);
+    // What stays: a live process, a live listener, more than a socket, other names, not private, foreign.
+    leave_stale(&drawn(&place, live, "2").join("messaging.sock"));
+    drawn(&place, live, "3");
+    listens(&drawn(&place, NOBODYS_PID, "4").join("messaging.sock"));
+    fs::write(drawn(&place, NOBODYS_PID, "5").join("note"), "").unwrap();
+    leave_stale(&drawn(&place, NOBODYS_PID, "6").join("other.sock"));
+    fs::create_dir(drawn(&place, NOBODYS_PID, "7").join("messaging.sock")).unwrap();
+    for name in
+        ["x", "2147483647", "2147483647-", "02147483647-0", "2147483647-ABCDEFABCDEFABCDEFABCDEFABCDEFAB"]
+    {
+        place.make_dir(&format!("tmp/claude-code-socks/{name}"), 0o700);
+    }
+    chmod(&drawn(&place, NOBODYS_PID, "8"), 0o755);
+    give_away(&drawn(&place, NOBODYS_PID, "9"));
+    fs::write(place.path(&format!("tmp/claude-code-socks/{NOBODYS_PID}-{}", "a".repeat(32))), "").unwrap();
+    let target = place.make_dir("target", 0o700);
+    symlink(target, place.path(&format!("tmp/claude-code-socks/{NOBODYS_PID}-{}", "b".repeat(32)))).unwrap();
+    expect_swept(&place, &expected);
+}
+
+#[test]
+fn files_that_were_to_be_capabilities_go_if_they_say_whose_they_were() {
+    if !can_prove() {
+        return;
+    }
+    let place = Place::new();
+    let path = place.path("d/s.sock");
+    let dir = place.make_dir("config/messaging-capabilities", 0o700);
+    let hash = "0".repeat(64);
+    let nonce = "a".repeat(32);
+    let write = |name: String, contents: &str| {
+        fs::write(dir.join(&name), contents).unwrap();
+        chmod(&dir.join(&name), 0o600);
+        dir.join(name)
+    };
+    let dead = of_dead(&path).to_string();
+    let live = contents(&path).to_string();
+    let own_pid = std::process::id();
+    let expected = [write(format!(".{hash}.{NOBODYS_PID}-{nonce}.tmp"), &dead)];
+    // Empty, cut short, of another pid than it says, of a live process; and names that are not ours.
+    write(format!(".{hash}.{NOBODYS_PID}-{}.tmp", "b".repeat(32)), "");
+    write(format!(".{hash}.{NOBODYS_PID}-{}.tmp", "c".repeat(32)), &dead[..40]);
+    write(format!(".{hash}.{}-{nonce}.tmp", NOBODYS_PID - 1), &dead);
+    write(format!(".{hash}.{own_pid}-{nonce}.tmp"), &live);
+    write(format!(".{hash}.{NOBODYS_PID}-{nonce}.x-y-1-2.tmp"), "");
+    let digest = "0".repeat(16);
+    write(format!(".{hash}.{NOBODYS_PID}-{nonce}.{digest}-{digest}-1-2.tmp"), &dead);
+    write(format!(".{hash}.{NOBODYS_PID}-{nonce}.{digest}-{digest}-1-2.more.tmp"), &dead);
+    write(format!(".{hash}.{NOBODYS_PID}.tmp"), &dead);
+    write(format!(".{hash}.tmp"), &dead);
+    write(String::from(".vimrc.tmp"), &dead);
+    write(format!("{hash}.tmp"), &dead);
+    symlink("x", dir.join(format!(".{hash}.{NOBODYS_PID}-{}.tmp", "d".repeat(32)))).unwrap();
+    expect_swept(&place, &expected);
+}
+
+#[test]
+fn a_default_location_in_tmp_itself_is_found() {
+    let place = Place::new();
+    let namespace = Namespace::new(&format!("t{}", std::process::id())).unwrap();
+    let dir = PathBuf::from(format!("/tmp/{namespace}-{NOBODYS_PID}-{}", "0".repeat(32)));
+    fs::create_dir(&dir).unwrap();
+    chmod(&dir, 0o700);
+    leave_stale(&dir.join("messaging.sock"));
+    let environment = place.environment();
+    let report = udsmsg::Peers::in_namespace(&namespace, &environment).unwrap().sweep(false).unwrap();
+    let removed: Vec<_> = report.swept.iter().map(|swept| (swept.remains, swept.fate)).collect();
+    assert_eq!(
+        removed,
+        [(Remains::Socket, Fate::Removed), (Remains::Directory, Fate::Removed)],
+        "{report:?}"
+    );
+    assert!(!dir.exists());
+}
+
+/// Starts on stale names while others sweep without a pause: what a start has made stays.
+fn race(rounds: usize, make: impl Fn(&Place) -> Location + Sync) -> (usize, usize) {
+    let place = Place::new();
+    let is_over = AtomicBool::new(false);
+    let (swept, absent) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    // Before the first start there is no directory.
+                    let report = peers(&place).sweep(false).unwrap();
+                    let removed = report.swept.iter().filter(|swept| swept.fate == Fate::Removed);
+                    swept.fetch_add(removed.count(), Ordering::Relaxed);
+                    let failed: Vec<_> =
+                        report.swept.iter().filter(|swept| swept.fate == Fate::Failed).collect();
+                    assert!(failed.is_empty(), "{failed:?}");
+                }
+            });
+        }
+        scope.spawn(|| {
+            let over = Over(&is_over);
+            let mut random = Random::from_os().unwrap();
+            for _ in 0..rounds {
+                let location = make(&place);
+                let path = PathBuf::from(location.address().path());
+                let auth_token = random.auth_token();
+                let (listener, mut claim) =
+                    Claim::bind(location, &place.capabilities(), &auth_token, &mut random).unwrap();
+                for _ in 0..20 {
+                    assert!(claim.still_there());
+                    UnixStream::connect(&path).unwrap();
+                    match place.capabilities().read(claim.address()) {
+                        Ok(read) => assert!(read.auth_token.matches(auth_token.expose().as_bytes())),
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::CapabilityMissing, "{error}");
+                            absent.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                    thread::yield_now();
+                }
+                let read = place.capabilities().read(claim.address()).unwrap();
+                assert!(read.auth_token.matches(auth_token.expose().as_bytes()));
+                claim.release(&listener).unwrap();
+                assert!(!path.exists());
+            }
+            drop(over);
+        });
+    });
+    let left = fs::read_dir(place.capabilities().path()).unwrap().count();
+    let _ = peers(&place).sweep(false).unwrap();
+    assert!(left <= 1, "{:?}", place.everything());
+    (swept.into_inner(), absent.into_inner())
+}
+
+/// Tells the others to stop, also after a failure.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_start_on_a_stale_name_loses_nothing_to_a_sweep() {
+    if !can_prove() {
+        return;
+    }
+    let rounds = rounds(100);
+    let (swept, absent) = race(rounds, |place| {
+        let path = place.make_dir("d", 0o700).join("s.sock");
+        publish(place, &path, &of_dead(&path));
+        // A sweep may have been faster than the bind.
+        let _ = UnixListener::bind(&path);
+        udsmsg::Address::from_path(&path).unwrap().into()
+    });
+    assert_eq!(absent, 0, "under the lock a capability is never missing");
+    assert!(swept > 0);
+    eprintln!("{rounds} starts on stale names during sweeps: none disturbed, {swept} things swept");
+}
+
+#[test]
+fn a_start_where_the_directory_is_gone_loses_nothing_to_a_sweep() {
+    if !can_prove() {
+        return;
+    }
+    let rounds = rounds(100);
+    let (swept, absent) = race(rounds, |place| {
+        let path = place.path("d/s.sock");
+        let _ = fs::remove_dir(place.path("d"));
+        publish(place, &path, &of_dead(&path));
+        udsmsg::Address::from_path(&path).unwrap().into()
+    });
+    eprintln!(
+        "{rounds} starts without a directory during sweeps: {swept} swept, {absent} looks at a file taken aside"
+    );
+}
+
+#[test]
+fn a_start_at_a_default_location_loses_nothing_to_a_sweep() {
+    let rounds = rounds(100);
+    let (_, absent) = race(rounds, |place| {
+        Location::draw(&Namespace::default(), &environment(place), &mut Random::from_os().unwrap()).unwrap()
+    });
+    assert_eq!(absent, 0);
+    eprintln!("{rounds} starts at default locations during sweeps: none disturbed");
+}
+
+#[test]
+fn a_live_server_is_reported_as_kept() {
+    if !can_prove() {
+        return;
+    }
+    let place = Place::new();
+    let (_listener, claim) = place.bind(&place.path("d/s.sock")).unwrap();
+    let before = snapshot(&place);
+    let report = peers(&place).sweep(false).unwrap();
+    assert_eq!(snapshot(&place), before);
+    let file = place.capabilities().path().join(CapabilityDir::file_name(claim.address()));
+    assert_eq!(report.swept.len(), 1);
+    assert_eq!((&report.swept[0].path, report.swept[0].fate), (&file, Fate::Kept));
+    assert_eq!(report.swept[0].reason, "its process runs");
+    assert_eq!(ProcessIdentity::current().judged().1, "its process runs");
+    let _ = token(1);
+}
+
+/// No directory, so no lock: a right to talk that is published while the stale one is being removed is there in the end.
+#[test]
+fn a_publication_outlives_the_removal_of_the_stale_one() {
+    if !can_prove() {
+        return;
+    }
+    let place = Place::new();
+    let path = place.path("gone/s.sock");
+    let address = udsmsg::Address::from_path(&path).unwrap();
+    let stale = of_dead(&path).to_string();
+    let file = publish(&place, &path, &of_dead(&path));
+    let rounds = rounds(500);
+    let is_over = AtomicBool::new(false);
+    let absent = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let _ = peers(&place).sweep(false).unwrap();
+            }
+        });
+        let over = Over(&is_over);
+        let mut random = Random::from_os().unwrap();
+        let mut absent = 0;
+        for round in 0..rounds {
+            let aside = file.with_extension("new");
+            fs::write(&aside, &stale).unwrap();
+            chmod(&aside, 0o600);
+            fs::rename(&aside, &file).unwrap();
+            // At another point of the sweep in each round.
+            (0..round % 97).for_each(|_| drop(path.symlink_metadata()));
+            let auth_token = random.auth_token();
+            place.capabilities().publish(&address, &auth_token, &mut random).unwrap();
+            let begun = std::time::Instant::now();
+            loop {
+                match place.capabilities().read(&address) {
+                    Ok(read) => {
+                        assert!(read.auth_token.matches(auth_token.expose().as_bytes()));
+                        break;
+                    }
+                    Err(_) => absent += 1,
+                }
+                assert!(begun.elapsed().as_secs() < 1, "lost in round {round}");
+            }
+        }
+        drop(over);
+        absent
+    });
+    eprintln!(
+        "{rounds} publications in place of stale ones during sweeps: none lost, {absent} looks while one was aside"
+    );
+}
