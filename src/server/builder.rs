@@ -1,6 +1,7 @@
 //! What a server is built from.
 
 use std::collections::VecDeque;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,10 +24,11 @@ use crate::proto::error::{Error, ErrorKind};
 use crate::proto::limits::Limits;
 
 /// Collects what differs from the defaults; [`start`](Self::start) makes the server.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 #[must_use]
 pub struct ServerBuilder {
     address: Option<Address>,
+    listener: Option<UnixListener>,
     namespace: Namespace,
     environment: Option<Environment>,
     limits: Limits,
@@ -42,6 +44,13 @@ impl ServerBuilder {
     /// Where to listen. Default: a path of its own in the namespace, drawn at [`start`](Self::start).
     pub fn address(mut self, address: Address) -> Self {
         self.address = Some(address);
+        self
+    }
+
+    /// A listening socket that somebody else has made (a service manager, the host), instead of an address: its file stays
+    /// when the server stops, see [`Claim::adopt`].
+    pub fn listener(mut self, listener: UnixListener) -> Self {
+        self.listener = Some(listener);
         self
     }
 
@@ -127,16 +136,25 @@ impl ServerBuilder {
         let mut random = Random::from_os()?;
         let capabilities = CapabilityDir::of(&self.namespace, &environment)?;
         let auth_token = random.auth_token();
-        let location = match self.address {
-            Some(address) => Location::from(address),
-            None => Location::draw(&self.namespace, &environment, &mut random)?,
-        };
-        for skipped in location.skipped() {
-            let (directory, reason) = (&skipped.directory, &skipped.reason);
-            tracing::warn!(directory, reason, "default location not used");
-        }
         // Whatever fails from here on, the claim takes back what it made.
-        let (listener, claim) = Claim::bind(location, &capabilities, &auth_token, &mut random)?;
+        let (listener, claim) = match (self.listener, self.address) {
+            (Some(_), Some(_)) => {
+                let sentence = "a server listens at an address or takes over a listener, not both";
+                return Err(Error::new(ErrorKind::InvalidListener, sentence));
+            }
+            (Some(listener), None) => Claim::adopt(listener, &capabilities, &auth_token, &mut random)?,
+            (None, address) => {
+                let location = match address {
+                    Some(address) => Location::from(address),
+                    None => Location::draw(&self.namespace, &environment, &mut random)?,
+                };
+                for skipped in location.skipped() {
+                    let (directory, reason) = (&skipped.directory, &skipped.reason);
+                    tracing::warn!(directory, reason, "default location not used");
+                }
+                Claim::bind(location, &capabilities, &auth_token, &mut random)?
+            }
+        };
         let path = claim.address().path();
         let endpoint = Endpoint::new(path, sys::effective_uid(), auth_token.clone(), self.limits.clone())?;
         let slots_max = endpoint.slots_max();

@@ -379,3 +379,28 @@ fn a_name_that_is_taken_is_not_taken_back() {
     drop(second);
     assert!(!Path::new(address.path()).exists());
 }
+
+/// What a service manager does: the listener is there before the server, and stays when it goes.
+#[test]
+fn a_listener_made_by_somebody_else_is_taken_over() {
+    let _watchdog = watchdog::watch("a_listener_made_by_somebody_else_is_taken_over");
+    let home = Home::new();
+    let directory = home.path().join("given");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let path = directory.join("s.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let builder = || udsmsg::Server::builder().environment(home.environment());
+    let open_to_all = builder().listener(listener.try_clone().unwrap()).start();
+    assert_eq!(open_to_all.unwrap_err().kind(), udsmsg::ErrorKind::InvalidListener, "its mode is not 0600");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let mut server = builder().listener(listener).start().unwrap();
+    assert_eq!(server.address().path(), path.to_str().unwrap());
+    let mut peer = RawPeer::connect(&path, &home.token_of(&server));
+    peer.send(&text("hello"));
+    while server.inbox_len() == 0 {
+        let _ = server.turn(None).unwrap();
+    }
+    server.shutdown(Duration::from_secs(1)).unwrap();
+    assert!(path.exists() && names(&home.path().join("config/messaging-capabilities")).is_empty());
+}
