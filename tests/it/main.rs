@@ -13,6 +13,7 @@
 )]
 
 mod auth;
+mod client;
 mod fairness;
 mod framing;
 mod half_close;
@@ -21,5 +22,6 @@ mod late_host;
 mod lifecycle;
 mod limits;
 mod load;
+mod outbox;
 mod regressions;
 mod util;
