@@ -304,6 +304,21 @@ fn a_client_is_not_used_up_by_failures() {
     }
 }
 
+/// A message that cannot be sent at all has its outcome before the call is over; it is told all the same.
+#[test]
+fn what_fails_at_once_is_told() {
+    let home = Home::new();
+    let mut client = home.client();
+    let absent = Address::from_path(&home.path().join("absent.sock")).unwrap();
+    let started: Vec<SendId> = (0..3).map(|_| client.start(&absent, &message("a")).unwrap()).collect();
+    assert_eq!(client.outstanding(), 3, "nothing was told yet");
+    for id in started {
+        let (told, outcome) = client.next_outcome().expect("each is told");
+        assert_eq!((told, outcome.code()), (id, "not_sent"));
+    }
+    assert!(client.next_outcome().is_none() && client.outstanding() == 0);
+}
+
 /// Outcomes that nobody asked for yet do not keep `send` from getting its own.
 #[test]
 fn send_gets_its_own_outcome_while_others_wait_to_be_told() {
@@ -604,6 +619,7 @@ fn a_full_backlog_is_tried_again() {
     assert!(begin.0.elapsed() >= timeout && begin.0.elapsed() < 10 * timeout, "{:?}", begin.0.elapsed());
     let spent = cpu_time() - begin.1;
     eprintln!("{spent:?} of processor time in {:?}", begin.0.elapsed());
+    assert!(spent < timeout / 4, "it spins: {spent:?} of processor time in {timeout:?}");
     // There is room in time.
     let sender = std::thread::spawn(move || {
         let outcome = home.client().send(&address, &message("b"));
@@ -633,6 +649,7 @@ fn cpu_time() -> Duration {
 #[test]
 fn a_thousand_simultaneous_senders() {
     const SENDERS: usize = 1_000;
+    const HOLD: Duration = Duration::from_millis(100);
     let _watchdog = watchdog::watch("a_thousand_simultaneous_senders");
     let real = Real::start(|_| ());
     let (address, home) = (Address::from_path(&real.path).unwrap(), &real.home);
@@ -657,7 +674,7 @@ fn a_thousand_simultaneous_senders() {
                     let outcome = client.send(address, &message(&n.to_string()));
                     let told = (n, outcome, begin.0.elapsed(), cpu_time() - begin.1);
                     // It keeps its slot for a while.
-                    std::thread::sleep(Duration::from_millis(20));
+                    std::thread::sleep(HOLD);
                     told
                 };
                 std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(scope, send).unwrap()
@@ -697,6 +714,7 @@ fn a_thousand_simultaneous_senders() {
         "{accepted} of {SENDERS} accepted, the last after {longest:?}; {each:?} of processor time each, {most:?} at most, \
          {ratio:.1} times that of one alone ({alone:?}); {waited:?} were waited altogether"
     );
+    assert!(longest > HOLD, "nobody had to wait for a slot: this tests nothing");
     assert!(accepted > SENDERS / 10, "{accepted} of {SENDERS} were accepted");
     // At most 7 attempts and one every 50 ms for 5 s.
     assert!(ratio < 50.0, "they spin: {ratio} times the processor time of one alone");

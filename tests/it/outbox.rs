@@ -937,6 +937,6 @@ fn outcomes_are_true_whatever_fails() {
     }
     eprintln!("{total:?}");
     for code in ["accepted", "rejected", "not_sent", "unknown", "unknown, and there"] {
-        assert!(total.get(code).is_some_and(|count| *count > 50), "too few are {code}: {total:?}");
+        assert!(total.get(code).is_some_and(|count| *count > 20), "too few are {code}: {total:?}");
     }
 }

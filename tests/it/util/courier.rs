@@ -550,8 +550,10 @@ impl World {
                 self.receiver_turns(at, usize::MAX);
                 self.drain(at);
             }
-            let is_done = self.outbox.outstanding() == 0;
-            if is_done && round > 200 && self.wires.iter().all(|wire| wire.forth.is_empty()) {
+            let is_read = |wire: &Wire| wire.forth.is_empty() && !wire.is_waiting;
+            let is_idle = |receiver: &Receiver| !receiver.endpoint.has_work();
+            let is_at_rest = self.wires.iter().all(is_read) && self.receivers.iter().all(is_idle);
+            if self.outbox.outstanding() == 0 && is_at_rest {
                 break;
             }
             assert!(round < 20_000, "it never comes to rest: {:?}", self.outbox);
