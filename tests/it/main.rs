@@ -13,6 +13,7 @@
 )]
 
 mod auth;
+mod client;
 mod fairness;
 mod framing;
 mod half_close;
@@ -21,6 +22,7 @@ mod late_host;
 mod lifecycle;
 mod limits;
 mod load;
+mod outbox;
 mod regressions;
 mod sending;
 mod util;

@@ -1,6 +1,7 @@
 //! What the tests share: a virtual world, a real one, and conversations that run in both.
 
 pub mod conversation;
+pub mod courier;
 pub mod real;
 pub mod sim;
 pub mod watchdog;

@@ -1,0 +1,36 @@
+//! `Outbox` and two `Endpoint`s under any list of operations: messages go while connections are cut at any byte, receivers
+//! are killed, full or busy, and time passes.
+//!
+//! The world is the one of the random test, `tests/it/util/courier.rs`. At the end nothing is called accepted that is in
+//! no inbox, nothing rejected or not sent that is in one, each is told once, and nothing is there twice or out of order.
+#![no_main]
+
+use arbitrary::{Arbitrary, Unstructured};
+use libfuzzer_sys::fuzz_target;
+
+#[path = "../../tests/it/util/courier.rs"]
+mod courier;
+
+/// Six bytes for the limits, three for each operation: nothing stands in between, so that inputs mix well.
+#[derive(Debug)]
+struct Input {
+    limits: [u8; 6],
+    operations: Vec<courier::Op>,
+}
+
+impl<'a> Arbitrary<'a> for Input {
+    fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        let limits = u.arbitrary()?;
+        let rest = u.bytes(u.len())?;
+        let operation = |bytes: &[u8]| courier::Op::from_bytes([bytes[0], bytes[1], bytes[2]]);
+        Ok(Self { limits, operations: rest.chunks_exact(3).map(operation).collect() })
+    }
+}
+
+fuzz_target!(|input: Input| {
+    let mut world = courier::World::new(input.limits);
+    for operation in &input.operations {
+        world.apply(*operation);
+    }
+    world.finish();
+});

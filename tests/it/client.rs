@@ -1,0 +1,778 @@
+//! The blocking client on real sockets: against real servers, and against ones that misbehave.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::socket::{Backlog, listen};
+use udsmsg::os::capability::CapabilityDir;
+use udsmsg::os::random::Random;
+use udsmsg::{Address, Client, ErrorKind, Namespace, Outgoing, SendId, SendOutcome};
+
+use crate::util::real::{Home, Real};
+use crate::util::{scale, watchdog};
+
+/// A user that is not us.
+const NOBODY: u32 = 65_534;
+
+fn message(data: &str) -> Outgoing {
+    Outgoing::new("text").with_text(data)
+}
+
+impl Home {
+    fn client(&self) -> Client {
+        Client::in_namespace(&Namespace::default(), &self.environment()).unwrap()
+    }
+
+    /// Publishes a token for `name` as if a server stood there, and says where that is.
+    fn publish(&self, name: &str) -> (Address, String) {
+        let address = Address::from_path(&self.path().join(name)).unwrap();
+        let mut random = Random::from_os().unwrap();
+        let token = random.auth_token();
+        let capabilities = CapabilityDir::of(&Namespace::default(), &self.environment()).unwrap();
+        capabilities.publish(&address, &token, &mut random).unwrap();
+        (address, token.expose().to_owned())
+    }
+}
+
+/// A server that does as it is told: `serve` is called with each connection that is accepted, and its number.
+struct Fake {
+    address: Address,
+    accepted: Arc<AtomicUsize>,
+    stops: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Fake {
+    fn start(home: &Home, serve: impl FnMut(usize, UnixStream) + Send + 'static) -> Self {
+        let (address, _) = home.publish("fake.sock");
+        let listener = UnixListener::bind(address.path()).unwrap();
+        Self::listen(address, listener, serve)
+    }
+
+    fn listen(
+        address: Address,
+        listener: UnixListener,
+        mut serve: impl FnMut(usize, UnixStream) + Send + 'static,
+    ) -> Self {
+        let (accepted, stops) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (count, is_over) = (Arc::clone(&accepted), Arc::clone(&stops));
+        let thread = std::thread::spawn(move || {
+            while let Ok((stream, _)) = listener.accept() {
+                if is_over.load(Ordering::SeqCst) {
+                    break;
+                }
+                // A client that hangs must not keep the test from saying so.
+                stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                serve(count.fetch_add(1, Ordering::SeqCst), stream);
+            }
+        });
+        Self { address, accepted, stops, thread: Some(thread) }
+    }
+
+    fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.stops.store(true, Ordering::SeqCst);
+        let _ = UnixStream::connect(self.address.path());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Reads one line; what there is at the end.
+fn read_line(stream: &mut impl Read) -> String {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while stream.read(&mut byte).is_ok_and(|n| n == 1) {
+        line.push(byte[0]);
+        if byte == *b"\n" {
+            break;
+        }
+    }
+    String::from_utf8(line).unwrap()
+}
+
+const OK: &[u8] = b"{\"type\":\"response\",\"data\":\"ok\",\"meta\":{\"id\":\"uds-1\"}}\n";
+
+/// What a server that breaks off at each point leaves its sender with; its inbox is what it read whole.
+#[test]
+fn a_server_that_ends_at_each_point() {
+    let _watchdog = watchdog::watch("a_server_that_ends_at_each_point");
+    struct Case {
+        name: &'static str,
+        reads: usize,
+        answers: usize,
+        expected: &'static str,
+    }
+    let cases = [
+        // Whether anything could be written is a matter of luck.
+        Case { name: "after accept", reads: 0, answers: 0, expected: ": UDS socket ended before response" },
+        Case {
+            name: "after a part of the line",
+            reads: 20,
+            answers: 0,
+            expected: "unknown: UDS socket ended",
+        },
+        Case { name: "after the line", reads: usize::MAX, answers: 0, expected: "unknown: UDS socket ended" },
+        Case {
+            name: "after one byte of the answer",
+            reads: usize::MAX,
+            answers: 1,
+            expected: "unknown: UDS socket ended",
+        },
+        Case {
+            name: "before the newline",
+            reads: usize::MAX,
+            answers: OK.len() - 1,
+            expected: "unknown: UDS socket ended",
+        },
+        Case {
+            name: "after the answer",
+            reads: usize::MAX,
+            answers: OK.len(),
+            expected: "accepted: accepted as uds-1",
+        },
+        // It is reset with bytes that nobody read: the answer is there all the same.
+        Case {
+            name: "after an early answer",
+            reads: 20,
+            answers: OK.len(),
+            expected: "accepted: accepted as uds-1",
+        },
+    ];
+    for Case { name, reads, answers, expected } in cases {
+        let home = Home::new();
+        let fake = Fake::start(&home, move |_, mut stream| {
+            if reads == usize::MAX {
+                assert!(read_line(&mut stream).ends_with('\n'));
+            } else {
+                let mut some = vec![0; reads];
+                stream.read_exact(&mut some).unwrap();
+            }
+            stream.write_all(&OK[..answers]).unwrap();
+        });
+        let outcome = home.client().send(&fake.address, &message("a"));
+        let told = format!("{}: {outcome}", outcome.code());
+        let is_as_expected = match expected.strip_prefix(':') {
+            Some(_) => told.contains(expected) && matches!(outcome.code(), "not_sent" | "unknown"),
+            None => told.starts_with(expected),
+        };
+        assert!(is_as_expected, "{name}: {told}");
+        assert_eq!(fake.accepted(), 1, "{name}: not sent again");
+    }
+}
+
+/// A real server in a process of its own that is killed with `SIGKILL` while many messages are under way: what was
+/// accepted was in its inbox, and what was not sent or rejected was not.
+#[test]
+fn a_server_that_is_killed_in_the_middle() {
+    let _watchdog = watchdog::watch("a_server_that_is_killed_in_the_middle");
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for round in 0..12 * scale() as u64 {
+        let home = Home::new();
+        let address = Address::from_path(&home.path().join("new/killed.sock")).unwrap();
+        let log = home.path().join("log");
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["client::killed_entry", "--exact", "--nocapture", "--test-threads=1"])
+            .env("UDSMSG_KILLED", home.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut out = child.stdout.take().unwrap();
+        while read_line(&mut out).trim() != "=> ready" {}
+        let mut client = home.client().with_timeout(Duration::from_secs(3));
+        let mut labels = HashMap::new();
+        for n in 0..400 {
+            labels.insert(client.start(&address, &message(&n.to_string())).unwrap(), n);
+        }
+        let mut told = HashMap::new();
+        // Killed before anything is heard, or after some answers, and a little later.
+        let at = if round % 4 == 0 { 0 } else { 40 * usize::try_from(round % 8).unwrap() };
+        while told.len() < at
+            && let Some((id, outcome)) = client.next_outcome()
+        {
+            told.insert(labels[&id], outcome);
+        }
+        std::thread::sleep(Duration::from_micros(137 * (round % 5)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        while let Some((id, outcome)) = client.next_outcome() {
+            assert!(told.insert(labels[&id], outcome).is_none(), "told twice");
+        }
+        // A byte for each message that was in the inbox at the end of a turn: at least so many were there.
+        let there = std::fs::metadata(&log).unwrap().len();
+        for n in 0..400 {
+            let outcome = &told[&n];
+            *counts.entry(outcome.code()).or_default() += 1;
+            let could_be = matches!(outcome.code(), "accepted" | "unknown");
+            assert!(could_be || n as u64 >= there, "round {round}: {n} of {there} is there, and: {outcome}");
+            if outcome.is_accepted() {
+                // The id counts what was put in, so all before it were, and this is not another's answer.
+                assert_eq!(outcome.to_string(), format!("accepted as uds-{}", n + 1), "round {round}");
+            }
+        }
+    }
+    eprintln!("{counts:?}");
+}
+
+/// The child: a server that notes in a file how many messages are in its inbox.
+#[test]
+#[allow(clippy::print_stdout, reason = "the child talks to its parent")]
+fn killed_entry() {
+    let Some(home) = std::env::var_os("UDSMSG_KILLED") else { return };
+    let home = std::path::PathBuf::from(home);
+    let environment = udsmsg::Environment::from_pairs([
+        ("CLAUDE_CONFIG_DIR", home.join("config")),
+        ("HOME", home.join("home")),
+        ("TMPDIR", home.join("t")),
+    ]);
+    let address = Address::from_path(&home.join("new/killed.sock")).unwrap();
+    let mut server = udsmsg::Server::builder().environment(environment).address(address).start().unwrap();
+    let mut log = std::fs::File::create(home.join("log")).unwrap();
+    println!("\n=> ready");
+    let mut noted = 0;
+    loop {
+        let _ = server.turn(None).unwrap();
+        let len = server.inbox_len();
+        log.write_all(&vec![b'.'; len - noted]).unwrap();
+        noted = len;
+    }
+}
+
+/// Nobody stands there: each way has its word.
+#[test]
+fn servers_that_are_not_there() {
+    let home = Home::new();
+    let mut client = home.client();
+    let absent = Address::from_path(&home.path().join("absent.sock")).unwrap();
+    let dead = home.publish("dead.sock").0;
+    drop(UnixListener::bind(dead.path()).unwrap());
+    let none = home.publish("none.sock").0;
+    let file = home.publish("file.sock").0;
+    std::fs::write(file.path(), "x").unwrap();
+    let long = Address::from_path(&home.path().join("x".repeat(200))).unwrap();
+    for (target, kind) in [
+        (absent, ErrorKind::CapabilityMissing),
+        (dead, ErrorKind::NoSuchPeer),
+        (none, ErrorKind::NoSuchPeer),
+        (file, ErrorKind::NoSuchPeer),
+        (long, ErrorKind::PathTooLong),
+    ] {
+        match client.send(&target, &message("a")) {
+            SendOutcome::NotSent(error) => assert_eq!(error.kind(), kind, "{target:?}: {error}"),
+            other => panic!("{target:?}: {other}"),
+        }
+    }
+}
+
+/// A client outlives any number of messages that cannot be sent.
+#[test]
+fn a_client_is_not_used_up_by_failures() {
+    let _watchdog = watchdog::watch("a_client_is_not_used_up_by_failures");
+    let real = Real::start(|_| ());
+    let mut client = real.home.client();
+    let absent = Address::from_path(&real.home.path().join("absent.sock")).unwrap();
+    for n in 0..3_000 {
+        match client.send(&absent, &message("a")) {
+            SendOutcome::NotSent(error) if error.kind() == ErrorKind::CapabilityMissing => {}
+            other => panic!("attempt {n}: {other}"),
+        }
+    }
+    let address = Address::from_path(&real.path).unwrap();
+    assert!(client.send(&address, &message("a")).is_accepted());
+    for n in 0..3_000 {
+        let error = client.start(&absent, &message("a")).err().map(|error| error.kind());
+        if error == Some(ErrorKind::OutboxFull) {
+            while client.next_outcome().is_some() {}
+        } else {
+            assert_eq!(error, None, "attempt {n}");
+        }
+    }
+}
+
+/// A message that cannot be sent at all has its outcome before the call is over; it is told all the same.
+#[test]
+fn what_fails_at_once_is_told() {
+    let home = Home::new();
+    let mut client = home.client();
+    let absent = Address::from_path(&home.path().join("absent.sock")).unwrap();
+    let started: Vec<SendId> = (0..3).map(|_| client.start(&absent, &message("a")).unwrap()).collect();
+    assert_eq!(client.outstanding(), 3, "nothing was told yet");
+    for id in started {
+        let (told, outcome) = client.next_outcome().expect("each is told");
+        assert_eq!((told, outcome.code()), (id, "not_sent"));
+    }
+    assert!(client.next_outcome().is_none() && client.outstanding() == 0);
+}
+
+/// Outcomes that nobody asked for yet do not keep `send` from getting its own.
+#[test]
+fn send_gets_its_own_outcome_while_others_wait_to_be_told() {
+    let _watchdog = watchdog::watch("send_gets_its_own_outcome_while_others_wait_to_be_told");
+    let home = Home::new();
+    let fake = Fake::start(&home, |_, mut stream| {
+        for _ in 0..2 {
+            assert!(read_line(&mut stream).ends_with('\n'));
+        }
+        stream.write_all(OK).unwrap();
+        // The second answer comes in a read of its own.
+        std::thread::sleep(Duration::from_millis(50));
+        stream.write_all(OK).unwrap();
+        let _ = read_line(&mut stream);
+    });
+    let mut client = home.client().with_timeout(Duration::from_secs(2));
+    let first = client.start(&fake.address, &message("a")).unwrap();
+    let (tell, told) = mpsc::channel();
+    let address = fake.address.clone();
+    std::thread::spawn(move || {
+        let outcome = client.send(&address, &message("b"));
+        let _ = tell.send((client, outcome));
+    });
+    let (mut client, outcome) = told.recv_timeout(Duration::from_secs(6)).expect("it is told in time");
+    assert!(outcome.is_accepted(), "{outcome}");
+    let (id, outcome) = client.next_outcome().unwrap();
+    assert!(id == first && outcome.is_accepted(), "{outcome}");
+    assert!(client.next_outcome().is_none());
+}
+
+#[test]
+fn servers_that_answer_strangely() {
+    let _watchdog = watchdog::watch("servers_that_answer_strangely");
+    type Serve = fn(usize, UnixStream);
+    let cases: [(&str, Serve, &str); 6] = [
+        (
+            "byte by byte",
+            |_, mut stream| {
+                let _ = read_line(&mut stream);
+                for byte in OK {
+                    stream.write_all(&[*byte]).unwrap();
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                let _ = read_line(&mut stream);
+            },
+            "accepted: accepted as uds-1",
+        ),
+        (
+            "byte by byte, and too slowly",
+            |_, mut stream| {
+                let _ = read_line(&mut stream);
+                for byte in OK {
+                    if stream.write_all(&[*byte]).is_err() {
+                        return;
+                    }
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            },
+            "unknown: Connection timed out",
+        ),
+        (
+            "junk",
+            |_, mut stream| {
+                let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+                let _ = read_line(&mut stream);
+            },
+            "unknown: Invalid UDS response frame",
+        ),
+        (
+            "an over-long line",
+            |_, mut stream| {
+                let _ = stream.write_all(&vec![b' '; 65_537]);
+                let _ = read_line(&mut stream);
+            },
+            "unknown: UDS response frame exceeded size limit",
+        ),
+        (
+            "no end of lines that are no answer",
+            |_, mut stream| while stream.write_all(b"{\"type\":\"text\"}\n").is_ok() {},
+            "unknown: Connection timed out",
+        ),
+        (
+            "nothing",
+            |_, mut stream| {
+                let mut rest = Vec::new();
+                let _ = stream.read_to_end(&mut rest);
+            },
+            "unknown: Connection timed out",
+        ),
+    ];
+    for (name, serve, expected) in cases {
+        let home = Home::new();
+        let fake = Fake::start(&home, serve);
+        let timeout = Duration::from_millis(400);
+        let begin = Instant::now();
+        let outcome = home.client().with_timeout(timeout).send(&fake.address, &message("a"));
+        let told = format!("{}: {outcome}", outcome.code());
+        assert!(told.starts_with(expected), "{name}: {told}");
+        let is_late = expected.contains("timed out");
+        assert!(!is_late || begin.elapsed() >= timeout, "{name}: told before its time was over");
+        assert!(begin.elapsed() < 10 * timeout, "{name}: told after {:?}", begin.elapsed());
+        assert_eq!(fake.accepted(), 1, "{name}");
+    }
+}
+
+/// Somebody else's server at our path: it is told nothing.
+#[test]
+fn a_server_of_another_user_never_sees_a_byte() {
+    let _watchdog = watchdog::watch("a_server_of_another_user_never_sees_a_byte");
+    if nix::unistd::geteuid().as_raw() != 0 {
+        eprintln!("SKIPPED: not root, so there is nobody to play another user");
+        return;
+    }
+    let home = Home::new();
+    let (address, token) = home.publish("shared/fake.sock");
+    let shared = home.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    for (dir, mode) in [(home.path(), 0o711), (&shared, 0o777)] {
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let mut impostor = Impostor::start(address.path());
+    for _ in 0..3 {
+        match home.client().send(&address, &message("a secret")) {
+            SendOutcome::NotSent(error) => {
+                assert_eq!(error.kind(), ErrorKind::ForeignPeer, "{error}");
+                assert!(
+                    error.to_string().contains("65534") && !error.to_string().contains(&token),
+                    "{error}"
+                );
+            }
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(impostor.finish(), "3 connections, 0 bytes");
+    // The same program as ourselves does get it: it is the user that makes the difference.
+    std::fs::remove_file(address.path()).unwrap();
+    let mut honest = Impostor::start_as(address.path(), 0);
+    let outcome = home.client().with_timeout(Duration::from_millis(300)).send(&address, &message("a"));
+    assert_eq!(outcome.code(), "unknown", "{outcome}");
+    let found = honest.finish();
+    assert!(found.starts_with("1 connections, ") && found != "1 connections, 0 bytes", "{found}");
+}
+
+/// This program as a child of another user, which listens and counts what it is sent.
+struct Impostor {
+    process: Child,
+}
+
+impl Impostor {
+    fn start(path: &str) -> Self {
+        Self::start_as(path, NOBODY)
+    }
+
+    fn start_as(path: &str, uid: u32) -> Self {
+        // The other user may not be able to walk to where this program lies.
+        let program = std::path::Path::new(path).with_file_name("impostor");
+        std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut command = Command::new(program);
+        command.args(["client::impostor_entry", "--exact", "--nocapture", "--test-threads=1"]);
+        command.env("UDSMSG_IMPOSTOR", path).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let process = command.current_dir("/").uid(uid).gid(uid).spawn().unwrap();
+        while !std::path::Path::new(path).exists() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // It stands there before it listens.
+        std::thread::sleep(Duration::from_millis(20));
+        Self { process }
+    }
+
+    /// Has it stop, and says what it saw.
+    fn finish(&mut self) -> String {
+        drop(self.process.stdin.take());
+        let mut said = String::new();
+        self.process.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        self.process.wait().unwrap();
+        let line = said.lines().find_map(|line| line.split_once("=> ")).expect("it says what it saw");
+        line.1.to_owned()
+    }
+}
+
+impl Drop for Impostor {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+#[allow(clippy::print_stdout, reason = "the child talks to its parent")]
+fn impostor_entry() {
+    let Some(path) = std::env::var_os("UDSMSG_IMPOSTOR") else { return };
+    let listener = UnixListener::bind(&path).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let (counts, totals) = mpsc::channel();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let mut bytes = Vec::new();
+            let _ = stream.read_to_end(&mut bytes);
+            counts.send(bytes.len()).unwrap();
+        }
+    });
+    let mut nothing = Vec::new();
+    let _ = std::io::stdin().read_to_end(&mut nothing);
+    std::thread::sleep(Duration::from_millis(50));
+    let found: Vec<usize> = totals.try_iter().collect();
+    println!("\n=> {} connections, {} bytes", found.len(), found.iter().sum::<usize>());
+}
+
+#[test]
+fn a_connection_is_kept_and_used_again() {
+    let _watchdog = watchdog::watch("a_connection_is_kept_and_used_again");
+    let home = Home::new();
+    let fake = Fake::start(&home, |_, mut stream| {
+        while read_line(&mut stream).ends_with('\n') {
+            stream.write_all(OK).unwrap();
+        }
+    });
+    let mut client = home.client();
+    for _ in 0..200 {
+        assert!(client.send(&fake.address, &message("a")).is_accepted());
+    }
+    assert_eq!(fake.accepted(), 1);
+    let started: Vec<SendId> =
+        (0..200).map(|_| client.start(&fake.address, &message("a")).unwrap()).collect();
+    let told: Vec<SendId> = std::iter::from_fn(|| client.next_outcome()).map(|(id, _)| id).collect();
+    assert_eq!((told, fake.accepted()), (started, 1));
+    drop(client);
+    assert!(home.client().send(&fake.address, &message("a")).is_accepted());
+    assert_eq!(fake.accepted(), 2);
+}
+
+/// A server that closes after each answer: each message is there once all the same, on a connection of its own.
+#[test]
+fn a_server_that_closes_after_each_answer_costs_no_message() {
+    let _watchdog = watchdog::watch("a_server_that_closes_after_each_answer_costs_no_message");
+    let home = Home::new();
+    let fake = Fake::start(&home, |_, mut stream| {
+        let _ = read_line(&mut stream);
+        let _ = stream.write_all(OK);
+    });
+    let mut client = home.client();
+    for n in 0..50 {
+        let outcome = client.send(&fake.address, &message("a"));
+        // Written before the end could be seen, it is unknown; it is never sent twice.
+        assert!(matches!(outcome.code(), "accepted" | "unknown"), "{n}: {outcome}");
+    }
+    assert!(fake.accepted() <= 50, "{} connections for 50 messages", fake.accepted());
+}
+
+#[test]
+fn a_server_that_was_started_anew_is_found_by_its_new_token() {
+    let _watchdog = watchdog::watch("a_server_that_was_started_anew_is_found_by_its_new_token");
+    let home = Home::new();
+    let address = Address::from_path(&home.path().join("new/again.sock")).unwrap();
+    let mut client = home.client();
+    let mut tokens = Vec::new();
+    for round in 1..=5_usize {
+        let builder = udsmsg::Server::builder().environment(home.environment());
+        let mut server = builder.address(address.clone()).start().unwrap();
+        tokens.push(home.token_of(&server));
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_done.load(Ordering::SeqCst) {
+                    let _ = server.turn(Some(Duration::from_millis(5))).unwrap();
+                }
+                assert_eq!(server.drain().len(), 2, "round {round}");
+                server.shutdown(Duration::ZERO).unwrap();
+            });
+            let outcomes = [client.send(&address, &message("a")), client.send(&address, &message("b"))];
+            is_done.store(true, Ordering::SeqCst);
+            for (outcome, id) in outcomes.iter().zip(["accepted as uds-1", "accepted as uds-2"]) {
+                assert_eq!(outcome.to_string(), id, "round {round}");
+            }
+        });
+        let gone = client.send(&address, &message("c"));
+        assert_eq!(gone.code(), "not_sent", "round {round}: nobody is there: {gone}");
+    }
+    tokens.dedup();
+    assert_eq!(tokens.len(), 5, "each start has its own token");
+}
+
+/// The connect system call says `EAGAIN` while the backlog is full: tried again within the deadline, and then no more.
+#[test]
+fn a_full_backlog_is_tried_again() {
+    let _watchdog = watchdog::watch("a_full_backlog_is_tried_again");
+    let home = Home::new();
+    let (address, _) = home.publish("full.sock");
+    let listener = UnixListener::bind(address.path()).unwrap();
+    listen(&listener, Backlog::new(0).unwrap()).unwrap();
+    let squatter = UnixStream::connect(address.path()).unwrap();
+    let begin = (Instant::now(), cpu_time());
+    let timeout = Duration::from_millis(400);
+    let outcome = home.client().with_timeout(timeout).send(&address, &message("a"));
+    let SendOutcome::NotSent(error) = outcome else { panic!("{outcome}") };
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    assert!(begin.0.elapsed() >= timeout && begin.0.elapsed() < 10 * timeout, "{:?}", begin.0.elapsed());
+    let spent = cpu_time() - begin.1;
+    eprintln!("{spent:?} of processor time in {:?}", begin.0.elapsed());
+    assert!(spent < timeout / 4, "it spins: {spent:?} of processor time in {timeout:?}");
+    // There is room in time.
+    let sender = std::thread::spawn(move || {
+        let outcome = home.client().send(&address, &message("b"));
+        (outcome, home, address)
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    drop(squatter);
+    let (_squatter, _) = listener.accept().unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    assert!(read_line(&mut stream).contains(r#""data":"b""#));
+    stream.write_all(OK).unwrap();
+    let (outcome, ..) = sender.join().unwrap();
+    assert!(outcome.is_accepted(), "{outcome}");
+}
+
+/// Processor time of this thread.
+fn cpu_time() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
+    let of = |time: nix::sys::time::TimeVal| {
+        Duration::new(u64::try_from(time.tv_sec()).unwrap(), u32::try_from(time.tv_usec()).unwrap() * 1_000)
+    };
+    of(usage.user_time()) + of(usage.system_time())
+}
+
+/// A thousand at once, each with a client of its own, on a server that takes 128: all are told yes, or that it is busy, and
+/// none of them burns the processor while it waits.
+#[test]
+fn a_thousand_simultaneous_senders() {
+    const SENDERS: usize = 1_000;
+    const HOLD: Duration = Duration::from_millis(100);
+    let _watchdog = watchdog::watch("a_thousand_simultaneous_senders");
+    let real = Real::start(|_| ());
+    let (address, home) = (Address::from_path(&real.path).unwrap(), &real.home);
+    // What one message costs a client that nobody stands in the way of.
+    let alone = (0..100).map(|_| {
+        let mut client = home.client();
+        let begin = cpu_time();
+        assert!(client.ping(&address).is_accepted());
+        cpu_time() - begin
+    });
+    let alone = alone.sum::<Duration>() / 100;
+    let together = Barrier::new(SENDERS);
+    let timeout = Duration::from_secs(5);
+    let told: Vec<(usize, SendOutcome, Duration, Duration)> = std::thread::scope(|scope| {
+        let senders: Vec<_> = (0..SENDERS)
+            .map(|n| {
+                let (address, together) = (&address, &together);
+                let send = move || {
+                    let mut client = home.client().with_timeout(timeout);
+                    together.wait();
+                    let begin = (Instant::now(), cpu_time());
+                    let outcome = client.send(address, &message(&n.to_string()));
+                    let told = (n, outcome, begin.0.elapsed(), cpu_time() - begin.1);
+                    // It keeps its slot for a while.
+                    std::thread::sleep(HOLD);
+                    told
+                };
+                std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(scope, send).unwrap()
+            })
+            .collect();
+        senders.into_iter().map(|sender| sender.join().unwrap()).collect()
+    });
+    let found: Vec<usize> = real.with(|server| {
+        let batch = server.drain();
+        let data = |entry: udsmsg::InboxEntry<'_>| {
+            entry.message().data().unwrap().text().unwrap().parse::<usize>().unwrap()
+        };
+        batch.iter().map(data).collect()
+    });
+    let mut there: HashMap<usize, usize> = HashMap::new();
+    for n in &found {
+        *there.entry(*n).or_default() += 1;
+    }
+    let mut accepted = 0;
+    let (mut waited, mut burnt) = (Duration::ZERO, Duration::ZERO);
+    for (n, outcome, took, cpu) in &told {
+        match outcome {
+            SendOutcome::Accepted { .. } => accepted += 1,
+            SendOutcome::NotSent(error) if error.kind() == ErrorKind::Busy => {}
+            other => panic!("{n} after {took:?}: {other}"),
+        }
+        assert_eq!(there.get(n).copied().unwrap_or(0), usize::from(outcome.is_accepted()), "{n}: {outcome}");
+        assert!(*took < 2 * timeout, "{n}: {took:?}");
+        waited += *took;
+        burnt += *cpu;
+    }
+    let each = burnt / u32::try_from(SENDERS).unwrap();
+    let ratio = each.as_secs_f64() / alone.as_secs_f64();
+    let longest = told.iter().map(|(_, _, took, _)| *took).max().unwrap();
+    let most = told.iter().map(|(.., cpu)| *cpu).max().unwrap();
+    eprintln!(
+        "{accepted} of {SENDERS} accepted, the last after {longest:?}; {each:?} of processor time each, {most:?} at most, \
+         {ratio:.1} times that of one alone ({alone:?}); {waited:?} were waited altogether"
+    );
+    assert!(longest > HOLD, "nobody had to wait for a slot: this tests nothing");
+    assert!(accepted > SENDERS / 10, "{accepted} of {SENDERS} were accepted");
+    // At most 7 attempts and one every 50 ms for 5 s.
+    assert!(ratio < 50.0, "they spin: {ratio} times the processor time of one alone");
+}
+
+/// Pipelined over one connection: exactly once, in order, and no faster than the owner drains.
+#[test]
+fn pipelined_messages_arrive_exactly_once_and_in_order() {
+    let _watchdog = watchdog::watch("pipelined_messages_arrive_exactly_once_and_in_order");
+    let count = 10_000 * scale().min(10);
+    let home = Home::new();
+    let mut server = home.start(|_| ());
+    let address = server.address().clone();
+    let is_done = AtomicBool::new(false);
+    let (found, told) = std::thread::scope(|scope| {
+        let owner = scope.spawn(|| {
+            let mut found: Vec<(String, usize)> = Vec::new();
+            let mut batch = udsmsg::Batch::new();
+            while !is_done.load(Ordering::SeqCst) {
+                let _ = server.turn(Some(Duration::from_millis(20))).unwrap();
+                server.drain_into(&mut batch);
+                for entry in &batch {
+                    let data = entry.message().data().unwrap().text().unwrap().parse().unwrap();
+                    found.push((entry.id().to_string(), data));
+                }
+            }
+            found
+        });
+        let mut client = home.client().with_timeout(Duration::from_secs(20));
+        let begin = Instant::now();
+        let mut started = HashMap::new();
+        let mut told: Vec<(String, usize)> = Vec::new();
+        let mut hear = |client: &mut Client, started: &HashMap<SendId, usize>| match client.next_outcome() {
+            Some((id, SendOutcome::Accepted { id: Some(name) })) => told.push((name, started[&id])),
+            Some((_, other)) => panic!("{other}"),
+            None => panic!("nothing is on its way"),
+        };
+        for n in 0..count {
+            loop {
+                match client.start(&address, &message(&n.to_string())) {
+                    Ok(id) => {
+                        assert!(started.insert(id, n).is_none(), "an id is given twice");
+                        break;
+                    }
+                    Err(error) if error.kind() == ErrorKind::OutboxFull => hear(&mut client, &started),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        while client.outstanding() > 0 {
+            hear(&mut client, &started);
+        }
+        let took = begin.elapsed();
+        eprintln!("{count} messages in {took:?}: {:.0} a second", count as f64 / took.as_secs_f64());
+        is_done.store(true, Ordering::SeqCst);
+        (owner.join().unwrap(), told)
+    });
+    let expected: Vec<(String, usize)> = (0..count).map(|n| (format!("uds-{}", n + 1), n)).collect();
+    assert!(found == expected, "{} of {count} were found, or not in order", found.len());
+    assert!(told == expected, "{} of {count} were told, or not in order", told.len());
+}

@@ -1,0 +1,942 @@
+//! The outbox: what becomes of messages, on a virtual clock.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use udsmsg::proto::outbox::{LinkStep, Outbox};
+use udsmsg::{
+    AuthToken, ConnKey, Error, ErrorKind, Limits, Message, Mono, Now, Outgoing, SendId, SendOutcome, Wall,
+};
+
+use crate::util::courier::{Counts, Op, World, busy_error, other_error};
+use crate::util::{Dice, scale};
+
+const A: &str = "/r/a";
+const OK: &str = r#"{"type":"response","data":"ok","meta":{"id":"uds-1"}}"#;
+const PONG: &str = r#"{"type":"pong","from":"/r/a"}"#;
+const NO: &str = r#"{"type":"error","data":"inbox full"}"#;
+const BUSY: &str = r#"{"type":"error","data":"too many clients"}"#;
+
+/// What comes of an attempt to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    Open,
+    Busy,
+    Shut,
+}
+
+/// A connection that the outbox made, as its receiver sees it.
+struct Conn {
+    key: ConnKey,
+    target: String,
+    token: AuthToken,
+    /// All that was written, and how much more fits.
+    written: Vec<u8>,
+    room: usize,
+    is_broken: bool,
+    /// To be read by the outbox, and whether the end comes behind it.
+    said: Vec<u8>,
+    has_ended: bool,
+    is_closed: bool,
+}
+
+/// An outbox, its clock, and receivers that do what the test says.
+struct Lab {
+    outbox: Outbox,
+    now: u64,
+    door: Door,
+    room: usize,
+    conns: Vec<Conn>,
+    /// When connecting was tried.
+    attempts: Vec<Mono>,
+    labels: HashMap<SendId, usize>,
+    sent: usize,
+    outcomes: BTreeMap<usize, (SendOutcome, Mono)>,
+    read_max: usize,
+}
+
+impl Lab {
+    fn new(tweak: impl FnOnce(&mut Limits)) -> Self {
+        let mut limits = Limits::default();
+        tweak(&mut limits);
+        Self {
+            outbox: Outbox::new(limits).unwrap(),
+            now: 0,
+            door: Door::Open,
+            room: usize::MAX,
+            conns: Vec::new(),
+            attempts: Vec::new(),
+            labels: HashMap::new(),
+            sent: 0,
+            outcomes: BTreeMap::new(),
+            read_max: usize::MAX,
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            mono: Mono::from_nanos(self.now),
+            wall: Wall::from_millis(1_795_341_600_000 + self.now / 1_000_000),
+        }
+    }
+
+    /// Gives the outbox the message `data`; messages are counted from 0.
+    fn try_send(&mut self, target: &str, data: &str, timeout_ms: u64) -> Result<usize, Error> {
+        let message = Outgoing::new("text").with_text(data);
+        let timeout = Duration::from_millis(timeout_ms);
+        let id = self.outbox.send(target, &message, None, timeout, self.now())?;
+        assert!(self.labels.insert(id, self.sent).is_none(), "an id is given twice");
+        self.sent += 1;
+        Ok(self.sent - 1)
+    }
+
+    fn send_to(&mut self, target: &str, timeout_ms: u64) -> usize {
+        self.try_send(target, &self.sent.to_string(), timeout_ms).unwrap()
+    }
+
+    fn send(&mut self, timeout_ms: u64) -> usize {
+        self.send_to(A, timeout_ms)
+    }
+
+    fn steps(&mut self) {
+        for count in 0.. {
+            assert!(count < 10_000, "the steps never end");
+            let Some((key, step)) = self.outbox.next_step() else { break };
+            let now = self.now();
+            match step {
+                LinkStep::Connect => self.connect(key, now),
+                LinkStep::Write => self.write(self.at(key).expect("a link that is open")),
+                LinkStep::Close => {
+                    let at = self.at(key).expect("closed once");
+                    self.conns[at].is_closed = true;
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, key: ConnKey, now: Now) {
+        assert_eq!(self.at(key), None, "at most one connection for a link");
+        self.attempts.push(now.mono);
+        match self.door {
+            Door::Busy => return self.outbox.connect_failed(key, &busy_error(), now),
+            Door::Shut => return self.outbox.connect_failed(key, &other_error(), now),
+            Door::Open => {}
+        }
+        let token = AuthToken::from_bytes([u8::try_from(self.conns.len() % 256).unwrap(); 32]);
+        self.conns.push(Conn {
+            key,
+            target: self.outbox.target(key).to_owned(),
+            token: token.clone(),
+            written: Vec::new(),
+            room: self.room,
+            is_broken: false,
+            said: Vec::new(),
+            has_ended: false,
+            is_closed: false,
+        });
+        self.outbox.connected(key, token, now);
+    }
+
+    fn at(&self, key: ConnKey) -> Option<usize> {
+        self.conns.iter().position(|conn| conn.key == key && !conn.is_closed)
+    }
+
+    fn write(&mut self, at: usize) {
+        let conn = &mut self.conns[at];
+        let output = self.outbox.output(conn.key);
+        let n = conn.room.min(output.len());
+        if conn.is_broken {
+            self.outbox.output_failed(conn.key);
+        } else if n > 0 {
+            conn.written.extend_from_slice(&output[..n]);
+            conn.room -= n;
+            self.outbox.sent(conn.key, n);
+        }
+    }
+
+    /// One turn as the outbox documents it.
+    fn turn(&mut self) {
+        let now = self.now();
+        self.steps();
+        for at in 0..self.conns.len() {
+            self.read(at, now);
+        }
+        for at in 0..self.conns.len() {
+            if !self.conns[at].is_closed {
+                self.write(at);
+            }
+        }
+        self.steps();
+        self.outbox.deadlines_reached(now);
+        self.steps();
+        self.outbox.turn_ended();
+        while let Some((id, outcome)) = self.outbox.next_outcome() {
+            let label = self.labels[&id];
+            let before = self.outcomes.insert(label, (outcome, now.mono));
+            assert!(before.is_none(), "{label} is told twice: {before:?}");
+        }
+        assert_eq!(self.outcomes.len() + self.outbox.outstanding(), self.sent, "told exactly once");
+        if let Some(deadline) = self.outbox.next_deadline() {
+            assert!(deadline > now.mono, "what was due has been dealt with");
+        }
+    }
+
+    fn read(&mut self, at: usize, now: Now) {
+        let conn = &mut self.conns[at];
+        while !conn.is_closed && !conn.said.is_empty() {
+            let Some(space) = self.outbox.recv_space(conn.key) else { return };
+            let n = space.len().min(conn.said.len()).min(self.read_max);
+            assert!(n > 0, "a read into nothing looks like the end");
+            for (to, from) in space.iter_mut().zip(conn.said.drain(..n)) {
+                *to = from;
+            }
+            self.outbox.received(conn.key, n, now);
+        }
+        if conn.has_ended && !conn.is_closed {
+            self.outbox.ended(conn.key, now);
+        }
+    }
+
+    /// Turns until nothing more is written.
+    fn run(&mut self) {
+        for _ in 0..10_000 {
+            let before = self.conns.iter().map(|conn| conn.written.len()).sum::<usize>();
+            self.turn();
+            if before == self.conns.iter().map(|conn| conn.written.len()).sum::<usize>() {
+                return;
+            }
+        }
+        panic!("it never comes to rest");
+    }
+
+    /// Time passes, with a turn at each deadline and at the end.
+    fn advance(&mut self, ms: u64) {
+        let end = self.now + ms * 1_000_000;
+        self.run();
+        while let Some(deadline) = self.outbox.next_deadline().filter(|at| at.as_nanos() <= end) {
+            self.now = deadline.as_nanos();
+            self.run();
+        }
+        self.now = end;
+        self.run();
+    }
+
+    /// The receiver of connection `at` says `line`.
+    fn say(&mut self, at: usize, line: &str) {
+        self.conns[at].said.extend_from_slice(line.as_bytes());
+        self.conns[at].said.push(b'\n');
+        self.run();
+    }
+
+    fn end(&mut self, at: usize) {
+        self.conns[at].has_ended = true;
+        self.run();
+    }
+
+    /// The data of the whole lines on connection `at`.
+    fn got(&self, at: usize) -> Vec<String> {
+        let conn = &self.conns[at];
+        let text = std::str::from_utf8(&conn.written).unwrap();
+        let whole = &text[..text.rfind('\n').map_or(0, |at| at + 1)];
+        let data = |line: &str| {
+            let message = Message::from_json(line).unwrap();
+            let meta = format!(r#"{{"authToken":"{}"}}"#, conn.token.expose());
+            assert_eq!(message.meta(), Some(meta.as_str()), "the token of this connection");
+            message.data().unwrap().text().unwrap().into_owned()
+        };
+        whole.lines().map(data).collect()
+    }
+
+    /// What became of a message: its code and its sentence; `-` if nothing was told.
+    fn outcome(&self, label: usize) -> String {
+        match self.outcomes.get(&label) {
+            None => "-".to_owned(),
+            Some((outcome, _)) => format!("{}: {outcome}", outcome.code()),
+        }
+    }
+
+    /// The codes of all messages, in the order of their sending.
+    fn codes(&self) -> String {
+        let code = |label| self.outcomes.get(&label).map_or("-", |(outcome, _)| outcome.code());
+        (0..self.sent).map(code).collect::<Vec<_>>().join(" ")
+    }
+
+    fn receivers(&self) -> usize {
+        let shown = format!("{:?}", self.outbox);
+        let (_, rest) = shown.split_once("receivers: ").unwrap();
+        rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+    }
+
+    fn line_len(&self) -> usize {
+        let message = Outgoing::new("text").with_text("0");
+        let ts = self.now().wall.to_string();
+        message.encode(&AuthToken::from_bytes([0; 32]), None, Some(&ts), 65_536).unwrap().len()
+    }
+}
+
+fn lines(lines: &[&str]) -> Vec<u8> {
+    lines.iter().flat_map(|line| [line.as_bytes(), b"\n"].concat()).collect()
+}
+
+/// One message, what its receiver says, whether it ends, and what the sender is told after its 100 ms.
+#[test]
+fn what_a_receiver_says_to_one_message() {
+    let rejected_without_data = "rejected: UDS receiver rejected message";
+    let ended = "unknown: UDS socket ended before response (";
+    let invalid = "unknown: Invalid UDS response frame";
+    let too_long = "unknown: UDS response frame exceeded size limit (";
+    let silent = "unknown: Connection timed out (";
+    let other = r#"{"type":"text","data":"no answer"}"#;
+    let cases: Vec<(&str, Vec<u8>, bool, &str)> = vec![
+        ("accepted", lines(&[OK]), false, "accepted: accepted as uds-1"),
+        ("and then the end", lines(&[OK]), true, "accepted: accepted as uds-1"),
+        ("without an id", lines(&[r#"{"type":"response"}"#]), false, "accepted: accepted"),
+        (
+            "an id that is no string",
+            lines(&[r#"{"type":"response","meta":{"id":7}}"#]),
+            false,
+            "accepted: accepted",
+        ),
+        (
+            "an answer that speaks of an error",
+            lines(&[r#"{"type":"response","data":"error"}"#]),
+            true,
+            "accepted: accepted",
+        ),
+        ("with blanks", lines(&["", " \t\r", OK]), false, "accepted: accepted as uds-1"),
+        ("with a carriage return", lines(&[&format!("{OK}\r")]), false, "accepted: accepted as uds-1"),
+        ("a pong", lines(&[PONG]), false, "accepted: accepted"),
+        ("rejected", lines(&[NO]), true, "rejected: inbox full"),
+        ("rejected, and it stays", lines(&[NO]), false, "rejected: inbox full"),
+        ("rejected without data", lines(&[r#"{"type":"error"}"#]), true, rejected_without_data),
+        ("rejected with null", lines(&[r#"{"type":"error","data":null}"#]), true, rejected_without_data),
+        ("rejected with JSON", lines(&[r#"{"type":"error","data":[1]}"#]), true, "rejected: [1]"),
+        ("other types are skipped", lines(&[other, other, OK]), false, "accepted: accepted as uds-1"),
+        ("a type that is none is skipped", lines(&["{}", OK]), false, "accepted: accepted as uds-1"),
+        ("other types only", lines(&[other, other]), false, silent),
+        ("other types, then the end", lines(&[other]), true, ended),
+        ("no JSON", lines(&["ok"]), false, invalid),
+        ("no object", lines(&["[1]"]), false, invalid),
+        ("no UTF-8", b"{\"type\":\"\xff\"}\n".to_vec(), false, invalid),
+        ("junk in front of the answer", lines(&["?", OK]), false, invalid),
+        ("junk behind the answer", lines(&[OK, "?"]), false, "accepted: accepted as uds-1"),
+        ("an over-long line", [b"{\"".to_vec(), vec![b'x'; 65_535]].concat(), false, too_long),
+        ("and its newline", [vec![b' '; 65_537], lines(&[""])].concat(), false, too_long),
+        (
+            "the longest line there may be",
+            [vec![b' '; 65_536 - OK.len()], lines(&[OK])].concat(),
+            false,
+            "accepted: accepted as uds-1",
+        ),
+        ("the end", vec![], true, ended),
+        ("half an answer, then the end", OK.as_bytes().to_vec(), true, ended),
+        ("half an answer", OK.as_bytes().to_vec(), false, silent),
+        ("silence", vec![], false, silent),
+    ];
+    for (name, said, ends, expected) in cases {
+        for read_max in [usize::MAX, 1, 7] {
+            if read_max == 1 && said.len() > 1_000 {
+                continue;
+            }
+            let mut lab = Lab::new(|_| ());
+            lab.read_max = read_max;
+            let label = lab.send(100);
+            lab.run();
+            assert_eq!(lab.got(0), ["0"], "{name}");
+            assert_eq!(lab.outcome(label), "-", "{name}");
+            lab.conns[0].said = said.clone();
+            lab.run();
+            lab.conns[0].has_ended = ends;
+            lab.advance(99);
+            if expected != silent {
+                assert_ne!(lab.outcome(label), "-", "{name}: told before its time is over");
+            }
+            lab.advance(1);
+            let outcome = lab.outcome(label);
+            assert!(outcome.starts_with(expected), "{name} ({read_max} bytes a read): {outcome}");
+            assert_eq!(lab.conns.len(), 1, "{name}: not sent twice");
+            let is_fine = expected.starts_with("accepted") && !ends && !name.starts_with("junk");
+            assert_eq!(lab.conns[0].is_closed, !is_fine, "{name}: is its connection kept?");
+            assert_eq!(lab.receivers(), usize::from(is_fine), "{name}");
+        }
+    }
+}
+
+/// Five messages of which so many fit into the connection; what the receiver says; the codes of all and what is on the
+/// second connection, which says yes to all.
+#[test]
+fn what_a_receiver_says_to_many_in_flight() {
+    struct Case {
+        name: &'static str,
+        /// Lines that can be written, in tenths.
+        room: usize,
+        said: &'static [&'static str],
+        ends: bool,
+        codes: &'static str,
+        again: &'static [&'static str],
+    }
+    let case = |name, room, said, ends, codes, again| Case { name, room, said, ends, codes, again };
+    let cases = [
+        case("all accepted", 50, &[OK; 5], false, "accepted accepted accepted accepted accepted", &[]),
+        case(
+            "skipping what is no answer",
+            50,
+            &["{}", OK, "", OK, "{}", OK, OK, OK],
+            false,
+            "accepted accepted accepted accepted accepted",
+            &[],
+        ),
+        case("the first is rejected", 50, &[NO], true, "rejected unknown unknown unknown unknown", &[]),
+        case(
+            "the third is rejected",
+            50,
+            &[OK, OK, NO],
+            false,
+            "accepted accepted rejected unknown unknown",
+            &[],
+        ),
+        case(
+            "what a refusal is followed by is nothing",
+            50,
+            &[OK, NO, OK, OK, OK],
+            true,
+            "accepted rejected unknown unknown unknown",
+            &[],
+        ),
+        case(
+            "rejected, and two were not written",
+            30,
+            &[OK, NO],
+            true,
+            "accepted rejected unknown accepted accepted",
+            &["3", "4"],
+        ),
+        case(
+            "rejected, and one was written partly",
+            35,
+            &[OK, NO],
+            true,
+            "accepted rejected unknown accepted accepted",
+            &["3", "4"],
+        ),
+        case(
+            "rejected, and all but the newline was written",
+            39,
+            &[NO],
+            true,
+            "rejected unknown unknown accepted accepted",
+            &["3", "4"],
+        ),
+        case("the end behind two", 50, &[OK, OK], true, "accepted accepted unknown unknown unknown", &[]),
+        case(
+            "the end, and two were not written",
+            30,
+            &[OK],
+            true,
+            "accepted unknown unknown accepted accepted",
+            &["3", "4"],
+        ),
+        case(
+            "the end, and one was written partly",
+            31,
+            &[OK],
+            true,
+            "accepted unknown unknown accepted accepted",
+            &["3", "4"],
+        ),
+        case(
+            "the end of one that never answered",
+            25,
+            &[],
+            true,
+            "unknown unknown not_sent not_sent not_sent",
+            &[],
+        ),
+        case("the end before a byte", 0, &[], true, "not_sent not_sent not_sent not_sent not_sent", &[]),
+        case(
+            "junk behind one",
+            35,
+            &[OK, "?"],
+            false,
+            "accepted unknown unknown accepted accepted",
+            &["3", "4"],
+        ),
+        case("junk from the start", 35, &["?"], false, "unknown unknown unknown not_sent not_sent", &[]),
+        case("silence", 35, &[], false, "unknown unknown unknown not_sent not_sent", &[]),
+        case(
+            "too many clients",
+            50,
+            &[BUSY],
+            true,
+            "accepted accepted accepted accepted accepted",
+            &["0", "1", "2", "3", "4"],
+        ),
+        case(
+            "too many clients, in the middle of a line",
+            15,
+            &[BUSY],
+            true,
+            "accepted accepted accepted accepted accepted",
+            &["0", "1", "2", "3", "4"],
+        ),
+        case(
+            "idle timeout in the middle of a line",
+            25,
+            &[OK, OK, r#"{"type":"error","data":"idle timeout"}"#],
+            true,
+            "accepted accepted accepted accepted accepted",
+            &["2", "3", "4"],
+        ),
+        case(
+            "authentication timeout",
+            5,
+            &[r#"{"type":"error","data":"authentication timeout"}"#],
+            true,
+            "accepted accepted accepted accepted accepted",
+            &["0", "1", "2", "3", "4"],
+        ),
+    ];
+    for Case { name, room, said, ends, codes, again } in cases {
+        for read_max in [usize::MAX, 1] {
+            let mut lab = Lab::new(|_| ());
+            lab.read_max = read_max;
+            lab.room = match (lab.line_len(), room) {
+                (len, 39) => 4 * len - 1,
+                (len, room) => len * room / 10,
+            };
+            for _ in 0..5 {
+                lab.send(100);
+            }
+            lab.run();
+            lab.room = usize::MAX;
+            lab.conns[0].said = lines(said);
+            lab.run();
+            lab.conns[0].has_ended = ends;
+            lab.advance(50);
+            if !again.is_empty() {
+                assert_eq!(lab.got(1), again, "{name}");
+                lab.conns[1].said = lines(&[OK; 5]);
+            }
+            lab.advance(49);
+            lab.advance(1);
+            assert_eq!(lab.codes(), codes, "{name}");
+            assert_eq!(lab.conns.len(), 1 + usize::from(!again.is_empty()), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_line_that_was_called_not_sent_is_never_completed() {
+    let len = Lab::new(|_| ()).line_len();
+    for cut in 1..len {
+        let mut lab = Lab::new(|_| ());
+        lab.room = len + cut;
+        for timeout in [200, 50, 200] {
+            lab.send(timeout);
+        }
+        lab.run();
+        lab.say(0, OK);
+        lab.room = usize::MAX;
+        lab.advance(49);
+        assert_eq!(lab.codes(), "accepted - -");
+        lab.advance(1);
+        assert_eq!(lab.outcome(1), "not_sent: Connection timed out (not sent)");
+        assert!(lab.conns[0].is_closed, "only the end keeps its line from being completed");
+        lab.conns[0].room = usize::MAX;
+        lab.run();
+        assert_eq!(lab.conns[0].written.len(), len + cut);
+        assert_eq!((lab.got(0), lab.got(1)), (vec!["0".to_owned()], vec!["2".to_owned()]));
+    }
+}
+
+/// Attempts come after 1, 2, 4, 8, 16, 32 ms and then every 50, and stop with the last message.
+#[test]
+fn a_busy_receiver_is_tried_again_ever_more_slowly_and_then_no_more() {
+    let mut lab = Lab::new(|_| ());
+    lab.door = Door::Busy;
+    let label = lab.send(1_000);
+    lab.advance(5_000);
+    let times: Vec<u64> = lab.attempts.iter().map(|at| at.as_nanos() / 1_000_000).collect();
+    let mut expected = vec![0, 1, 3, 7, 15, 31, 63];
+    expected.extend((113..1_000).step_by(50));
+    assert_eq!(times, expected);
+    let (outcome, at) = &lab.outcomes[&label];
+    let SendOutcome::NotSent(error) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((error.kind(), at.as_nanos()), (ErrorKind::Busy, 1_000_000_000), "{error}");
+    assert!(error.to_string().starts_with("too many clients"), "{error}");
+    assert_eq!((lab.receivers(), lab.outbox.next_deadline()), (0, None));
+}
+
+#[test]
+fn many_messages_for_a_busy_receiver_wait_together() {
+    let mut lab = Lab::new(|_| ());
+    lab.door = Door::Busy;
+    for n in 0..500 {
+        lab.send(300 + n);
+        lab.run();
+    }
+    lab.advance(299);
+    assert_eq!(lab.outcomes.len(), 0);
+    assert!(lab.attempts.len() <= 13, "{} attempts", lab.attempts.len());
+    lab.advance(200);
+    assert_eq!(lab.outcomes.len(), 200);
+    lab.door = Door::Open;
+    lab.advance(50);
+    assert!(!lab.conns.is_empty(), "it is tried at least every 50 ms");
+    let first: usize = lab.got(0)[0].parse().unwrap();
+    assert!((200..=250).contains(&first), "{first} is the first that still has time");
+    for (label, (outcome, at)) in lab.outcomes.range(..first) {
+        assert_eq!(outcome.code(), "not_sent", "{label}");
+        assert_eq!(at.as_nanos(), (300 + *label as u64) * 1_000_000, "{label}: to the nanosecond");
+    }
+}
+
+#[test]
+fn a_receiver_that_says_that_it_is_busy_is_tried_again() {
+    for reason in ["too many clients", "authentication timeout", "idle timeout"] {
+        let said = format!(r#"{{"type":"error","data":"{reason}"}}"#);
+        let mut lab = Lab::new(|_| ());
+        let label = lab.send(1_000);
+        for attempt in 0..8 {
+            lab.run();
+            assert_eq!(lab.got(attempt), ["0"], "{reason}");
+            lab.say(attempt, &said);
+            assert!(lab.conns[attempt].is_closed, "{reason}");
+            let pause = lab.outbox.next_deadline().unwrap().since(lab.now().mono);
+            let expected = Duration::from_millis([1, 2, 4, 8, 16, 32, 50, 50][attempt]);
+            assert_eq!(pause, expected, "{reason}: the pause behind attempt {attempt}");
+            lab.advance(u64::try_from(pause.as_millis()).unwrap());
+        }
+        lab.say(8, OK);
+        assert_eq!(lab.outcome(label), "accepted: accepted as uds-1");
+        // A receiver that has answered is no busy one any more.
+        lab.say(8, &said);
+        lab.send(1_000);
+        lab.run();
+        assert_eq!(lab.got(9), ["1"], "{reason}");
+        lab.say(9, &said);
+        assert_eq!(
+            lab.outbox.next_deadline().map(|at| at.since(lab.now().mono)),
+            Some(Duration::from_millis(1))
+        );
+        lab.advance(1_000);
+        let outcome = lab.outcome(1);
+        assert!(outcome.starts_with("unknown: Connection timed out"), "{reason}: {outcome}");
+    }
+}
+
+#[test]
+fn other_failures_to_connect_are_told_at_once() {
+    let mut lab = Lab::new(|_| ());
+    lab.door = Door::Shut;
+    for _ in 0..3 {
+        lab.send(1_000);
+    }
+    lab.run();
+    assert_eq!(lab.codes(), "not_sent not_sent not_sent");
+    assert_eq!((lab.attempts.len(), lab.receivers(), lab.outbox.next_deadline()), (1, 0, None));
+    lab.door = Door::Open;
+    lab.send(1_000);
+    lab.run();
+    assert_eq!(lab.got(0), ["3"], "the next one is tried for itself");
+}
+
+#[test]
+fn late_answers_are_not_taken_for_those_of_others() {
+    let mut lab = Lab::new(|_| ());
+    for timeout in [10, 100, 100] {
+        lab.send(timeout);
+    }
+    lab.advance(10);
+    assert_eq!(lab.codes(), "unknown - -");
+    lab.say(0, OK);
+    assert_eq!(lab.codes(), "unknown - -", "that was the answer to the first");
+    lab.say(0, OK);
+    assert_eq!(lab.codes(), "unknown accepted -");
+    lab.say(0, NO);
+    assert_eq!(lab.codes(), "unknown accepted rejected");
+
+    // A refusal that comes late belongs to nobody else either.
+    let mut lab = Lab::new(|_| ());
+    for timeout in [10, 100] {
+        lab.send(timeout);
+    }
+    lab.advance(10);
+    lab.say(0, NO);
+    assert_eq!(lab.codes(), "unknown unknown");
+
+    // Nobody waits any more: the next message gets a connection on which nothing is late.
+    let mut lab = Lab::new(|_| ());
+    lab.send(10);
+    lab.advance(10);
+    assert!(lab.conns[0].is_closed);
+    lab.send(10);
+    lab.run();
+    assert_eq!(lab.got(1), ["1"]);
+    lab.say(1, OK);
+    assert_eq!(lab.codes(), "unknown accepted");
+}
+
+/// An answer that is there when the time is over was in time: deadlines judge peers, not hosts.
+#[test]
+fn an_answer_that_waits_to_be_read_is_in_time() {
+    let mut lab = Lab::new(|_| ());
+    lab.send(10);
+    lab.run();
+    lab.conns[0].said = lines(&[OK]);
+    lab.now = 60_000_000_000;
+    lab.turn();
+    assert_eq!(lab.codes(), "accepted");
+}
+
+#[test]
+fn a_kept_connection_that_ended_while_idle_costs_nothing() {
+    let idle = r#"{"type":"error","data":"idle timeout"}"#;
+    for (name, said, is_seen, is_broken) in [
+        ("seen", vec![], true, false),
+        ("seen, with a reason", lines(&[idle]), true, false),
+        ("found when writing", vec![], false, true),
+        ("found when writing, with a reason", lines(&[idle]), false, true),
+        ("with a reason, in the same turn", lines(&[idle]), false, false),
+    ] {
+        let mut lab = Lab::new(|_| ());
+        lab.send(100);
+        lab.run();
+        lab.say(0, OK);
+        assert!(!lab.conns[0].is_closed, "it is kept");
+        if is_seen {
+            lab.conns[0].said = said.clone();
+            lab.end(0);
+            assert!(lab.conns[0].is_closed);
+            assert_eq!(lab.receivers(), 0, "{name}");
+        }
+        lab.conns[0].is_broken = is_broken;
+        let label = lab.send(100);
+        lab.steps();
+        lab.conns[0].said = said;
+        lab.conns[0].has_ended = true;
+        lab.advance(1);
+        assert_eq!(lab.conns.len(), 2, "{name}");
+        assert_eq!(lab.got(1), ["1"], "{name}");
+        lab.say(1, OK);
+        assert_eq!(lab.outcome(label), "accepted: accepted as uds-1", "{name}");
+    }
+}
+
+#[test]
+fn messages_for_one_receiver_go_in_order_and_receivers_do_not_wait_for_each_other() {
+    let mut lab = Lab::new(|l| l.in_flight_max = 4);
+    let targets = ["/r/a", "/r/b", "/r/c"];
+    for n in 0..60 {
+        lab.send_to(targets[n % 3], 1_000);
+    }
+    lab.run();
+    assert_eq!(lab.conns.iter().map(|c| c.target.as_str()).collect::<Vec<_>>(), targets);
+    // The first is silent, the second ends after each answer, the third says yes.
+    for round in 0..200 {
+        for at in 0..lab.conns.len() {
+            if lab.conns[at].is_closed || lab.conns[at].target == "/r/a" {
+                continue;
+            }
+            assert!(lab.got(at).len() <= round + 4, "at most four are in flight");
+            lab.say(at, OK);
+        }
+    }
+    assert_eq!(lab.got(0), ["0", "3", "6", "9"]);
+    let third: Vec<String> = (2..60).step_by(3).map(|n: usize| n.to_string()).collect();
+    assert_eq!(lab.got(2), third);
+    for n in 0..60 {
+        let expected = if n % 3 == 0 { "-" } else { "accepted" };
+        assert!(lab.outcome(n).starts_with(expected), "{n}: {}", lab.outcome(n));
+    }
+    lab.advance(1_000);
+    for n in (0..60).step_by(3) {
+        let expected = if n < 12 { "unknown" } else { "not_sent" };
+        assert!(lab.outcome(n).starts_with(expected), "{n}: {}", lab.outcome(n));
+    }
+}
+
+#[test]
+fn an_outbox_holds_so_much_and_no_more() {
+    let full = |lab: &mut Lab, target: &str, data: &str| {
+        let error = lab.try_send(target, data, 1_000).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutboxFull, "{error}");
+    };
+    let mut lab = Lab::new(|l| l.outbox_entries_max = 3);
+    for _ in 0..3 {
+        lab.send(1_000);
+    }
+    full(&mut lab, A, "x");
+    lab.run();
+    full(&mut lab, A, "x");
+    lab.say(0, OK);
+    lab.send(1_000);
+    full(&mut lab, A, "x");
+
+    let len = lab.line_len();
+    let mut lab = Lab::new(|l| l.outbox_bytes_max = 3 * len);
+    for _ in 0..2 {
+        lab.send(1_000);
+    }
+    full(&mut lab, A, "10");
+    lab.send(1_000);
+    full(&mut lab, A, "3");
+    lab.run();
+    lab.say(0, OK);
+    lab.send(1_000);
+
+    let mut lab = Lab::new(|l| l.receivers_max = 2);
+    lab.send_to("/r/a", 1_000);
+    lab.send_to("/r/b", 1_000);
+    full(&mut lab, "/r/c", "x");
+    lab.send_to("/r/b", 1_000);
+    lab.run();
+    lab.say(0, OK);
+    lab.send_to("/r/c", 1_000);
+    lab.run();
+    assert!(lab.conns[0].is_closed, "the connection that nobody needs makes room");
+    assert_eq!((lab.got(2), lab.receivers()), (vec!["3".to_owned()], 2));
+
+    let mut lab = Lab::new(|l| l.frame_bytes_max = len - 1);
+    lab.send(1_000);
+    let error = lab.try_send(A, "10", 1_000).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::MessageTooLarge);
+    let figures = format!("{len} bytes long and was not sent: the limit is {}", len - 1);
+    assert!(error.to_string().contains(&figures), "{error}");
+}
+
+/// A host that turns sends for ever, whatever becomes of the messages.
+#[test]
+fn nothing_is_used_up() {
+    let mut lab = Lab::new(|l| (l.outbox_entries_max, l.receivers_max) = (4, 2));
+    for round in 0..2_000_usize {
+        lab.door = [Door::Open, Door::Shut, Door::Busy][round % 3];
+        let target = format!("/r/{round}");
+        lab.send_to(&target, 20);
+        lab.send_to(&target, 10);
+        lab.run();
+        if lab.door == Door::Open {
+            let at = lab.conns.len() - 1;
+            match round / 3 % 4 {
+                0 => lab.say(at, OK),
+                1 => lab.say(at, NO),
+                2 => lab.end(at),
+                _ => lab.say(at, BUSY),
+            }
+        }
+        lab.advance(100);
+        assert_eq!(lab.outbox.outstanding(), 0, "round {round}");
+        assert!(lab.receivers() <= 1, "round {round}: {:?}", lab.outbox);
+    }
+}
+
+/// An answer that is owed to a message whose time is over keeps no receiver's place for ever.
+#[test]
+fn a_link_with_nothing_but_expired_messages_makes_room() {
+    let mut lab = Lab::new(|l| l.receivers_max = 1);
+    lab.send_to("/r/a", 100);
+    lab.send_to("/r/a", 10);
+    lab.advance(10);
+    lab.say(0, OK);
+    assert_eq!(lab.codes(), "accepted unknown");
+    assert_eq!(lab.outbox.outstanding(), 0);
+    lab.try_send("/r/b", "x", 100).expect("nothing is on its way");
+}
+
+/// A line that is in nobody's hands yet can be taken back: others in flight need not suffer.
+#[test]
+fn a_message_that_expires_before_a_byte_of_it_was_written_costs_the_others_nothing() {
+    let mut lab = Lab::new(|_| ());
+    lab.room = lab.line_len();
+    lab.send(100);
+    lab.send(10);
+    lab.advance(10);
+    assert_eq!(lab.codes(), "- not_sent");
+    lab.say(0, OK);
+    assert_eq!(lab.codes(), "accepted not_sent");
+}
+
+/// What nobody asked for is no answer: the first message is not accepted while its line is unfinished.
+#[test]
+fn an_answer_to_a_line_that_was_not_written_whole_is_no_answer() {
+    let mut lab = Lab::new(|_| ());
+    lab.room = lab.line_len() / 2;
+    lab.send(100);
+    lab.run();
+    lab.say(0, OK);
+    lab.advance(100);
+    assert_eq!(lab.codes(), "not_sent", "it never left here whole");
+}
+
+/// A receiver that talks before it is talked to and hangs up is not tried without end.
+#[test]
+fn a_receiver_that_says_yes_to_nothing_and_hangs_up_is_not_tried_without_a_pause() {
+    let mut lab = Lab::new(|_| ());
+    lab.room = 0;
+    lab.send(1_000);
+    for _ in 0..100 {
+        lab.run();
+        if let Some(conn) = lab.conns.last_mut() {
+            conn.said = lines(&[PONG]);
+            conn.has_ended = true;
+        }
+    }
+    assert!(lab.attempts.len() < 10, "{} attempts at one moment", lab.attempts.len());
+}
+
+#[test]
+fn deadlines_are_exact() {
+    let mut lab = Lab::new(|_| ());
+    lab.now = 12_345_678_901;
+    let start = lab.now;
+    let timeouts: Vec<u64> = vec![1, 133, 134, 135, 1_000, 34_000, 35_000, 3_600_000];
+    for timeout in &timeouts {
+        lab.send_to(&format!("/r/{timeout}"), *timeout);
+    }
+    for timeout in &timeouts {
+        let due = start + timeout * 1_000_000;
+        lab.run();
+        assert_eq!(lab.outbox.next_deadline(), Some(Mono::from_nanos(due)));
+        let before = lab.outcomes.len();
+        lab.now = due - 1;
+        lab.run();
+        assert_eq!(lab.outcomes.len(), before, "{timeout} ms: a nanosecond before");
+        lab.now = due;
+        lab.run();
+        assert_eq!(lab.outcomes.len(), before + 1, "{timeout} ms");
+    }
+    assert_eq!(lab.outbox.next_deadline(), None);
+    lab.send(0);
+    lab.run();
+    assert_eq!(lab.outbox.outstanding(), 0, "a time that is over at once");
+}
+
+/// Never accepted unless it is in the inbox, never refused or not sent if it is; each told once, nothing twice, all in
+/// order: whatever is cut, killed, full or late.
+#[test]
+fn outcomes_are_true_whatever_fails() {
+    let mut total = Counts::new();
+    for seed in 0..150 * scale() as u64 {
+        let mut dice = Dice::new(seed);
+        let mut bytes = || u8::try_from(dice.below(256)).unwrap();
+        let mut world = World::new(std::array::from_fn(|_| bytes()));
+        let ops: Vec<Op> = (0..300).map(|_| Op::from_bytes(std::array::from_fn(|_| bytes()))).collect();
+        let run = std::panic::AssertUnwindSafe(|| {
+            for op in &ops {
+                world.apply(*op);
+            }
+            world.finish()
+        });
+        let counts = std::panic::catch_unwind(run).unwrap_or_else(|cause| {
+            eprintln!("seed {seed}");
+            std::panic::resume_unwind(cause)
+        });
+        for (code, count) in counts {
+            *total.entry(code).or_default() += count;
+        }
+    }
+    eprintln!("{total:?}");
+    for code in ["accepted", "rejected", "not_sent", "unknown", "unknown, and there"] {
+        assert!(total.get(code).is_some_and(|count| *count > 20), "too few are {code}: {total:?}");
+    }
+}

@@ -1,0 +1,592 @@
+//! An `Outbox` that sends to real `Endpoint`s over pipes in memory that fail: what the random test and the fuzzer share.
+//!
+//! Operations come as triples of bytes. Whatever they are, at the end the inboxes and the outcomes are compared.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+use udsmsg::proto::outbox::{LinkStep, Outbox};
+use udsmsg::{
+    AuthToken, Batch, ConnKey, Endpoint, Error, ErrorKind, Limits, Mono, Now, Outgoing, PeerIdentity, SendId,
+    SendOutcome, Step, Wall,
+};
+
+const OWNER: u32 = 1000;
+const RECEIVERS: usize = 2;
+const MESSAGES_MAX: usize = 400;
+
+/// One operation.
+#[derive(Clone, Copy, Debug)]
+pub enum Op {
+    Send {
+        to: usize,
+        len: usize,
+        timeout_ms: u64,
+        is_ping: bool,
+    },
+    SenderTurns {
+        bytes: usize,
+    },
+    ReceiverTurns {
+        which: usize,
+        bytes: usize,
+    },
+    Advance {
+        ms: u64,
+    },
+    /// To the next deadline of the sender, exactly.
+    AdvanceToDeadline,
+    /// Of what is under way, so many bytes still arrive, and then the end.
+    Cut {
+        wire: usize,
+        forth: usize,
+        back: usize,
+    },
+    /// The receiver is killed, and another takes its place (or none does before its next kill).
+    Kill {
+        which: usize,
+        stays_down: bool,
+    },
+    BacklogFull {
+        which: usize,
+        is_full: bool,
+    },
+    Drain {
+        which: usize,
+    },
+    /// Somebody else takes a slot of the receiver, with or without a word.
+    Squat {
+        which: usize,
+        speaks: bool,
+    },
+    SquatterLeaves,
+    /// The capability that is read next is the one of the server before.
+    OldToken,
+}
+
+impl Op {
+    /// Every triple is an operation.
+    pub fn from_bytes([op, a, b]: [u8; 3]) -> Self {
+        let (which, n, m) = (usize::from(a) % RECEIVERS, usize::from(a), usize::from(b));
+        match op % 32 {
+            0..=6 => Self::Send {
+                to: which,
+                len: m % 128,
+                timeout_ms: 1 + u64::from(a) * u64::from(b % 8),
+                is_ping: b % 16 == 15,
+            },
+            7..=13 => Self::SenderTurns { bytes: 1 + n * (1 + m % 4) },
+            14..=21 => Self::ReceiverTurns { which, bytes: 1 + m * (1 + n % 4) },
+            22 | 23 => Self::Advance { ms: u64::from(b % 64) },
+            24 => Self::AdvanceToDeadline,
+            25 | 26 => Self::Cut { wire: n, forth: m, back: 255 - m },
+            27 => match b % 16 {
+                0..=4 => Self::Kill { which, stays_down: b % 16 == 4 },
+                5 => Self::OldToken,
+                _ => Self::Drain { which },
+            },
+            28 => Self::BacklogFull { which, is_full: b % 4 == 3 },
+            29 | 30 => Self::Drain { which },
+            _ if b % 3 == 0 => Self::SquatterLeaves,
+            _ => Self::Squat { which, speaks: b % 3 == 1 },
+        }
+    }
+}
+
+/// An error that says that a receiver is busy: only an outcome gives one.
+pub fn busy_error() -> Error {
+    let mut outbox = Outbox::new(Limits::default()).unwrap();
+    let at = |ms| Now { mono: Mono::after_origin(Duration::from_millis(ms)), wall: Wall::from_millis(0) };
+    let _ = outbox.send("/x", &Outgoing::new("x"), None, Duration::from_millis(1), at(0)).unwrap();
+    let (key, step) = outbox.next_step().unwrap();
+    assert_eq!(step, LinkStep::Connect);
+    outbox.connected(key, AuthToken::from_bytes([1; 32]), at(0));
+    let line = b"{\"type\":\"error\",\"data\":\"too many clients\"}\n";
+    outbox.recv_space(key).unwrap()[..line.len()].copy_from_slice(line);
+    outbox.received(key, line.len(), at(0));
+    outbox.deadlines_reached(at(1));
+    match outbox.next_outcome() {
+        Some((_, SendOutcome::NotSent(error))) if error.kind() == ErrorKind::Busy => error,
+        other => panic!("not busy: {other:?}"),
+    }
+}
+
+/// An error that says anything else.
+pub fn other_error() -> Error {
+    AuthToken::parse("none").unwrap_err()
+}
+
+/// A connection: two pipes.
+struct Wire {
+    receiver: usize,
+    /// The link, or none if it is a squatter's.
+    client: Option<ConnKey>,
+    server: Option<ConnKey>,
+    /// It is in the backlog. Those that came first stand first in the list of wires.
+    is_waiting: bool,
+    forth: VecDeque<u8>,
+    back: VecDeque<u8>,
+    is_client_gone: bool,
+    is_server_gone: bool,
+    is_end_told: bool,
+    is_read_refused: bool,
+}
+
+struct Receiver {
+    endpoint: Endpoint,
+    token: AuthToken,
+    old_token: AuthToken,
+    life: u8,
+    is_down: bool,
+    is_full: bool,
+    /// All that ever was in the inbox: which server, which id, which message.
+    inbox: Vec<(u8, String, usize)>,
+}
+
+struct Posted {
+    receiver: usize,
+    is_ping: bool,
+    deadline: Mono,
+    told: Option<(&'static str, Option<String>)>,
+}
+
+/// What became of all messages of a run.
+pub type Counts = BTreeMap<&'static str, usize>;
+
+/// The world.
+pub struct World {
+    outbox: Outbox,
+    limits: Limits,
+    pipe_bytes: usize,
+    now_ms: u64,
+    receivers: Vec<Receiver>,
+    wires: Vec<Wire>,
+    posted: Vec<Posted>,
+    by_id: HashMap<SendId, usize>,
+    uses_old_token: bool,
+    counts: Counts,
+    /// Connections wanted at this moment for a receiver since it last answered and since the last message for it.
+    attempts: [usize; RECEIVERS],
+    batch: Batch,
+}
+
+fn path(receiver: usize) -> String {
+    format!("/r/{receiver}")
+}
+
+fn token(receiver: usize, life: u8) -> AuthToken {
+    AuthToken::from_bytes([life.wrapping_mul(16).wrapping_add(u8::try_from(receiver).unwrap()); 32])
+}
+
+impl World {
+    /// A world with limits so small that all of them are reached; `small` says how small.
+    pub fn new(small: [u8; 6]) -> Self {
+        let mut limits = Limits::default();
+        let [entries, clients, in_flight, turn_frames, pipe, outbox] = small.map(usize::from);
+        limits.frame_bytes_max = 400;
+        limits.inbox_entries_max = 1 + entries % 32;
+        limits.clients_max = 1 + clients % 4;
+        limits.in_flight_max = 1 + in_flight % 8;
+        limits.turn_frames_max = 1 + turn_frames % 16;
+        limits.outbox_entries_max = 1 + outbox % 64;
+        limits.output_bytes_max = 4096;
+        limits.auth_timeout = Duration::from_millis(40);
+        limits.idle_timeout = Duration::from_millis(90);
+        limits.frame_timeout = Duration::from_millis(120);
+        limits.output_timeout = Duration::from_millis(100);
+        limits.closing_timeout = Duration::from_millis(20);
+        limits.eviction_age = Duration::from_millis(10);
+        let receivers = (0..RECEIVERS)
+            .map(|at| Receiver {
+                endpoint: Endpoint::new(&path(at), OWNER, token(at, 1), limits.clone()).unwrap(),
+                token: token(at, 1),
+                old_token: token(at, 0),
+                life: 1,
+                is_down: false,
+                is_full: false,
+                inbox: Vec::new(),
+            })
+            .collect();
+        Self {
+            outbox: Outbox::new(limits.clone()).unwrap(),
+            limits,
+            pipe_bytes: 1 + 4 * pipe,
+            now_ms: 0,
+            receivers,
+            wires: Vec::new(),
+            posted: Vec::new(),
+            by_id: HashMap::new(),
+            uses_old_token: false,
+            counts: Counts::new(),
+            attempts: [0; RECEIVERS],
+            batch: Batch::new(),
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            mono: Mono::after_origin(Duration::from_millis(self.now_ms)),
+            wall: Wall::from_millis(1_795_341_600_000 + self.now_ms),
+        }
+    }
+
+    /// Does what `op` says.
+    pub fn apply(&mut self, op: Op) {
+        match op {
+            Op::Send { to, len, timeout_ms, is_ping } => self.send(to, len, timeout_ms, is_ping),
+            Op::SenderTurns { bytes } => self.sender_turns(bytes),
+            Op::ReceiverTurns { which, bytes } => self.receiver_turns(which, bytes),
+            Op::Advance { ms } => self.advance(ms),
+            Op::AdvanceToDeadline => {
+                if let Some(deadline) = self.outbox.next_deadline() {
+                    self.advance((deadline.as_nanos() / 1_000_000).saturating_sub(self.now_ms));
+                }
+            }
+            Op::Cut { wire, forth, back } => {
+                let count = self.wires.len().max(1);
+                if let Some(wire) = self.wires.get_mut(wire % count) {
+                    wire.forth.truncate(forth);
+                    wire.back.truncate(back);
+                    (wire.is_client_gone, wire.is_server_gone) = (true, true);
+                }
+            }
+            Op::Kill { which, stays_down } => self.kill(which, stays_down),
+            Op::BacklogFull { which, is_full } => self.receivers[which].is_full = is_full,
+            Op::Drain { which } => self.drain(which),
+            Op::Squat { which, speaks } => self.squat(which, speaks),
+            Op::SquatterLeaves => {
+                if let Some(wire) = self.wires.iter_mut().find(|w| w.client.is_none() && !w.is_client_gone) {
+                    wire.is_client_gone = true;
+                }
+            }
+            Op::OldToken => self.uses_old_token = true,
+        }
+    }
+
+    fn advance(&mut self, ms: u64) {
+        self.now_ms += ms;
+        if ms > 0 {
+            self.attempts = [0; RECEIVERS];
+        }
+    }
+
+    fn send(&mut self, to: usize, len: usize, timeout_ms: u64, is_ping: bool) {
+        if self.posted.len() >= MESSAGES_MAX {
+            return;
+        }
+        let label = self.posted.len();
+        let message = if is_ping { Outgoing::new("ping") } else { Outgoing::new("text") };
+        let message = message.with_text(&format!("{label} {}", "x".repeat(len)));
+        let (now, timeout) = (self.now(), Duration::from_millis(timeout_ms));
+        let before = self.outbox.outstanding();
+        match self.outbox.send(&path(to), &message, None, timeout, now) {
+            Ok(id) => {
+                assert!(self.by_id.insert(id, label).is_none(), "an id is given twice");
+                self.attempts[to] = 0;
+                let deadline = now.mono.plus(timeout);
+                self.posted.push(Posted { receiver: to, is_ping, deadline, told: None });
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::OutboxFull, "{error}");
+                assert!(before > 0, "nothing is on its way: {error}");
+            }
+        }
+    }
+
+    fn kill(&mut self, which: usize, stays_down: bool) {
+        self.drain(which);
+        for wire in self.wires.iter_mut().filter(|wire| wire.receiver == which) {
+            wire.forth.clear();
+            (wire.server, wire.is_server_gone, wire.is_waiting) = (None, true, false);
+        }
+        let receiver = &mut self.receivers[which];
+        receiver.life += 1;
+        receiver.old_token = std::mem::replace(&mut receiver.token, token(which, receiver.life));
+        receiver.endpoint =
+            Endpoint::new(&path(which), OWNER, receiver.token.clone(), self.limits.clone()).unwrap();
+        receiver.is_down = stays_down;
+    }
+
+    fn drain(&mut self, which: usize) {
+        let receiver = &mut self.receivers[which];
+        receiver.endpoint.drain_into(&mut self.batch);
+        for entry in &self.batch {
+            let data = entry.message().data().and_then(|data| data.text()).unwrap().into_owned();
+            let label = data.split(' ').next().unwrap().parse().unwrap();
+            receiver.inbox.push((receiver.life, entry.id().to_string(), label));
+        }
+    }
+
+    fn squat(&mut self, which: usize, speaks: bool) {
+        if self.wires.iter().filter(|wire| wire.client.is_none() && !wire.is_client_gone).count() > 6 {
+            return;
+        }
+        let at = self.connect(which, None);
+        if speaks {
+            let token = self.receivers[which].token.expose();
+            let line = format!("{{\"type\":\"ping\",\"meta\":{{\"authToken\":\"{token}\"}}}}\n");
+            self.wires[at].forth.extend(line.bytes());
+        }
+    }
+
+    fn connect(&mut self, receiver: usize, client: Option<ConnKey>) -> usize {
+        let at = self.wires.len();
+        self.wires.push(Wire {
+            receiver,
+            client,
+            server: None,
+            is_waiting: true,
+            forth: VecDeque::new(),
+            back: VecDeque::new(),
+            is_client_gone: false,
+            is_server_gone: false,
+            is_end_told: false,
+            is_read_refused: false,
+        });
+        at
+    }
+
+    // The sender.
+
+    fn sender_turns(&mut self, bytes: usize) {
+        let now = self.now();
+        for at in 0..self.wires.len() {
+            let wire = &mut self.wires[at];
+            let Some(key) = wire.client else { continue };
+            if wire.back.is_empty() && wire.is_server_gone {
+                self.outbox.ended(key, now);
+            } else if !wire.back.is_empty() {
+                let Some(space) = self.outbox.recv_space(key) else { continue };
+                assert!(!space.is_empty(), "a read into nothing looks like the end");
+                let n = bytes.min(space.len()).min(wire.back.len());
+                for (to, from) in space.iter_mut().zip(wire.back.drain(..n)) {
+                    *to = from;
+                }
+                self.attempts[wire.receiver] = 0;
+                self.outbox.received(key, n, now);
+            }
+        }
+        for at in 0..self.wires.len() {
+            self.write(at, bytes);
+        }
+        self.take_steps(now, bytes);
+        self.outbox.deadlines_reached(now);
+        self.take_steps(now, bytes);
+        self.outbox.turn_ended();
+        self.wires.retain(|wire| {
+            let is_held = wire.client.is_some() || !wire.is_client_gone;
+            is_held || wire.server.is_some() || wire.is_waiting
+        });
+        while let Some((id, outcome)) = self.outbox.next_outcome() {
+            let posted = &mut self.posted[self.by_id[&id]];
+            *self.counts.entry(outcome.code()).or_default() += 1;
+            let accepted_as = match &outcome {
+                SendOutcome::Accepted { id } => id.clone(),
+                _ => None,
+            };
+            let before = posted.told.replace((outcome.code(), accepted_as));
+            assert!(before.is_none(), "told twice: {before:?}, then {outcome}");
+        }
+        let untold = self.posted.iter().filter(|posted| posted.told.is_none());
+        assert_eq!(untold.clone().count(), self.outbox.outstanding());
+        for posted in untold {
+            assert!(posted.deadline > now.mono, "its time is over and nothing was told");
+        }
+        if let Some(deadline) = self.outbox.next_deadline() {
+            assert!(deadline > now.mono, "what was due has been dealt with");
+            assert_eq!(self.outbox.next_deadline(), Some(deadline), "asking changes nothing");
+        }
+    }
+
+    fn write(&mut self, at: usize, bytes: usize) {
+        let Some(key) = self.wires[at].client else { return };
+        let output = self.outbox.output(key);
+        if output.is_empty() {
+            return;
+        }
+        let wire = &mut self.wires[at];
+        if wire.is_server_gone {
+            return self.outbox.output_failed(key);
+        }
+        let n = bytes.min(output.len()).min(self.pipe_bytes.saturating_sub(wire.forth.len()));
+        if n > 0 {
+            wire.forth.extend(&output[..n]);
+            self.outbox.sent(key, n);
+        }
+    }
+
+    fn take_steps(&mut self, now: Now, bytes: usize) {
+        let mut count = 0;
+        while let Some((key, step)) = self.outbox.next_step() {
+            count += 1;
+            assert!(count < 10_000, "the steps never end");
+            match step {
+                LinkStep::Connect => {
+                    let target = self.outbox.target(key);
+                    let to = (0..RECEIVERS).find(|at| path(*at) == target).expect("a target of ours");
+                    assert!(self.wires.iter().all(|wire| wire.client != Some(key)), "one connection a link");
+                    self.attempts[to] += 1;
+                    assert!(self.attempts[to] <= 4, "it spins");
+                    let receiver = &self.receivers[to];
+                    if receiver.is_down {
+                        self.outbox.connect_failed(key, &other_error(), now);
+                    } else if receiver.is_full {
+                        self.outbox.connect_failed(key, &busy_error(), now);
+                    } else {
+                        let is_old = std::mem::take(&mut self.uses_old_token);
+                        let token = if is_old { &receiver.old_token } else { &receiver.token }.clone();
+                        self.connect(to, Some(key));
+                        self.outbox.connected(key, token, now);
+                    }
+                }
+                LinkStep::Write => {
+                    let at = self.wires.iter().position(|wire| wire.client == Some(key));
+                    self.write(at.expect("a link that is open"), bytes);
+                }
+                LinkStep::Close => {
+                    let wire = self.wires.iter_mut().find(|wire| wire.client == Some(key));
+                    let wire = wire.expect("a stream of ours");
+                    (wire.client, wire.is_client_gone) = (None, true);
+                }
+            }
+        }
+    }
+
+    // A receiver.
+
+    fn receiver_turns(&mut self, which: usize, bytes: usize) {
+        let now = self.now();
+        let endpoint = &mut self.receivers[which].endpoint;
+        for wire in self.wires.iter_mut().filter(|wire| wire.receiver == which) {
+            let Some(key) = wire.server else { continue };
+            let is_over = wire.forth.is_empty();
+            if wire.is_read_refused || (is_over && (!wire.is_client_gone || wire.is_end_told)) {
+                continue;
+            }
+            let Some(space) = endpoint.recv_space(key) else {
+                wire.is_read_refused = true;
+                continue;
+            };
+            let n = bytes.min(space.len()).min(wire.forth.len());
+            for (to, from) in space.iter_mut().zip(wire.forth.drain(..n)) {
+                *to = from;
+            }
+            endpoint.received(key, n, now);
+            if is_over {
+                wire.is_end_told = true;
+                endpoint.output_failed(key);
+                endpoint.end_of_input(key, now);
+            }
+        }
+        endpoint.work(now);
+        for at in 0..self.wires.len() {
+            if self.wires[at].receiver == which {
+                self.answer(at, now);
+            }
+        }
+        self.take_receiver_steps(which, now);
+        while self.receivers[which].endpoint.can_accept() {
+            let waits = |wire: &&mut Wire| wire.receiver == which && wire.is_waiting;
+            let Some(wire) = self.wires.iter_mut().find(waits) else { break };
+            wire.is_waiting = false;
+            let peer = PeerIdentity { uid: OWNER, pid: None };
+            wire.server = self.receivers[which].endpoint.accepted(peer, now);
+            self.take_receiver_steps(which, now);
+        }
+        self.receivers[which].endpoint.deadlines_reached(now);
+        self.take_receiver_steps(which, now);
+        self.receivers[which].endpoint.turn_ended();
+    }
+
+    fn answer(&mut self, at: usize, now: Now) {
+        let wire = &mut self.wires[at];
+        let Some(key) = wire.server else { return };
+        let endpoint = &mut self.receivers[wire.receiver].endpoint;
+        let output = endpoint.output(key);
+        if output.is_empty() {
+            return;
+        }
+        if wire.is_client_gone {
+            return endpoint.output_failed(key);
+        }
+        // Squatters take what they are told.
+        let room = if wire.client.is_none() { usize::MAX } else { self.pipe_bytes };
+        let n = output.len().min(room.saturating_sub(wire.back.len()));
+        if n > 0 {
+            wire.back.extend(&output[..n]);
+            endpoint.sent(key, n, now);
+        }
+    }
+
+    fn take_receiver_steps(&mut self, which: usize, now: Now) {
+        while let Some((key, step)) = self.receivers[which].endpoint.next_step() {
+            let is_it = |wire: &Wire| wire.receiver == which && wire.server == Some(key);
+            let Some(at) = self.wires.iter().position(is_it) else { continue };
+            match step {
+                Step::Write => self.answer(at, now),
+                Step::Read => self.wires[at].is_read_refused = false,
+                Step::ShutWrite => {}
+                Step::Close(_) => {
+                    let wire = &mut self.wires[at];
+                    (wire.server, wire.is_server_gone) = (None, true);
+                    wire.is_client_gone |= wire.client.is_none();
+                    wire.forth.clear();
+                }
+            }
+        }
+    }
+
+    /// Everything heals and comes to rest; then outcomes and inboxes are compared. Says what the outcomes were.
+    pub fn finish(mut self) -> Counts {
+        for at in 0..RECEIVERS {
+            (self.receivers[at].is_down, self.receivers[at].is_full) = (false, false);
+        }
+        for wire in self.wires.iter_mut().filter(|wire| wire.client.is_none()) {
+            wire.is_client_gone = true;
+        }
+        for round in 0.. {
+            self.sender_turns(usize::MAX);
+            for at in 0..RECEIVERS {
+                self.receiver_turns(at, usize::MAX);
+                self.drain(at);
+            }
+            let is_read = |wire: &Wire| wire.forth.is_empty() && !wire.is_waiting;
+            let is_idle = |receiver: &Receiver| !receiver.endpoint.has_work();
+            let is_at_rest = self.wires.iter().all(is_read) && self.receivers.iter().all(is_idle);
+            if self.outbox.outstanding() == 0 && is_at_rest {
+                break;
+            }
+            assert!(round < 20_000, "it never comes to rest: {:?}", self.outbox);
+            self.advance(1);
+        }
+        for (at, receiver) in self.receivers.iter().enumerate() {
+            let mut last = None;
+            for (life, id, label) in &receiver.inbox {
+                let posted = &self.posted[*label];
+                assert_eq!(posted.receiver, at, "{label} is in another's inbox");
+                // What is unknown may lie in a connection that was given up, and be read late.
+                if posted.told.as_ref().is_some_and(|(code, _)| *code == "unknown") {
+                    continue;
+                }
+                assert!(last < Some(*label), "{label} ({id} of server {life}) comes behind {last:?}");
+                last = Some(*label);
+            }
+        }
+        for (label, posted) in self.posted.iter().enumerate() {
+            let (code, accepted_as) = posted.told.as_ref().expect("each is told");
+            let inbox = &self.receivers[posted.receiver].inbox;
+            let found: Vec<_> = inbox.iter().filter(|(_, _, other)| *other == label).collect();
+            assert!(found.len() <= 1, "{label} is there twice: {found:?}");
+            match *code {
+                "accepted" if posted.is_ping => assert_eq!(*accepted_as, None),
+                "accepted" => {
+                    let (_, id, _) = found.first().unwrap_or_else(|| panic!("{label} is not in the inbox"));
+                    assert_eq!(accepted_as.as_ref(), Some(id), "{label}");
+                }
+                "unknown" => *self.counts.entry("unknown, and there").or_default() += found.len(),
+                _ => assert!(found.is_empty(), "{label} was {code}, and is in the inbox"),
+            }
+        }
+        self.counts
+    }
+}

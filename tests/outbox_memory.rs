@@ -1,0 +1,83 @@
+//! What an outbox holds while it writes to a receiver that is never quite done reading. Alone in its program, because it
+//! counts every byte that is allocated.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use udsmsg::proto::outbox::{LinkStep, Outbox};
+use udsmsg::{AuthToken, ConnKey, Limits, Now, Outgoing};
+
+struct Counting;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// SAFETY: every call goes to the system's allocator as it came.
+#[allow(unsafe_code, reason = "there is no other way to count allocations")]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        HELD.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
+
+/// 32 MB go through an outbox that always has a little left to write; it holds no more at the end than near the start.
+#[test]
+fn an_outbox_that_is_never_quite_empty_does_not_grow() {
+    let mut outbox = Outbox::new(Limits::default()).unwrap();
+    let now = Now::default();
+    let message = Outgoing::new("text").with_text(&"x".repeat(16_000));
+    let send = |outbox: &mut Outbox| {
+        let _ = outbox.send("/r", &message, None, Duration::from_secs(5), now).unwrap();
+    };
+    let mut link: Option<ConnKey> = None;
+    let mut steps = |outbox: &mut Outbox| {
+        while let Some((key, step)) = outbox.next_step() {
+            if step == LinkStep::Connect {
+                outbox.connected(key, AuthToken::from_bytes([0; 32]), now);
+            }
+            link = Some(key);
+        }
+        link.unwrap()
+    };
+    send(&mut outbox);
+    let (mut written, mut early) = (0_usize, 0);
+    let answer = b"{\"type\":\"response\"}\n";
+    let mut owed = 0;
+    for round in 0..2_000 {
+        send(&mut outbox);
+        let key = steps(&mut outbox);
+        // All but a hundred bytes is taken, so there is always something left.
+        let len = outbox.output(key).len() - 100;
+        let lines = outbox.output(key).iter().take(len).filter(|byte| **byte == b'\n').count();
+        outbox.sent(key, len);
+        written += len;
+        owed += lines;
+        while owed > 0 {
+            outbox.recv_space(key).unwrap().get_mut(..answer.len()).unwrap().copy_from_slice(answer);
+            outbox.received(key, answer.len(), now);
+            owed -= 1;
+        }
+        while let Some((_, outcome)) = outbox.next_outcome() {
+            assert!(outcome.is_accepted(), "{outcome}");
+        }
+        outbox.turn_ended();
+        if round == 50 {
+            early = HELD.load(Ordering::Relaxed);
+        }
+    }
+    let late = HELD.load(Ordering::Relaxed);
+    assert!(written > 30_000_000, "{written} bytes were written");
+    assert!(late < 2 * early, "{late} bytes are held; it was {early} at the start");
+}
