@@ -111,7 +111,6 @@ impl Client {
             Err(error) => return SendOutcome::NotSent(error),
         };
         loop {
-            self.collect();
             if let Some(at) = self.outcomes.iter().position(|(id, _)| *id == wanted)
                 && let Some((_, outcome)) = self.outcomes.remove(at)
             {
@@ -140,6 +139,8 @@ impl Client {
         let from = self.from.as_ref().map(Address::path);
         let id = self.outbox.send(target.path(), message, from, self.timeout, now)?;
         self.take_steps(now);
+        // What failed at once has its outcome already, and leaves its place to others.
+        self.collect();
         self.outbox.turn_ended();
         Ok(id)
     }
@@ -148,8 +149,6 @@ impl Client {
     /// order of their starts; `None` if none is on its way. Blocks for at most the timeout.
     pub fn next_outcome(&mut self) -> Option<(SendId, SendOutcome)> {
         loop {
-            // A message that could not even be tried has its outcome already.
-            self.collect();
             if let Some(outcome) = self.outcomes.pop_front() {
                 return Some(outcome);
             }
@@ -178,6 +177,7 @@ impl Client {
         self.take_steps(now);
         self.outbox.deadlines_reached(now);
         self.take_steps(now);
+        self.collect();
         self.outbox.turn_ended();
         Ok(())
     }

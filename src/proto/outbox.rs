@@ -430,8 +430,9 @@ impl Outbox {
             let n = n.min(wire.output.len() - wire.sent);
             wire.sent += n;
             wire.sent_total += n as u64;
-            if wire.sent == wire.output.len() {
-                wire.output.clear();
+            // Each byte is moved at most once, and what was written is no more than what was not.
+            if 2 * wire.sent >= wire.output.len() {
+                wire.output.drain(..wire.sent);
                 wire.sent = 0;
             }
             self.advance(key);
@@ -465,8 +466,13 @@ impl Outbox {
             };
             match answer {
                 Heard::Yes { id } => {
-                    wire.has_answered = true;
+                    if wire.in_flight.front().is_some_and(|(_, end)| *end > wire.sent_total) {
+                        let sentence = "the receiver answered before it had the whole message";
+                        return self.cut(key, &Error::new(ErrorKind::InvalidMessage, sentence), now);
+                    }
+                    // What nobody asked for is skipped.
                     if let Some((message, _)) = wire.in_flight.pop_front() {
+                        wire.has_answered = true;
                         self.finish(message, SendOutcome::Accepted { id });
                     }
                     if let Some(link) = self.links.get_mut(key) {
@@ -478,6 +484,7 @@ impl Outbox {
             }
         }
         self.advance(key);
+        self.cut_if_deserted(key, now);
     }
 
     /// The connection has ended.
@@ -596,8 +603,9 @@ impl Outbox {
 
     /// The time of one message is over.
     fn expire(&mut self, message: ConnKey, now: Now) {
-        let Some(key) = self.messages.get(message).map(|m| m.link) else { return };
-        let timed_out = || Error::new(ErrorKind::TimedOut, "Connection timed out");
+        let Some((key, len)) = self.messages.get(message).map(|m| (m.link, m.line.len() as u64)) else {
+            return;
+        };
         let Some(link) = self.links.get_mut(key) else {
             return self.finish(message, SendOutcome::NotSent(timed_out()));
         };
@@ -612,14 +620,13 @@ impl Outbox {
             // Its answer may still come and must not be taken for another's, so its place is kept.
             Some((_, end)) if *end <= sent_total => {
                 self.finish(message, SendOutcome::Unknown(timed_out()));
-                let messages = &self.messages;
-                let is_deserted = match self.links.get(key).map(|link| &link.state) {
-                    Some(State::Open(wire)) => wire.in_flight.iter().all(|(m, _)| messages.get(*m).is_none()),
-                    _ => false,
-                };
-                if is_deserted {
-                    self.cut(key, &timed_out(), now);
-                }
+                self.cut_if_deserted(key, now);
+            }
+            // Not a byte of it was written: it is taken back, and the others go on.
+            Some((_, end)) if *end - len >= sent_total => {
+                wire.withdraw(message, len);
+                self.finish(message, SendOutcome::NotSent(timed_out()));
+                self.advance(key);
             }
             // Its line must never become whole after it was said not to be sent.
             Some(_) => {
@@ -630,6 +637,20 @@ impl Outbox {
                 self.finish(message, SendOutcome::NotSent(timed_out()));
                 self.advance(key);
             }
+        }
+    }
+
+    /// Nobody waits for the answers that are due any more: the connection goes.
+    fn cut_if_deserted(&mut self, key: ConnKey, now: Now) {
+        let messages = &self.messages;
+        let is_deserted = match self.links.get(key).map(|link| &link.state) {
+            Some(State::Open(wire)) => {
+                !wire.in_flight.is_empty() && wire.in_flight.iter().all(|(m, _)| messages.get(*m).is_none())
+            }
+            _ => false,
+        };
+        if is_deserted {
+            self.cut(key, &timed_out(), now);
         }
     }
 
@@ -669,6 +690,10 @@ impl fmt::Debug for Outbox {
             .field("receivers", &self.by_target.len())
             .finish_non_exhaustive()
     }
+}
+
+fn timed_out() -> Error {
+    Error::new(ErrorKind::TimedOut, "Connection timed out")
 }
 
 /// What a message is told that waited in vain for a receiver to have time.
@@ -716,6 +741,20 @@ impl Wire {
         }
         self.queued_total += line.len() as u64;
         self.in_flight.push_back((message, self.queued_total));
+    }
+
+    /// Takes back the line of `message`, `len` bytes, of which none was written.
+    fn withdraw(&mut self, message: ConnKey, len: u64) {
+        let Some(at) = self.in_flight.iter().position(|(other, _)| *other == message) else { return };
+        let Some((_, end)) = self.in_flight.remove(at) else { return };
+        let before = usize::try_from(end - len - self.sent_total).unwrap_or(usize::MAX);
+        let from = self.sent.saturating_add(before).min(self.output.len());
+        let to = from.saturating_add(usize::try_from(len).unwrap_or(usize::MAX)).min(self.output.len());
+        self.output.drain(from..to);
+        self.queued_total -= len;
+        for (_, end) in self.in_flight.range_mut(at..) {
+            *end -= len;
+        }
     }
 
     /// The next answer that has come; an error if what came is none.
