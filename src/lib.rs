@@ -53,6 +53,11 @@
 //! | `os` | addresses, capability files, the blocking [`Client`], [`Peers`] |
 //! | `server` (default) | [`Server`], on mio; includes `os` |
 
+#[cfg(all(feature = "os", not(unix)))]
+compile_error!(
+    "the features `os` and `server` need a Unix for now; the core builds anywhere with `default-features = false`"
+);
+
 #[cfg(feature = "os")]
 pub mod client;
 #[cfg(feature = "os")]

@@ -34,6 +34,7 @@ pub struct ServerBuilder {
     limits: Limits,
     name_check: Option<Duration>,
     busy_poll: Duration,
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     has_timer: bool,
 }
 
