@@ -465,3 +465,26 @@ fn a_publication_outlives_the_removal_of_the_stale_one() {
         "{rounds} publications in place of stale ones during sweeps: none lost, {absent} looks while one was aside"
     );
 }
+
+#[test]
+fn what_is_published_while_a_sweep_waits_for_the_lock_is_looked_at_again() {
+    if !can_prove() {
+        return;
+    }
+    let place = Place::new();
+    let path = place.make_dir("d", 0o700).join("s.sock");
+    leave_stale(&path);
+    let file = publish(&place, &path, &of_dead(&path));
+    let lock = fs::File::open(place.path("d")).unwrap();
+    lock.lock().unwrap();
+    let report = thread::scope(|scope| {
+        let sweep = scope.spawn(|| peers(&place).sweep(false).unwrap());
+        // It has read the file of the dead and waits; a start is at work under the lock.
+        thread::sleep(std::time::Duration::from_millis(300));
+        publish(&place, &path, &contents(&path));
+        lock.unlock().unwrap();
+        sweep.join().unwrap()
+    });
+    assert!(path.exists() && file.exists(), "{report:?}");
+    assert_eq!(report.swept[0].reason, "it has changed meanwhile");
+}
