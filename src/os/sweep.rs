@@ -166,7 +166,7 @@ impl<'a> Sweep<'a> {
         for _ in 0..ATTEMPTS_MAX {
             let dir = match PrivateDir::open_existing(Path::new(parent), Purpose::Sockets) {
                 Ok(Some(dir)) => Arc::new(dir),
-                Ok(None) => return self.sweep_lone_capability(files, name, found, why),
+                Ok(None) => return self.sweep_lone_capability(files, (name, found), why, Path::new(parent)),
                 Err(error) => return self.keep(Remains::Capability, path, &error.to_string()),
             };
             let lock = match Lock::take(&dir, &Clock::new()) {
@@ -215,16 +215,19 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// The directory of the socket is gone, and with it the lock.
+    /// The directory of the socket, `parent`, is gone, and with it the lock.
     fn sweep_lone_capability(
         &mut self,
         files: &OpenCapabilityDir,
-        name: &str,
-        found: &FoundCapability,
+        (name, found): (&str, &FoundCapability),
         why: &str,
+        parent: &Path,
     ) {
         let path = files.path().join(name);
-        if !is_unchanged(files, name, found) {
+        // A start makes the directory long before it publishes.
+        let is_gone =
+            || sys::facts_of_path(parent).is_err_and(|cause| cause.kind() == io::ErrorKind::NotFound);
+        if !is_unchanged(files, name, found) || !is_gone() {
             return self.keep(Remains::Capability, path, "it has changed meanwhile");
         }
         if self.is_dry {
