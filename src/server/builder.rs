@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use mio::{Interest, Registry};
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use super::TIMER;
 use super::event_loop::EventLoop;
 use super::sending::Sending;
-use super::{LISTENER, STREAMS, Server, TIMER, WAKER, Waker};
+use super::{LISTENER, STREAMS, Server, WAKER, Waker};
 use crate::os::address::Address;
 use crate::os::capability::CapabilityDir;
 use crate::os::claim::Claim;

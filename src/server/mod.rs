@@ -381,7 +381,8 @@ impl Server {
         !is_lost
     }
 
-    /// Takes the name again after the socket has vanished, with the same token. Connections go on.
+    /// Takes the name again after the socket has vanished, with the same token. Connections go on. Does nothing if the
+    /// socket is there.
     ///
     /// # Errors
     ///
@@ -395,6 +396,10 @@ impl Server {
                 "the server has been shut down and takes no name again",
             ));
         };
+        if self.claim.still_there() {
+            self.is_name_lost = false;
+            return Ok(());
+        }
         self.claim.release(old)?;
         self.is_name_lost = true;
         let location = self.claim.location().clone();

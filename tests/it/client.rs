@@ -219,7 +219,10 @@ fn a_server_that_is_killed_in_the_middle() {
             let outcome = &told[&n];
             *counts.entry(outcome.code()).or_default() += 1;
             let could_be = matches!(outcome.code(), "accepted" | "unknown");
-            assert!(could_be || u64::try_from(n).unwrap() >= there, "round {round}: {n} of {there} is there, and: {outcome}");
+            assert!(
+                could_be || u64::try_from(n).unwrap() >= there,
+                "round {round}: {n} of {there} is there, and: {outcome}"
+            );
             if outcome.is_accepted() {
                 // The id counts what was put in, so all before it were, and this is not another's answer.
                 assert_eq!(outcome.to_string(), format!("accepted as uds-{}", n + 1), "round {round}");
