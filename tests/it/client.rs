@@ -619,7 +619,7 @@ fn a_full_backlog_is_tried_again() {
     assert!(begin.0.elapsed() >= timeout && begin.0.elapsed() < 10 * timeout, "{:?}", begin.0.elapsed());
     let spent = cpu_time() - begin.1;
     eprintln!("{spent:?} of processor time in {:?}", begin.0.elapsed());
-    assert!(spent < timeout / 4, "it spins: {spent:?} of processor time in {timeout:?}");
+    assert!(spent < timeout / 16, "it spins: {spent:?} of processor time in {timeout:?}");
     // There is room in time.
     let sender = std::thread::spawn(move || {
         let outcome = home.client().send(&address, &message("b"));
