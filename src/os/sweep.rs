@@ -236,6 +236,8 @@ impl<'a> Sweep<'a> {
         match files.remove_unlocked(name, found, &mut self.random) {
             Ok(true) => self.add(Remains::Capability, path, Fate::Removed, why),
             Ok(false) => self.keep(Remains::Capability, path, "it has changed meanwhile"),
+            // Another sweep was faster.
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
             Err(cause) => self.fail(Remains::Capability, path, &cause),
         }
     }

@@ -100,8 +100,9 @@ pub struct Error {
 }
 
 impl Error {
-    /// An error of `kind` that says `sentence`: what failed, on what, why, and what to do.
-    pub(crate) fn new(kind: ErrorKind, sentence: impl Into<String>) -> Self {
+    /// An error of `kind` that says `sentence`: what failed, on what, why, and what to do. Public for hosts that drive the
+    /// core themselves, and have to tell it what went wrong.
+    pub fn new(kind: ErrorKind, sentence: impl Into<String>) -> Self {
         Self { kind, sentence: sentence.into().into_boxed_str(), source: None }
     }
 

@@ -196,7 +196,7 @@ fn a_server_that_is_killed_in_the_middle() {
         while read_line(&mut out).trim() != "=> ready" {}
         let mut client = home.client().with_timeout(Duration::from_secs(3));
         let mut labels = HashMap::new();
-        for n in 0..400 {
+        for n in 0..400_u64 {
             labels.insert(client.start(&address, &message(&n.to_string())).unwrap(), n);
         }
         let mut told = HashMap::new();
@@ -215,14 +215,11 @@ fn a_server_that_is_killed_in_the_middle() {
         }
         // A byte for each message that was in the inbox at the end of a turn: at least so many were there.
         let there = std::fs::metadata(&log).unwrap().len();
-        for n in 0..400 {
+        for n in 0..400_u64 {
             let outcome = &told[&n];
             *counts.entry(outcome.code()).or_default() += 1;
             let could_be = matches!(outcome.code(), "accepted" | "unknown");
-            assert!(
-                could_be || u64::try_from(n).unwrap() >= there,
-                "round {round}: {n} of {there} is there, and: {outcome}"
-            );
+            assert!(could_be || n >= there, "round {round}: {n} of {there} is there, and: {outcome}");
             if outcome.is_accepted() {
                 // The id counts what was put in, so all before it were, and this is not another's answer.
                 assert_eq!(outcome.to_string(), format!("accepted as uds-{}", n + 1), "round {round}");
@@ -622,7 +619,7 @@ fn a_full_backlog_is_tried_again() {
     assert!(begin.0.elapsed() >= timeout && begin.0.elapsed() < 10 * timeout, "{:?}", begin.0.elapsed());
     let spent = cpu_time() - begin.1;
     eprintln!("{spent:?} of processor time in {:?}", begin.0.elapsed());
-    assert!(spent < timeout / 4, "it spins: {spent:?} of processor time in {timeout:?}");
+    assert!(spent < timeout / 16, "it spins: {spent:?} of processor time in {timeout:?}");
     // There is room in time.
     let sender = std::thread::spawn(move || {
         let outcome = home.client().send(&address, &message("b"));
