@@ -74,12 +74,12 @@ impl Sender {
         let mut input = Input::default();
         loop {
             self.report.flush(Duration::ZERO)?;
-            let is_idle = self.client.outstanding() == 0;
+            let is_idle = self.lines.is_empty();
             if self.report.lines.pending() >= PENDING_MAX {
                 if is_idle {
                     self.report.flush(Duration::MAX)?;
                 }
-            } else if self.client.outstanding() < WINDOW {
+            } else if self.lines.len() < WINDOW {
                 match input.next_line() {
                     Some((number, Ok(line))) => {
                         self.take(number, &line)?;
@@ -145,7 +145,7 @@ impl Sender {
                     self.lines.insert(id, number);
                     return Ok(());
                 }
-                Err(error) if error.kind() == ErrorKind::OutboxFull && self.client.outstanding() > 0 => {
+                Err(error) if error.kind() == ErrorKind::OutboxFull && !self.lines.is_empty() => {
                     self.next_outcome()?;
                 }
                 Err(error) => {
@@ -169,7 +169,7 @@ impl Sender {
 
     /// Tells what became of everything that is on its way.
     fn finish(&mut self) -> io::Result<()> {
-        while self.client.outstanding() > 0 {
+        while !self.lines.is_empty() {
             self.next_outcome()?;
         }
         self.report.sum_up()

@@ -7,7 +7,11 @@
     reason = "in a test a panic is how a failure is reported"
 )]
 
+mod ask;
 mod interop;
+mod many;
+mod ping;
+mod run;
 mod send;
 mod serve;
 mod util;
