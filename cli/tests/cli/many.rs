@@ -1,13 +1,15 @@
 //! `udsmsg send` where TARGET or DATA do not come from arguments, and `--ndjson`: many over one connection.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::util::{Ended, Fake, Home, Process, Serve, WATCHDOG, read_to_end, scale};
+use crate::util::{Ended, Fake, Home, Peer, Process, Serve, WATCHDOG, read_to_end, scale, text_line};
 
 const FRAME_BYTES_MAX: usize = 65_536;
 const VARIABLE: &str = "CLAUDE_CODE_MESSAGING_SOCKET";
@@ -400,10 +402,21 @@ fn memory_is_bounded_whatever_the_input() {
 
     let (process, mut stdin) = pipes(home.udsmsg(&["send", "--ndjson", &serve.socket]));
     let line = [&b"{\"type\":\""[..], &[b'y'; 1_000], b"\"}\n"].concat();
-    let feeder =
-        std::thread::spawn(move || (0..60_000).take_while(|_| stdin.write_all(&line).is_ok()).count());
-    std::thread::sleep(Duration::from_secs(1));
-    assert!(!feeder.is_finished(), "it took everything, though nobody reads receipts");
+    let fed = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&fed);
+    let feeder = std::thread::spawn(move || {
+        (0..60_000)
+            .take_while(|_| stdin.write_all(&line).is_ok())
+            .inspect(|_| _ = counter.fetch_add(1, Ordering::SeqCst))
+            .count()
+    });
+    // Until it comes to rest.
+    let mut before = usize::MAX;
+    while before != fed.load(Ordering::SeqCst) || before == 0 {
+        before = fed.load(Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    assert!(before < 60_000, "it took everything, though nobody reads receipts");
     assert!(process.peak_kib() < limit_kib, "{} KiB", process.peak_kib());
     let ended = process.end();
     assert_eq!(feeder.join().unwrap(), 60_000);
@@ -438,23 +451,41 @@ fn a_terminal_gets_progress_and_a_summary() {
 #[test]
 fn serve_does_not_grow_behind_a_slow_reader() {
     let home = Home::new();
-    let mut serve = home.serve(&[]);
-    let data = "z".repeat(20_000);
-    let input: String = (0..4_000).map(|_| format!("{{\"type\":\"text\",\"data\":\"{data}\"}}\n")).collect();
-    let path = home.path().join("input");
-    std::fs::write(&path, input).unwrap();
-    let mut command = home.udsmsg(&["send", "--ndjson", &serve.socket]);
-    command.stdin(std::fs::File::open(&path).unwrap());
-    let sender = Process::spawn(command);
-    let mut lines = 0;
-    while serve.line_within(Duration::from_secs(1)).is_some() {
-        lines += 1;
-        std::thread::sleep(Duration::from_micros(300));
+    let socket = home.private("d").join("s").to_str().unwrap().to_owned();
+    let mut process = Process::spawn(home.serve_command(&["--socket", &socket]));
+    let mut out = process.take_stdout();
+    let read = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&read);
+    let reader = std::thread::spawn(move || {
+        let mut chunk = vec![0; 65_536];
+        let mut since = 0;
+        while let Ok(n @ 1..) = out.read(&mut chunk) {
+            counter.fetch_add(n, Ordering::SeqCst);
+            since += n;
+            if since > 1 << 18 {
+                since = 0;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    });
+    while home.traces().len() < 2 || read.load(Ordering::SeqCst) == 0 {
+        std::thread::sleep(Duration::from_millis(5));
     }
-    let peak = crate::util::peak_kib(serve.pid());
-    let [accepted, ..] = counts(&sender.end());
-    assert_eq!(accepted, lines);
-    assert!(accepted > 1_000, "{accepted}");
-    assert!(peak < 40 * 1024, "{peak} KiB after {accepted} messages of 20,000 bytes");
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    let token = home.token(&socket);
+    let line = text_line(&"z".repeat(60_000));
+    let mut peer = Peer::connect(&socket, &token);
+    let mut refused = 0;
+    while read.load(Ordering::SeqCst) < 64 << 20 {
+        if peer.ask(&line)["data"] != "ok" {
+            refused += 1;
+            std::thread::sleep(Duration::from_millis(5));
+            peer = Peer::connect(&socket, &token);
+        }
+    }
+    assert!(refused > 0, "the reader kept up");
+    assert!(process.peak_kib() < 32 * 1024, "{} KiB", process.peak_kib());
+    process.signal(Signal::SIGTERM);
+    let status = process.wait();
+    assert!(status.code().is_some(), "{status:?}");
+    reader.join().unwrap();
 }

@@ -85,7 +85,7 @@ fn signals_are_passed_on_and_nothing_is_left() {
         let home = Home::new();
         // It says what it got, and takes its time: the inbox is there until it is through.
         let script = format!(
-            r#"trap '"$0" send text "got {name}" >&2; exit 9' {name}; echo ready; while :; do sleep 0.05; done"#
+            r#"trap '"$0" send text "got {name}" >&2; exit 9' {name}; echo ready; for i in $(seq 200); do sleep 0.05; done"#
         );
         let mut process = Process::spawn(home.udsmsg(&["run", "--", "sh", "-c", &script, UDSMSG]));
         let mut out = BufReader::new(process.take_stdout()).lines().map(Result::unwrap);

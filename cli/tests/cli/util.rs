@@ -211,14 +211,6 @@ pub(crate) struct Process {
     name: String,
 }
 
-/// The most memory that the process `pid` has had so far, in KiB.
-#[cfg(target_os = "linux")]
-pub(crate) fn peak_kib(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 /// What is left of a process.
 #[derive(Debug)]
 pub(crate) struct Ended {
@@ -291,7 +283,9 @@ impl Process {
     /// The most memory that it has had so far, in KiB.
     #[cfg(target_os = "linux")]
     pub(crate) fn peak_kib(&self) -> u64 {
-        peak_kib(self.pid)
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// Waits for the end and takes what was printed.
@@ -459,11 +453,6 @@ impl Serve {
             Ok(line) => line,
             Err(error) => panic!("no further line on stdout: {error}"),
         }
-    }
-
-    /// The next line, if there is one within `span`.
-    pub(crate) fn line_within(&mut self, span: Duration) -> Option<String> {
-        self.lines().recv_timeout(span).ok()
     }
 
     /// The next entry.
