@@ -3,13 +3,17 @@
 //! What is wanted goes to stdout, as JSON lines unless a person is looking; what is wrong goes to stderr. The exit status
 //! is 0 for yes, 1 for no, 2 for a command that was not understood.
 
+mod ask;
 mod doctor;
+mod ndjson;
 mod output;
 mod peers;
+mod ping;
+mod run;
 mod send;
 mod serve;
+mod waiting;
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -38,11 +42,13 @@ struct Cli {
 enum Command {
     /// Own an inbox and print what arrives, until SIGTERM or SIGINT.
     Serve(ServeArgs),
-    /// Put one message into an inbox; exit 0 if it is in there.
-    #[command(override_usage = "udsmsg send [OPTIONS] <TARGET> <TYPE> <DATA>")]
-    Send(SendArgs),
+    /// Own an inbox for a command: start it with the address in its environment, and stop with it.
+    Run(run::RunArgs),
+    /// Put one message into an inbox, or many; exit 0 if it is in there.
+    #[command(override_usage = send::USAGE, after_help = send::HELP)]
+    Send(send::SendArgs),
     /// Ask whether a server is alive and takes our token.
-    Ping(PingArgs),
+    Ping(ping::PingArgs),
     /// List everyone who can be sent to, and who of them lives.
     Peers,
     /// Remove what dead servers left behind; whatever may live is kept.
@@ -71,36 +77,6 @@ struct ServeArgs {
     no_drain: bool,
 }
 
-/// What to send, and where.
-#[derive(clap::Args)]
-struct SendArgs {
-    /// The receiver's socket path, with or without `uds:`.
-    target: OsString,
-    /// The type (text, notification, query, response, error, or one of your own) and the payload, as text.
-    ///
-    /// Options stand before the type: what follows it is payload, even if it looks like an option.
-    #[arg(value_names = ["TYPE", "DATA"], num_args = 2..=3, required = true, trailing_var_arg = true)]
-    words: Vec<String>,
-}
-
-impl SendArgs {
-    /// The type and the payload, which may stand behind a `--` as scripts write it.
-    fn message(&self) -> Option<(&str, &str)> {
-        match self.words.as_slice() {
-            [kind, data] => Some((kind, data)),
-            [kind, dashes, data] if dashes == "--" => Some((kind, data)),
-            _ => None,
-        }
-    }
-}
-
-/// Whom to ask.
-#[derive(clap::Args)]
-struct PingArgs {
-    /// The receiver's socket path, with or without `uds:`.
-    target: OsString,
-}
-
 /// What to sweep.
 #[derive(clap::Args)]
 struct SweepArgs {
@@ -126,8 +102,9 @@ fn run(cli: Cli, style: Style) -> Result<ExitCode, Error> {
     let environment = Environment::from_process();
     match cli.command {
         Command::Serve(args) => serve::run(&args, namespace, environment, style),
-        Command::Send(args) => send::send(&args, &namespace, &environment, style),
-        Command::Ping(args) => send::ping(&args, &namespace, &environment, style),
+        Command::Run(args) => run::run(&args, namespace, environment, style),
+        Command::Send(args) => send::run(&args, &namespace, &environment, style),
+        Command::Ping(args) => ping::run(&args, &namespace, &environment, style),
         Command::Peers => peers::peers(&namespace, &environment, style),
         Command::Sweep(args) => peers::sweep(&args, &namespace, &environment, style),
         Command::Doctor => doctor::doctor(&namespace, &environment, style),

@@ -72,33 +72,51 @@ impl Lines {
         self.pending.push(b'\n');
     }
 
+    /// Lines not written to their ends yet.
+    pub(crate) fn pending_lines(&self) -> usize {
+        self.rest().iter().filter(|byte| **byte == b'\n').count()
+    }
+
+    fn rest(&self) -> &[u8] {
+        self.pending.get(self.written..).unwrap_or_default()
+    }
+
     /// Writes what stdout takes within `timeout`.
     ///
     /// # Errors
     ///
     /// Whatever stdout says: it is closed.
     pub(crate) fn flush(&mut self, timeout: Duration) -> io::Result<()> {
-        let mut stdout = io::stdout().lock();
+        self.flush_to(&mut io::stdout().lock(), timeout)
+    }
+
+    /// Writes what `out` takes within `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// Whatever `out` says: it is closed.
+    pub(crate) fn flush_to(&mut self, out: &mut (impl Write + AsFd), timeout: Duration) -> io::Result<()> {
         let mut timeout = timeout;
         for _ in 0..CHUNKS_MAX {
-            let rest = self.pending.get(self.written..).unwrap_or_default();
+            let rest = self.rest();
             if rest.is_empty() {
                 break;
             }
-            let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];
+            let mut fds = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
             let millis = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
             if poll(&mut fds, millis).unwrap_or(0) == 0 {
                 break;
             }
             timeout = Duration::ZERO;
             let chunk = rest.get(..CHUNK).unwrap_or(rest);
-            // The buffer of `Stdout` would hold back a line and block on it later: write all and flush.
-            stdout.write_all(chunk)?;
-            stdout.flush()?;
+            // A buffer like that of `Stdout` would hold back a line and block on it later: write all and flush.
+            out.write_all(chunk)?;
+            out.flush()?;
             self.written += chunk.len();
         }
-        if self.pending() == 0 {
-            self.pending.clear();
+        // Also when there is always something left, as with a reader that never catches up.
+        if self.written >= self.pending.len() / 2 {
+            self.pending.drain(..self.written);
             self.written = 0;
         }
         Ok(())

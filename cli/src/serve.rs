@@ -3,54 +3,39 @@
 //! One loop over `poll(2)`: the server, the signals, stdout. A reader of stdout that falls behind makes the inbox fill
 //! up, and senders are told so; it never blocks the loop.
 
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::low_level::pipe;
 use udsmsg::{Address, Batch, Environment, Error, InboxEntry, Limits, Namespace, Server};
 
 use crate::ServeArgs;
 use crate::output::{Escaped, Lines, Style, complain};
+use crate::waiting::{self, CLOSED, SignalPipe};
 
 /// The inbox is not drained while more than this waits for the reader of stdout.
-const PENDING_MAX: usize = 1 << 20;
+pub(crate) const PENDING_MAX: usize = 1 << 20;
 
 /// For clients to take their last answers after a stop was asked for.
-const GRACE: Duration = Duration::from_millis(500);
+pub(crate) const GRACE: Duration = Duration::from_millis(500);
 
 /// For the reader of stdout to take the last lines after that.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// Signals, as bytes in pipes.
+/// The signals that mean something to us.
 struct Signals {
-    stop: UnixStream,
-    print: UnixStream,
+    stop: SignalPipe,
+    print: SignalPipe,
 }
 
 impl Signals {
     fn install() -> io::Result<Self> {
-        let pair = |signals: &[i32]| {
-            let (read, write) = UnixStream::pair()?;
-            read.set_nonblocking(true)?;
-            for signal in signals {
-                pipe::register(*signal, write.try_clone()?)?;
-            }
-            Ok::<_, io::Error>(read)
-        };
-        Ok(Self { stop: pair(&[SIGTERM, SIGINT, SIGHUP])?, print: pair(&[SIGUSR1])? })
+        Ok(Self { stop: SignalPipe::of(&[SIGTERM, SIGINT, SIGHUP])?, print: SignalPipe::of(&[SIGUSR1])? })
     }
-}
-
-/// Whether a signal came since the last time it was asked.
-fn came(pipe: &mut UnixStream) -> bool {
-    matches!(pipe.read(&mut [0; 64]), Ok(1..))
 }
 
 /// Serves until a signal or the reader of stdout ends it.
@@ -76,10 +61,8 @@ pub(crate) fn run(
         builder = builder.address(Address::from_path(path)?);
     }
     let mut server = builder.start()?;
-    for skipped in server.location().skipped() {
-        complain(&format!("default location not used: {}", skipped.reason));
-    }
-    let mut printer = Printer { lines: Lines::default(), batch: Batch::new(), style, is_quiet: args.quiet };
+    say_what_was_skipped(&server);
+    let mut printer = Printer::new(style, args.quiet);
     printer.first_line(&server);
     let printed = serve(&mut server, &mut signals, &mut printer, args.no_drain);
     // From here on nothing is accepted, and everything that was accepted is printed.
@@ -111,10 +94,10 @@ fn serve(
             io::Error::new(error.kind(), what)
         })?;
         wait(server, signals, printer)?;
-        if came(&mut signals.stop) {
+        if signals.stop.came() {
             return Ok(());
         }
-        print_now |= came(&mut signals.print);
+        print_now |= signals.print.came();
         let turn = server.turn(Some(Duration::ZERO)).map_err(io::Error::other)?;
         if turn.name_lost {
             take_name_again(server);
@@ -126,8 +109,15 @@ fn serve(
     }
 }
 
+/// Says which default locations could not be used.
+pub(crate) fn say_what_was_skipped(server: &Server) {
+    for skipped in server.location().skipped() {
+        complain(&format!("default location not used: {}", skipped.reason));
+    }
+}
+
 /// Somebody removed the socket: nobody could find us any more.
-fn take_name_again(server: &mut Server) {
+pub(crate) fn take_name_again(server: &mut Server) {
     let path = server.address().path().to_owned();
     match server.rebind() {
         Ok(()) => complain(&format!("the socket {path:?} had vanished; listening there again")),
@@ -142,13 +132,7 @@ fn wait(server: &mut Server, signals: &Signals, printer: &Printer) -> io::Result
     let stdout = io::stdout();
     // A closed pipe is reported whether or not anything else is asked for. With --quiet nobody needs to read.
     let wanted = if printer.lines.pending() > 0 { PollFlags::POLLOUT } else { PollFlags::empty() };
-    let timeout = match server.next_timeout() {
-        // Rounded up: a deadline is not waited for in steps of zero.
-        Some(timeout) => {
-            PollTimeout::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
-        }
-        None => PollTimeout::NONE,
-    };
+    let timeout = server.next_timeout();
     let fd = |fd| PollFd::new(fd, PollFlags::POLLIN);
     let mut fds = [
         fd(server.as_fd()),
@@ -158,27 +142,27 @@ fn wait(server: &mut Server, signals: &Signals, printer: &Printer) -> io::Result
     ];
     let watched: &mut [PollFd<'_>] =
         if printer.is_quiet && printer.lines.pending() == 0 { &mut fds[..3] } else { &mut fds };
-    match poll(watched, timeout) {
-        Ok(_) | Err(Errno::EINTR) => {}
-        Err(errno) => return Err(errno.into()),
-    }
-    let closed = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
+    waiting::wait(watched, timeout)?;
     match watched.get(3).and_then(PollFd::revents) {
-        Some(got) if got.intersects(closed) => Err(io::ErrorKind::BrokenPipe.into()),
+        Some(got) if got.intersects(CLOSED) => Err(io::ErrorKind::BrokenPipe.into()),
         _ => Ok(()),
     }
 }
 
 /// What the owner of this inbox does with a message: it prints it.
-struct Printer {
-    lines: Lines,
+pub(crate) struct Printer {
+    pub(crate) lines: Lines,
     batch: Batch,
     style: Style,
     is_quiet: bool,
 }
 
 impl Printer {
-    fn first_line(&mut self, server: &Server) {
+    pub(crate) fn new(style: Style, is_quiet: bool) -> Self {
+        Self { lines: Lines::default(), batch: Batch::new(), style, is_quiet }
+    }
+
+    pub(crate) fn first_line(&mut self, server: &Server) {
         let address = server.address();
         match self.style {
             Style::Json => self.lines.push(format_args!(
@@ -191,7 +175,7 @@ impl Printer {
     }
 
     /// Takes everything out of the inbox and puts it on its way to stdout.
-    fn drain(&mut self, server: &mut Server) {
+    pub(crate) fn drain(&mut self, server: &mut Server) {
         server.drain_into(&mut self.batch);
         if self.is_quiet {
             return;
@@ -205,7 +189,7 @@ impl Printer {
     }
 
     /// After the stop: everything that was accepted.
-    fn last_lines(&mut self, server: &mut Server) -> io::Result<()> {
+    pub(crate) fn last_lines(&mut self, server: &mut Server) -> io::Result<()> {
         self.drain(server);
         let begun = Instant::now();
         while self.lines.pending() > 0 {

@@ -494,9 +494,11 @@ impl Outbox {
 
     /// An error line came: it is the answer to the oldest message, and the end of the connection.
     fn refused(&mut self, key: ConnKey, reason: String, now: Now) {
-        // These are said to a connection, not to a message: nothing that is in flight on it was looked at.
-        let unheard = [CloseReason::TooManyClients, CloseReason::AuthTimeout, CloseReason::IdleTimeout];
-        if unheard.iter().any(|said| said.wire_text().is_some_and(|text| text == reason)) {
+        // These are said to a connection, not to a message: nothing that is in flight on it was looked at. That a
+        // connection was idle too long is no news of a message only if it had been of use before.
+        let has_answered = self.wire(key).is_some_and(|wire| wire.has_answered);
+        let is = |said: CloseReason| said.wire_text().is_some_and(|text| text == reason);
+        if is(CloseReason::TooManyClients) || (has_answered && is(CloseReason::IdleTimeout)) {
             self.requeue(key);
             self.close(key);
             return if self.links.get(key).is_some_and(|link| !link.waiting.is_empty()) {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::util::{Ended, Home, Process, Serve, exists, scale};
 
-const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/peer.mjs");
+pub(crate) const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/peer.mjs");
 
 /// What somebody who reads README for the first time would write.
 const ONE_LINER: &str = r#"

@@ -7,8 +7,12 @@
     reason = "in a test a panic is how a failure is reported"
 )]
 
+mod ask;
 mod interop;
+mod many;
 mod peers;
+mod ping;
+mod run;
 mod send;
 mod serve;
 mod util;

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::io::{BufRead, BufReader, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
@@ -118,6 +118,25 @@ impl Home {
     /// Runs `udsmsg` with `args` to its end.
     pub(crate) fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Ended {
         Process::spawn(self.udsmsg(args)).end()
+    }
+
+    /// Runs `udsmsg` with `args` and `input` on its standard input to its end.
+    pub(crate) fn run_with<S: AsRef<OsStr>>(&self, args: &[S], input: impl AsRef<[u8]>) -> Ended {
+        let mut file = tempfile::tempfile_in(self.path()).unwrap();
+        file.write_all(input.as_ref()).unwrap();
+        file.rewind().unwrap();
+        let mut command = self.udsmsg(args);
+        command.stdin(file);
+        Process::spawn(command).end()
+    }
+
+    /// Sockets and capability files below this home.
+    pub(crate) fn traces(&self) -> Vec<PathBuf> {
+        let is_trace = |path: &PathBuf| {
+            let facts = fs::symlink_metadata(path).unwrap();
+            facts.file_type().is_socket() || path.extension().is_some_and(|extension| extension == "json")
+        };
+        self.snapshot().into_keys().filter(is_trace).collect()
     }
 
     pub(crate) fn serve(&self, args: &[&str]) -> Serve {
@@ -256,6 +275,19 @@ impl Process {
         self.stdout.take().unwrap()
     }
 
+    /// Takes the end of stdin to write to; dropping it closes it.
+    pub(crate) fn take_stdin(&self) -> ChildStdin {
+        self.child.lock().unwrap().stdin.take().unwrap()
+    }
+
+    /// The most memory that it has had so far, in KiB.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn peak_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Waits for the end and takes what was printed.
     pub(crate) fn end(mut self) -> Ended {
         let mut stdout = String::new();
@@ -381,6 +413,11 @@ impl Serve {
 
     pub(crate) fn peer(&self, token: &str) -> Peer {
         Peer::connect(&self.socket, token)
+    }
+
+    /// Takes the end of stdin to write to; dropping it closes it.
+    pub(crate) fn take_stdin(&self) -> ChildStdin {
+        self.process.take_stdin()
     }
 
     /// Closes our end of its stdout.

@@ -1,6 +1,7 @@
 // The other side of the protocol, written from its text alone: no line of the Rust implementation is used here.
 //
-//   node peer.mjs serve PATH                 own an inbox; print what arrives as JSON lines; stop when stdin ends
+//   node peer.mjs serve PATH                 own an inbox; print what arrives as JSON lines; stop when stdin ends;
+//                                            a query with a `meta.queryId` is answered with its `data` in upper case
 //   node peer.mjs burst TARGET LINES         send the JSON array LINES at once, half-close, print every answer
 //   node peer.mjs flood TARGET CLIENTS EACH  CLIENTS connections at once with EACH messages in flight
 //   node peer.mjs crumbs TARGET              one message, a byte at a time
@@ -138,6 +139,12 @@ function serve(socketPath) {
       const id = `uds-${++accepted}`;
       print({ id, message });
       answer({ type: 'response', data: 'ok', ts, meta: { id } });
+      const { queryId, hops = 0 } = message.meta ?? {};
+      if (message.type === 'query' && queryId && message.from) {
+        const meta = { inReplyTo: queryId, hops: hops + 1 };
+        const reply = { type: 'response', data: message.data.toUpperCase(), from: socketPath, meta };
+        exchange(message.from, [reply]).then(([told]) => print({ told }));
+      }
     });
   });
 

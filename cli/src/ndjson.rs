@@ -1,0 +1,405 @@
+//! `udsmsg send --ndjson`: many messages from standard input, over one connection, a receipt for each.
+//!
+//! One loop: a line is taken up while there is room for it on its way and for its receipt, else an outcome is waited for.
+//! What is held is bounded by [`WINDOW`], [`PENDING_MAX`] and the frame limit, whatever the input is.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags};
+use serde_json::json;
+use serde_json::value::RawValue;
+use udsmsg::{Address, Client, ErrorKind, Message, Outgoing, SendId, SendOutcome};
+
+use crate::output::{Lines, Style, complain};
+use crate::send::FRAME_BYTES_MAX;
+use crate::waiting::{self, CLOSED};
+
+/// Messages on their way at once: twice what a connection carries, so that the next are at hand.
+const WINDOW: usize = 128;
+
+/// No line is taken up while more than this waits for the reader of stdout.
+const PENDING_MAX: usize = 1 << 20;
+
+/// Bytes that are asked for at once.
+const CHUNK: usize = 65_536;
+
+/// How often a person is told how far it is.
+const PROGRESS: Duration = Duration::from_millis(100);
+
+/// Sends every line of standard input.
+pub(crate) fn send_all(client: Client, target: Address, style: Style) -> ExitCode {
+    let mut sender = Sender {
+        client,
+        target,
+        lines: HashMap::new(),
+        report: Report {
+            style,
+            lines: Lines::default(),
+            tally: Tally::default(),
+            begun: Instant::now(),
+            told: Instant::now(),
+            is_untidy: false,
+        },
+    };
+    let sent = sender.send_lines().and_then(|()| sender.report.sum_up());
+    match &sent {
+        Ok(()) => {}
+        // Whoever closed stdout knows; what became of the rest can no longer be told to anybody.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(error) => complain(error),
+    }
+    // On their way when it was given up.
+    sender.report.tally.unknown += sender.lines.len() as u64;
+    sender.report.tally.exit_code(sent.is_ok())
+}
+
+/// Everything that is on its way.
+struct Sender {
+    client: Client,
+    target: Address,
+    /// The number of the line that a message came from.
+    lines: HashMap<SendId, u64>,
+    report: Report,
+}
+
+impl Sender {
+    /// Sends until standard input ends, and tells of every line; an error is that of stdin or stdout.
+    fn send_lines(&mut self) -> io::Result<()> {
+        let mut input = Input::default();
+        loop {
+            self.report.flush(Duration::ZERO)?;
+            let is_idle = self.lines.is_empty();
+            if self.report.lines.pending() >= PENDING_MAX {
+                if is_idle {
+                    self.report.flush(Duration::MAX)?;
+                }
+            } else if self.lines.len() < WINDOW {
+                match input.next_line() {
+                    Some((number, Ok(line))) => {
+                        self.take(number, &line)?;
+                        continue;
+                    }
+                    Some((number, Err(len))) => {
+                        let why = format!("it is {len} bytes long; a message may have {FRAME_BYTES_MAX}");
+                        self.report.bad_line(number, &why);
+                        continue;
+                    }
+                    None if input.is_over => {
+                        if is_idle {
+                            return Ok(());
+                        }
+                    }
+                    None => {
+                        if self.wait_for_input(is_idle)? {
+                            if let Err(error) = input.fill() {
+                                self.finish()?;
+                                let why = format!("cannot read standard input: {error}");
+                                return Err(io::Error::new(error.kind(), why));
+                            }
+                            continue;
+                        }
+                    }
+                }
+            }
+            if !is_idle {
+                self.next_outcome()?;
+            }
+        }
+    }
+
+    /// Whether standard input has something; waits for it if there is nothing else to do.
+    fn wait_for_input(&self, is_idle: bool) -> io::Result<bool> {
+        let (stdin, stdout) = (io::stdin(), io::stdout());
+        let pending = self.report.lines.pending() > 0;
+        let wanted = if pending { PollFlags::POLLOUT } else { PollFlags::empty() };
+        let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN), PollFd::new(stdout.as_fd(), wanted)];
+        waiting::wait(&mut fds, if is_idle { None } else { Some(Duration::ZERO) })?;
+        let [stdin, stdout] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        if stdout.intersects(CLOSED) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(!stdin.is_empty())
+    }
+
+    /// Sets the message in one line on its way.
+    fn take(&mut self, number: u64, line: &[u8]) -> io::Result<()> {
+        if line.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let message = match message_of(line) {
+            Ok(message) => message,
+            Err(why) => {
+                self.report.bad_line(number, &why);
+                return Ok(());
+            }
+        };
+        loop {
+            match self.client.start(&self.target, &message) {
+                Ok(id) => {
+                    self.lines.insert(id, number);
+                    return Ok(());
+                }
+                Err(error) if error.kind() == ErrorKind::OutboxFull && !self.lines.is_empty() => {
+                    self.next_outcome()?;
+                }
+                Err(error) => {
+                    self.report.outcome(number, &SendOutcome::NotSent(error));
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Waits for the next outcome and tells it.
+    fn next_outcome(&mut self) -> io::Result<()> {
+        let Some((id, outcome)) = self.client.next_outcome() else {
+            return Err(io::Error::other("cannot wait for the receiver"));
+        };
+        if let Some(number) = self.lines.remove(&id) {
+            self.report.outcome(number, &outcome);
+        }
+        Ok(())
+    }
+
+    /// Tells what became of everything that is on its way.
+    fn finish(&mut self) -> io::Result<()> {
+        while !self.lines.is_empty() {
+            self.next_outcome()?;
+        }
+        self.report.sum_up()
+    }
+}
+
+/// The message that a line describes, or what is wrong with it.
+fn message_of(line: &[u8]) -> Result<Outgoing, String> {
+    let line = str::from_utf8(line).map_err(|_| "it is not UTF-8".to_owned())?;
+    let message = Message::from_json(line.trim_ascii()).map_err(|error| error.to_string())?;
+    let members: HashMap<Cow<'_, str>, &RawValue> =
+        serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let mut outgoing = Outgoing::new(&message.kind());
+    for (key, value) in members {
+        outgoing = match &*key {
+            "type" => outgoing,
+            "data" => outgoing.with_data(value).map_err(|error| error.to_string())?,
+            "from" => match message.from() {
+                Some(from) => outgoing.with_from(&from),
+                None => outgoing,
+            },
+            "ts" => match message.ts() {
+                Some(ts) => outgoing.with_ts(&ts),
+                None => outgoing,
+            },
+            "meta" => outgoing.with_meta(value).map_err(|error| error.to_string())?,
+            // It would be lost without a word.
+            _ => return Err(format!("{key:?} is none of `type`, `data`, `from`, `ts` and `meta`")),
+        };
+    }
+    Ok(outgoing)
+}
+
+/// Standard input, line by line, never more than a line and a chunk of it in memory.
+#[derive(Default)]
+struct Input {
+    bytes: Vec<u8>,
+    /// Where the next line begins, and up to where there is no newline.
+    start: usize,
+    searched: usize,
+    /// The lines so far.
+    number: u64,
+    /// Bytes of a line that is too long, which were thrown away.
+    dropped: usize,
+    is_over: bool,
+}
+
+impl Input {
+    /// The next line with its number, or how long it is if it is too long; `None` if more has to be read.
+    fn next_line(&mut self) -> Option<(u64, Result<Vec<u8>, usize>)> {
+        let unsearched = self.bytes.get(self.searched..).unwrap_or_default();
+        let newline = unsearched.iter().position(|byte| *byte == b'\n').map(|at| self.searched + at);
+        let end = match newline {
+            Some(end) => end,
+            // The last line may lack its newline.
+            None if self.is_over && (self.start < self.bytes.len() || self.dropped > 0) => self.bytes.len(),
+            None => {
+                self.searched = self.bytes.len();
+                if self.dropped > 0 || self.searched - self.start > FRAME_BYTES_MAX {
+                    self.dropped += self.searched - self.start;
+                    self.start = self.searched;
+                }
+                return None;
+            }
+        };
+        let line = self.bytes.get(self.start..end).unwrap_or_default();
+        let len = line.len() + std::mem::take(&mut self.dropped);
+        let line = if len > FRAME_BYTES_MAX { Err(len) } else { Ok(line.to_vec()) };
+        self.start = (end + 1).min(self.bytes.len());
+        self.searched = self.start;
+        self.number += 1;
+        Some((self.number, line))
+    }
+
+    /// Reads what is there.
+    fn fill(&mut self) -> io::Result<()> {
+        self.bytes.drain(..self.start);
+        self.searched -= self.start;
+        self.start = 0;
+        let len = self.bytes.len();
+        self.bytes.resize(len + CHUNK, 0);
+        let read = loop {
+            match io::stdin().lock().read(self.bytes.get_mut(len..).unwrap_or_default()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        self.bytes.truncate(len + *read.as_ref().unwrap_or(&0));
+        self.is_over = read? == 0;
+        Ok(())
+    }
+}
+
+/// How many of each.
+#[derive(Default)]
+struct Tally {
+    accepted: u64,
+    rejected: u64,
+    not_sent: u64,
+    unknown: u64,
+    bad_lines: u64,
+}
+
+impl Tally {
+    fn failed(&self) -> u64 {
+        self.rejected + self.not_sent + self.unknown + self.bad_lines
+    }
+
+    /// What the worst of them was.
+    fn exit_code(&self, is_complete: bool) -> ExitCode {
+        match self {
+            Self { unknown: 1.., .. } => ExitCode::from(3),
+            _ if self.failed() > 0 || !is_complete => ExitCode::FAILURE,
+            _ => ExitCode::SUCCESS,
+        }
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} accepted", self.accepted)?;
+        for (count, what) in [
+            (self.rejected, "rejected"),
+            (self.not_sent, "not sent"),
+            (self.unknown, "unknown"),
+            (self.bad_lines, "bad lines"),
+        ] {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is told: receipts to machines, how far it is and what went wrong to people.
+struct Report {
+    style: Style,
+    lines: Lines,
+    tally: Tally,
+    begun: Instant,
+    /// When a person was told how far it is.
+    told: Instant,
+    /// The cursor stands behind that.
+    is_untidy: bool,
+}
+
+impl Report {
+    fn outcome(&mut self, line: u64, outcome: &SendOutcome) {
+        let event = outcome.code();
+        let receipt = match outcome {
+            SendOutcome::Accepted { id } => json!({"event": event, "line": line, "id": id}),
+            SendOutcome::Rejected { reason } => json!({"event": event, "line": line, "reason": reason}),
+            SendOutcome::NotSent(error) | SendOutcome::Unknown(error) => {
+                json!({"event": event, "line": line, "code": error.code(), "reason": error.to_string()})
+            }
+        };
+        let count = match outcome {
+            SendOutcome::Accepted { .. } => &mut self.tally.accepted,
+            SendOutcome::Rejected { .. } => &mut self.tally.rejected,
+            SendOutcome::NotSent(_) => &mut self.tally.not_sent,
+            SendOutcome::Unknown(_) => &mut self.tally.unknown,
+        };
+        *count += 1;
+        match self.style {
+            Style::Json => self.lines.push(format_args!("{receipt}")),
+            Style::Text if outcome.is_accepted() => {}
+            Style::Text => self.trouble(&format!("line {line}: {outcome}")),
+        }
+    }
+
+    fn bad_line(&mut self, line: u64, why: &str) {
+        self.tally.bad_lines += 1;
+        match self.style {
+            Style::Json => {
+                let receipt = json!({"event": "bad_line", "line": line, "reason": why});
+                self.lines.push(format_args!("{receipt}"));
+            }
+            Style::Text => self.trouble(&format!("line {line}: {why} (not sent)")),
+        }
+    }
+
+    /// Complains on a line of its own.
+    fn trouble(&mut self, what: &str) {
+        if std::mem::take(&mut self.is_untidy) {
+            let _ = io::stdout().write_all(b"\r\x1b[K").and_then(|()| io::stdout().flush());
+        }
+        complain(&what);
+    }
+
+    /// Writes receipts, or how far it is.
+    fn flush(&mut self, timeout: Duration) -> io::Result<()> {
+        if self.style == Style::Json {
+            return self.lines.flush(timeout);
+        }
+        let mut stdout = io::stdout();
+        if self.told.elapsed() >= PROGRESS && stdout.is_terminal() {
+            self.told = Instant::now();
+            self.is_untidy = true;
+            write!(stdout, "\r{}\x1b[K", self.tally)?;
+            stdout.flush()?;
+        }
+        Ok(())
+    }
+
+    /// The last line, once everything has its outcome.
+    fn sum_up(&mut self) -> io::Result<()> {
+        let tally = &self.tally;
+        let seconds = self.begun.elapsed().as_secs_f64();
+        match self.style {
+            Style::Json => {
+                let summary = json!({
+                    "event": "summary",
+                    "accepted": tally.accepted,
+                    "rejected": tally.rejected,
+                    "notSent": tally.not_sent,
+                    "unknown": tally.unknown,
+                    "badLines": tally.bad_lines,
+                    "millis": seconds * 1000.0,
+                });
+                self.lines.push(format_args!("{summary}"));
+                while self.lines.pending() > 0 {
+                    self.lines.flush(Duration::MAX)?;
+                }
+                if tally.failed() > 0 {
+                    complain(&format!("not everything was accepted: {tally}"));
+                }
+            }
+            Style::Text => writeln!(io::stdout(), "\r\x1b[K{tally} in {seconds:.3} s")?,
+        }
+        Ok(())
+    }
+}

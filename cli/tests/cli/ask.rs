@@ -1,0 +1,75 @@
+//! `udsmsg send --wait-reply`: a question, and the message that answers it.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::util::{Home, Process, Serve, WATCHDOG, exists};
+
+#[test]
+fn the_answer_of_a_node_server_is_printed() {
+    let home = Home::new();
+    let socket = home.path().join("theirs/s.sock").to_str().unwrap().to_owned();
+    let mut command = home.command("node");
+    command.args([crate::interop::PEER, "serve", &socket]).stdin(Stdio::piped());
+    let mut theirs = Serve::start(command);
+    let before = home.traces();
+    for question in ["what?", "zażółć 🎉"] {
+        let ended = home.run(&["send", "--wait-reply", &socket, "query", question]);
+        let answer: Value = serde_json::from_str(&ended.assert_code(0).stdout).unwrap();
+        assert_eq!(ended.stderr, "");
+        let asked: Value = serde_json::from_str(&theirs.line()).unwrap();
+        let asked = &asked["message"];
+        assert_eq!((&asked["type"], &asked["data"]), (&json!("query"), &json!(question)));
+        assert_eq!((&answer["type"], &answer["data"]), (&json!("response"), &json!(question.to_uppercase())));
+        assert_eq!(answer["meta"], json!({"inReplyTo": asked["meta"]["queryId"], "hops": 1}));
+        // The asker was there until the answer had its receipt.
+        let told: Value = serde_json::from_str(&theirs.line()).unwrap();
+        assert_eq!(told["told"]["data"], "ok", "{told}");
+        assert!(!exists(asked["from"].as_str().unwrap()));
+    }
+    assert_eq!(home.traces(), before);
+}
+
+#[test]
+fn no_answer_is_told_in_time_and_leaves_nothing() {
+    let home = Home::new();
+    let mut serve = home.serve(&[]);
+    let before = home.traces();
+    let begun = Instant::now();
+    let ended = home.run(&["send", "--wait-reply", "--timeout", "0.5", &serve.socket, "query", "?"]);
+    let took = begun.elapsed();
+    ended.assert_refused("no answer came within 0.5 s; the question was accepted as uds-1");
+    assert!((Duration::from_millis(500)..Duration::from_secs(4)).contains(&took), "{took:?}");
+    let message = serve.entry().json();
+    assert!(message["meta"]["queryId"].is_string() && message["from"].is_string(), "{message}");
+    assert_eq!(home.traces(), before);
+
+    let nowhere = home.path().join("nowhere");
+    let ended = home.run(&["send", "--wait-reply", nowhere.to_str().unwrap(), "query", "?"]);
+    ended.assert_refused("Cannot send UDS message without auth token");
+    assert_eq!(home.traces(), before);
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+}
+
+#[test]
+fn a_message_that_answers_nothing_is_no_answer_and_a_signal_ends_the_waiting() {
+    let home = Home::new();
+    let mut serve = home.serve(&[]);
+    let before = home.traces();
+    let process =
+        Process::spawn(home.udsmsg(&["send", "--wait-reply", "--timeout=15", &serve.socket, "query", "?"]));
+    let asker = serve.entry().json()["from"].as_str().unwrap().to_owned();
+    home.run(&["send", &asker, "response", "of my own accord"]).assert_code(0);
+    assert!(process.is_running());
+    process.signal(Signal::SIGTERM);
+    let begun = Instant::now();
+    let ended = process.end();
+    ended.assert_refused("interrupted; the question was accepted as uds-1");
+    assert!(ended.stderr.contains("no answer; it is dropped"), "{ended:?}");
+    assert!(begun.elapsed() < WATCHDOG / 4);
+    assert_eq!(home.traces(), before);
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+}

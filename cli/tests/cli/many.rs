@@ -1,0 +1,491 @@
+//! `udsmsg send` where TARGET or DATA do not come from arguments, and `--ndjson`: many over one connection.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::util::{Ended, Fake, Home, Peer, Process, Serve, WATCHDOG, read_to_end, scale, text_line};
+
+const FRAME_BYTES_MAX: usize = 65_536;
+const VARIABLE: &str = "CLAUDE_CODE_MESSAGING_SOCKET";
+
+/// The JSON lines that a command printed.
+fn parsed(stdout: &str) -> Vec<Value> {
+    stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
+}
+
+/// The summary, as accepted, rejected, not sent, unknown, bad lines.
+#[track_caller]
+fn counts(ended: &Ended) -> [u64; 5] {
+    let lines = parsed(&ended.stdout);
+    let summary = lines.last().unwrap_or_else(|| panic!("{ended:?}"));
+    assert_eq!(summary["event"], "summary", "{ended:?}");
+    ["accepted", "rejected", "notSent", "unknown", "badLines"].map(|name| summary[name].as_u64().unwrap())
+}
+
+#[test]
+fn words_and_variables_decide_who_gets_what() {
+    let home = Home::new();
+    let mut serve = home.serve(&[]);
+    let socket = serve.socket.clone();
+    home.private("d");
+    let wrong = "/nowhere/parent.sock";
+    // The variable, the words, and the type and data that arrive: none if it was not understood.
+    type Row<'a> = (&'a str, &'a [&'a str], Option<(&'a str, &'a str)>);
+    let table: [Row<'_>; 21] = [
+        (&socket, &["text", "to the parent"], Some(("text", "to the parent"))),
+        (&socket, &["text", "two words"], Some(("text", "two words"))),
+        (&socket, &["text", ""], Some(("text", ""))),
+        (&socket, &["text", "-"], Some(("text", "-"))),
+        (&socket, &["text", "--", "--help"], Some(("text", "--help"))),
+        (&socket, &["text", "/a/path"], Some(("text", "/a/path"))),
+        (&format!("uds:{socket}"), &["own", "with a scheme"], Some(("own", "with a scheme"))),
+        (&socket, &["--stdin", "text"], Some(("text", "from stdin\n"))),
+        // A TARGET that is given is the one, whatever the variable says.
+        (wrong, &[&socket, "text", "given"], Some(("text", "given"))),
+        (wrong, &[&socket, "a/b", "given"], Some(("a/b", "given"))),
+        (wrong, &["--stdin", &socket, "text"], Some(("text", "from stdin\n"))),
+        (
+            wrong,
+            &[&socket, "--json", "text", "an option before the type"],
+            Some(("text", "an option before the type")),
+        ),
+        // DATA was forgotten, or the variable that held TARGET is empty.
+        (&socket, &[&socket, "text"], None),
+        (&socket, &["uds:s", "text"], None),
+        (&socket, &["d/s", "text"], None),
+        (&socket, &["", "text"], None),
+        (&socket, &["text"], None),
+        (&socket, &["--stdin", &socket], None),
+        (&socket, &["--stdin", &socket, "text", "and data"], None),
+        ("", &["text", "no parent"], None),
+        ("", &["--stdin", "text"], None),
+    ];
+    for (variable, words, arrives) in table {
+        let input = home.path().join("input");
+        std::fs::write(&input, "from stdin\n").unwrap();
+        let mut command = home.udsmsg(&[&["send"], words].concat());
+        command.env(VARIABLE, variable).stdin(std::fs::File::open(&input).unwrap());
+        let ended = Process::spawn(command).end();
+        match arrives {
+            Some((kind, data)) => {
+                ended.assert_code(0);
+                let message = serve.entry().json();
+                assert_eq!((&message["type"], &message["data"]), (&json!(kind), &json!(data)), "{words:?}");
+            }
+            None => {
+                ended.assert_code(2);
+                assert!(ended.stdout.is_empty() && !ended.stderr.is_empty(), "{words:?}: {ended:?}");
+            }
+        }
+    }
+    // A relative name that is a socket was meant as one.
+    let name = "plain-name";
+    let _listener = std::os::unix::net::UnixListener::bind(home.path().join(name)).unwrap();
+    let mut command = home.udsmsg(&["send", name, "text"]);
+    command.env(VARIABLE, &socket);
+    Process::spawn(command).end().assert_code(2);
+    // Each namespace has its variable.
+    let mut command = home.udsmsg(&["ping", "--namespace", "my-app"]);
+    command.env(VARIABLE, &socket).env("MY_APP_MESSAGING_SOCKET", wrong);
+    Process::spawn(command).end().assert_refused("Cannot send UDS message without auth token");
+    let mut command = home.udsmsg(&["ping"]);
+    command.env(VARIABLE, &socket);
+    Process::spawn(command).end().assert_code(0);
+    assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
+}
+
+#[test]
+fn standard_input_is_the_text_to_the_byte_or_nothing_is_sent() {
+    let home = Home::new();
+    let mut serve = home.serve(&[]);
+    let around = format!(
+        r#"{{"type":"text","data":"","ts":"2026-11-22T10:00:00.000Z","meta":{{"authToken":"{}"}}}}"#,
+        "0".repeat(64)
+    );
+    let room = FRAME_BYTES_MAX - around.len();
+    for text in ["", "\n", "no newline", "two\nlines\r\n\0", "zażółć 🎉", &"x".repeat(room)] {
+        home.run_with(&["send", "--stdin", &serve.socket, "text"], text).assert_code(0);
+        assert_eq!(serve.entry().json()["data"], text);
+    }
+    let table: [(Vec<u8>, &str); 4] = [
+        (vec![b'x'; room + 1], "65537 bytes"),
+        (vec![b'x'; FRAME_BYTES_MAX], "the limit is 65536 bytes"),
+        (vec![b'x'; FRAME_BYTES_MAX + 1], "standard input is longer than the 65536 bytes"),
+        (b"broken \xff".to_vec(), "not UTF-8"),
+    ];
+    for (input, why) in table {
+        let ended = home.run_with(&["send", "--stdin", &serve.socket, "text"], input);
+        ended.assert_refused(why);
+        ended.assert_refused("not sent");
+    }
+    // Without an end, no more than the limit is read.
+    let endless = std::fs::File::open("/dev/zero").unwrap();
+    let mut command = home.udsmsg(&["send", "--stdin", &serve.socket, "text"]);
+    command.stdin(endless);
+    Process::spawn(command).end().assert_refused("standard input is longer");
+    assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
+}
+
+#[test]
+fn many_arrive_exactly_once_and_in_order() {
+    let total = 5_000 * scale();
+    let limit = WATCHDOG * u32::try_from(scale()).unwrap();
+    let home = Home::new();
+    let mut serve = Serve::start_within(home.serve_command(&[]), limit);
+    let input: String =
+        (1..=total).map(|number| format!("{{\"type\":\"text\",\"data\":\"{number}\"}}\n")).collect();
+    let path = home.path().join("input");
+    std::fs::write(&path, input).unwrap();
+    let mut command = home.udsmsg(&["send", "--ndjson", &serve.socket]);
+    command.stdin(std::fs::File::open(path).unwrap());
+    let mut sender = Process::spawn_within(command, limit);
+    let receipts = BufReader::new(sender.take_stdout());
+    let printed = std::thread::scope(|scope| {
+        let arrived = scope.spawn(|| {
+            for number in 1..=total {
+                let entry = serve.entry();
+                assert_eq!(entry.id, format!("uds-{number}"));
+                assert_eq!(entry.json()["data"], number.to_string());
+                assert_eq!(entry.id, format!("uds-{number}"));
+                assert_eq!(entry.json()["data"], number.to_string());
+            }
+        });
+        let printed: Vec<Value> =
+            receipts.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+        arrived.join().unwrap();
+        printed
+    });
+    assert_eq!(printed.len(), total + 1);
+    for (number, receipt) in (1..=total).zip(&printed) {
+        assert_eq!(*receipt, json!({"event": "accepted", "line": number, "id": format!("uds-{number}")}));
+    }
+    assert_eq!(printed.last().unwrap()["accepted"], total);
+    sender.end().assert_code(0);
+    assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
+}
+
+#[test]
+fn many_reach_a_node_server() {
+    let home = Home::new();
+    let socket = home.path().join("theirs/s.sock").to_str().unwrap().to_owned();
+    let mut command = home.command("node");
+    command.args([crate::interop::PEER, "serve", &socket]).stdin(Stdio::piped());
+    let mut theirs = Serve::start(command);
+    let total = 1_000;
+    let input: String = (1..=total)
+        .map(|n| json!({"type": "own", "data": {"n": n}, "meta": {"x": [n]}}).to_string() + "\n")
+        .collect();
+    let ended = home.run_with(&["send", "--ndjson", &socket], input);
+    assert_eq!(counts(ended.assert_code(0)), [total, 0, 0, 0, 0]);
+    for number in 1..=total {
+        let arrived: Value = serde_json::from_str(&theirs.line()).unwrap();
+        assert_eq!(arrived["id"], format!("uds-{number}"));
+        assert_eq!(
+            (&arrived["message"]["data"], &arrived["message"]["meta"]),
+            (&json!({"n": number}), &json!({"x": [number]}))
+        );
+    }
+}
+
+#[test]
+fn bad_lines_are_told_with_their_numbers_and_the_rest_is_sent() {
+    let home = Home::new();
+    let mut serve = home.serve(&[]);
+    let long = format!(r#"{{"type":"text","data":"{}"}}"#, "x".repeat(FRAME_BYTES_MAX));
+    // Fits as a line, and not with the token.
+    let wide = format!(r#"{{"type":"text","data":"{}"}}"#, "x".repeat(FRAME_BYTES_MAX - 40));
+    let deep = format!(r#"{{"type":"text","data":{}{}}}"#, "[".repeat(127), "]".repeat(127));
+    // A line, and what arrives or what is said about it; nothing for a blank one.
+    let table: [(&[u8], Result<&str, &str>); 26] = [
+        (br#"{"type":"text"}"#, Ok(r#"{"type":"text"}"#)),
+        (b"", Ok("")),
+        (b" \t\r", Ok("")),
+        (br#"{"type":"text","data":null,"ts":null,"from":null}"#, Ok(r#"{"type":"text","data":null}"#)),
+        (br#" { "data" : [ 1e400 , {} ] , "type" : "own" } "#, Ok(r#"{"type":"own","data":[ 1e400 , {} ]}"#)),
+        (br#"{"type":"text","data":"\ud83d"}"#, Ok(r#"{"type":"text","data":"\ud83d"}"#)),
+        (
+            br#"{"type":"a","from":"/x.sock","ts":"then","meta":{"hops":2},"data":"d"}"#,
+            Ok(r#"{"type":"a","data":"d","from":"/x.sock","ts":"then","meta":{"hops":2}}"#),
+        ),
+        (br#"{"\u0074ype":"t\u0065xt"}"#, Ok(r#"{"type":"text"}"#)),
+        (br#"{"type":"crlf"}"#, Ok(r#"{"type":"crlf"}"#)),
+        (b"nonsense", Err("not JSON")),
+        (b"{", Err("")),
+        (b"[]", Err("object")),
+        (b"null", Err("object")),
+        (b"{}", Err("`type` must be a string")),
+        (br#"{"type":7}"#, Err("`type` must be a string")),
+        (br#"{"type":"a","ts":7}"#, Err("strings or null")),
+        (br#"{"type":"a","from":[]}"#, Err("strings or null")),
+        (br#"{"type":"a","type":"b"}"#, Err("")),
+        (br#"{"type":"a","meta":[]}"#, Err("`meta` must be a JSON object")),
+        (br#"{"type":"a","meta":{"authToken":"SECRET"}}"#, Err("authToken")),
+        (br#"{"type":"a","body":1}"#, Err("\"body\" is none of")),
+        (b"{\"type\":\"\xff\"}", Err("UTF-8")),
+        (deep.as_bytes(), Err("")),
+        (long.as_bytes(), Err("65561 bytes")),
+        (wide.as_bytes(), Err("limit is 65536 bytes")),
+        // The last line, without its newline.
+        (br#"{"type":"last"}"#, Ok(r#"{"type":"last"}"#)),
+    ];
+    let input: Vec<u8> = table.iter().map(|(line, _)| *line).collect::<Vec<_>>().join(&b"\n"[..]);
+    let ended = home.run_with(&["send", "--ndjson", &serve.socket], input);
+    ended.assert_code(1);
+    let receipts = parsed(&ended.stdout);
+    let mut number = 0;
+    for (line, (text, expected)) in (1..).zip(table) {
+        let receipt = receipts.iter().find(|receipt| receipt["line"] == line);
+        let text = String::from_utf8_lossy(text.get(..60).unwrap_or(text)).into_owned();
+        match (expected, receipt) {
+            (Ok(""), None) => {}
+            (Ok(arrives), Some(receipt)) if !arrives.is_empty() => {
+                number += 1;
+                assert_eq!(
+                    (&receipt["event"], &receipt["id"]),
+                    (&json!("accepted"), &json!(format!("uds-{number}"))),
+                    "{text}"
+                );
+                let entry = serve.entry();
+                // Time is put in where there is none.
+                let message = entry.message.get();
+                let without_ts = match message.split_once(",\"ts\":\"") {
+                    Some((head, tail)) if !arrives.contains("\"ts\"") => {
+                        format!("{head}{}", tail.split_once('"').unwrap().1)
+                    }
+                    _ => message.to_owned(),
+                };
+                assert_eq!(without_ts, arrives, "{text}");
+            }
+            (Err(why), Some(receipt)) => {
+                let event = receipt["event"].as_str().unwrap();
+                assert!(
+                    event == "bad_line" || (event == "not_sent" && (line == 23 || line == 25)),
+                    "{text}: {receipt}"
+                );
+                assert!(receipt["reason"].as_str().unwrap().contains(why), "{text}: {receipt}");
+            }
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+    let [accepted, _, not_sent, _, bad_lines] = counts(&ended);
+    assert_eq!((accepted, not_sent + bad_lines), (8, 16), "{ended:?}");
+    assert!(ended.stderr.contains("not everything was accepted: 8 accepted"), "{ended:?}");
+    assert!(!ended.stdout.contains("SECRET") && !ended.stderr.contains("SECRET"));
+    assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
+}
+
+const OK: &str = "{\"type\":\"response\",\"meta\":{\"id\":\"far\"}}\n";
+const REFUSAL: &str = "{\"type\":\"error\",\"data\":\"inbox full\"}\n";
+const TWO: &str = "{\"type\":\"text\",\"data\":\"1\"}\n{\"type\":\"text\",\"data\":\"2\"}\n";
+
+/// The exit status is that of the worst: what may or may not be in the inbox is worse than what surely is not.
+#[test]
+fn the_worst_outcome_decides_the_status() {
+    type Row = (&'static [&'static str], &'static [&'static str], i32, [u64; 5]);
+    let table: [Row; 5] = [
+        (&[], &[OK, OK], 0, [2, 0, 0, 0, 0]),
+        // It closes behind the refusal: the second was written to a connection on which nothing was processed any more.
+        (&[], &[OK, REFUSAL], 1, [1, 1, 0, 0, 0]),
+        (&[], &[OK], 3, [1, 0, 0, 1, 0]),
+        (&[], &[], 3, [0, 0, 0, 2, 0]),
+        (&["--timeout=0.5"], &["{\"type\":\"text\"}\n", "wait"], 3, [0, 0, 0, 2, 0]),
+    ];
+    for (options, answers, code, expected) in table {
+        let home = Home::new();
+        let fake = Fake::start(&home, move |mut stream, _, _| {
+            let mut lines = BufReader::new(stream.try_clone().unwrap());
+            for _ in 0..2 {
+                let _ = lines.read_line(&mut String::new());
+            }
+            for answer in answers {
+                if *answer == "wait" {
+                    read_to_end(&stream);
+                }
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        });
+        home.publish(&fake.socket);
+        let ended = home.run_with(&[&["send", "--ndjson"], options, &[&fake.socket]].concat(), TWO);
+        ended.assert_code(code);
+        assert_eq!(counts(&ended), expected, "{answers:?}: {ended:?}");
+    }
+    let home = Home::new();
+    let ended = home.run_with(&["send", "--ndjson", "/nowhere/s"], TWO);
+    assert_eq!(counts(ended.assert_code(1)), [0, 0, 2, 0, 0]);
+    assert_eq!(parsed(&ended.stdout).first().unwrap()["code"], "capability_missing");
+    let ended = home.run_with(&["send", "--ndjson", "/nowhere/s"], TWO.repeat(3_000));
+    assert_eq!(counts(ended.assert_code(1)), [0, 0, 6_000, 0, 0]);
+    assert!(!ended.stdout.contains("outbox_full"));
+    let ended = home.run_with(&["send", "--ndjson", "/nowhere/s"], "");
+    assert_eq!(counts(ended.assert_code(0)), [0; 5]);
+    home.run_with(&["send", "--ndjson", "/nowhere/s", "text", "x"], "").assert_code(2);
+    home.run_with(&["send", "--ndjson", "--stdin", "/nowhere/s"], "").assert_code(2);
+    home.run_with(&["send", "--ndjson", "--wait-reply", "/nowhere/s"], "").assert_code(2);
+    home.run_with(&["send", "--ndjson"], TWO).assert_code(2);
+}
+
+#[test]
+fn the_timeout_is_the_one_that_was_asked_for() {
+    let home = Home::new();
+    let fake = Fake::start(&home, |stream, _, _| read_to_end(&stream));
+    home.publish(&fake.socket);
+    for args in [
+        &["send", "--timeout", "0.3", &fake.socket, "text", "x"][..],
+        &["ping", "--timeout=0.3", &fake.socket],
+    ] {
+        let begun = Instant::now();
+        home.run(args).assert_refused("Connection timed out");
+        let took = begun.elapsed();
+        assert!((Duration::from_millis(300)..Duration::from_secs(3)).contains(&took), "{took:?}");
+    }
+    for seconds in ["0", "-1", "", "x", "nan", "inf", "1e3", "86401", "0.0"] {
+        home.run(&["send", &format!("--timeout={seconds}"), &fake.socket, "text", "x"]).assert_code(2);
+    }
+}
+
+fn pipes(mut command: Command) -> (Process, std::process::ChildStdin) {
+    command.stdin(Stdio::piped());
+    let process = Process::spawn(command);
+    let stdin = process.take_stdin();
+    (process, stdin)
+}
+
+/// Whoever writes a line now and then has its receipt then, not when the input ends.
+#[test]
+fn receipts_come_while_the_input_goes_on() {
+    let home = Home::new();
+    let serve = home.serve(&["--quiet"]);
+    let (mut process, mut stdin) = pipes(home.udsmsg(&["send", "--ndjson", &serve.socket]));
+    let mut receipts = BufReader::new(process.take_stdout());
+    for number in 1..=5 {
+        // In two pieces, and the pause is no reason to send half a line.
+        stdin.write_all(b"{\"type\":").unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        stdin.write_all(b"\"text\"}\n").unwrap();
+        let mut line = String::new();
+        receipts.read_line(&mut line).unwrap();
+        let receipt: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&receipt["line"], &receipt["id"]), (&json!(number), &json!(format!("uds-{number}"))));
+    }
+    // Nobody hears the receipts any more: that is the end, and no success.
+    drop(receipts);
+    let begun = Instant::now();
+    let ended = process.end();
+    assert_ne!(ended.status.code(), Some(0));
+    assert!(ended.status.code().is_some() && begun.elapsed() < WATCHDOG / 4, "{ended:?}");
+    drop(stdin);
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_is_bounded_whatever_the_input() {
+    let home = Home::new();
+    let serve = home.serve(&["--quiet"]);
+    let limit_kib = 24 * 1024;
+    // One endless line, and many messages whose receipts nobody reads.
+    let (process, mut stdin) = pipes(home.udsmsg(&["send", "--ndjson", &serve.socket]));
+    let chunk = vec![b'x'; 1 << 20];
+    (0..64).for_each(|_| stdin.write_all(&chunk).unwrap());
+    stdin.write_all(b"\n{\"type\":\"text\"}\n").unwrap();
+    assert!(process.peak_kib() < limit_kib, "{} KiB", process.peak_kib());
+    drop(stdin);
+    let ended = process.end();
+    assert_eq!(counts(ended.assert_code(1)), [1, 0, 0, 0, 1]);
+    assert!(ended.stdout.contains(&format!("it is {} bytes long", 64 << 20)), "{ended:?}");
+
+    let (process, mut stdin) = pipes(home.udsmsg(&["send", "--ndjson", &serve.socket]));
+    let line = [&b"{\"type\":\""[..], &[b'y'; 1_000], b"\"}\n"].concat();
+    let fed = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&fed);
+    let feeder = std::thread::spawn(move || {
+        (0..60_000)
+            .take_while(|_| stdin.write_all(&line).is_ok())
+            .inspect(|_| _ = counter.fetch_add(1, Ordering::SeqCst))
+            .count()
+    });
+    // Until it comes to rest.
+    let mut before = usize::MAX;
+    while before != fed.load(Ordering::SeqCst) || before == 0 {
+        before = fed.load(Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    assert!(before < 60_000, "it took everything, though nobody reads receipts");
+    assert!(process.peak_kib() < limit_kib, "{} KiB", process.peak_kib());
+    let ended = process.end();
+    assert_eq!(feeder.join().unwrap(), 60_000);
+    assert_eq!(counts(ended.assert_code(0)), [60_000, 0, 0, 0, 0]);
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+}
+
+/// A person sees a sentence at the end, troubles on stderr, and no receipts.
+#[test]
+fn a_terminal_gets_progress_and_a_summary() {
+    use std::fs::File;
+
+    let home = Home::new();
+    let serve = home.serve(&["--quiet"]);
+    let pty = nix::pty::openpty(None, None).unwrap();
+    let input = home.path().join("input");
+    std::fs::write(&input, format!("{TWO}nonsense\n")).unwrap();
+    let mut command = home.udsmsg(&["send", "--ndjson", &serve.socket]);
+    command.stdin(File::open(&input).unwrap()).stdout(pty.slave).stderr(Stdio::piped());
+    let process = Process::spawn_as_is(command, WATCHDOG);
+    let mut screen = String::new();
+    BufReader::new(File::from(pty.master)).read_line(&mut screen).unwrap();
+    let ended = process.end();
+    ended.assert_code(1);
+    assert!(screen.contains("2 accepted, 1 bad lines in "), "{screen:?}");
+    assert!(ended.stderr.starts_with("line 3: this is not JSON"), "{ended:?}");
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+}
+
+/// A reader of stdout that is always a little behind does not make the server grow.
+#[cfg(target_os = "linux")]
+#[test]
+fn serve_does_not_grow_behind_a_slow_reader() {
+    let home = Home::new();
+    let socket = home.private("d").join("s").to_str().unwrap().to_owned();
+    let mut process = Process::spawn(home.serve_command(&["--socket", &socket]));
+    let mut out = process.take_stdout();
+    let read = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&read);
+    let reader = std::thread::spawn(move || {
+        let mut chunk = vec![0; 65_536];
+        let mut since = 0;
+        while let Ok(n @ 1..) = out.read(&mut chunk) {
+            counter.fetch_add(n, Ordering::SeqCst);
+            since += n;
+            if since > 1 << 18 {
+                since = 0;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    });
+    while home.traces().len() < 2 || read.load(Ordering::SeqCst) == 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let token = home.token(&socket);
+    let line = text_line(&"z".repeat(60_000));
+    let mut peer = Peer::connect(&socket, &token);
+    let mut refused = 0;
+    while read.load(Ordering::SeqCst) < 64 << 20 {
+        if peer.ask(&line)["data"] != "ok" {
+            refused += 1;
+            std::thread::sleep(Duration::from_millis(5));
+            peer = Peer::connect(&socket, &token);
+        }
+    }
+    assert!(refused > 0, "the reader kept up");
+    assert!(process.peak_kib() < 32 * 1024, "{} KiB", process.peak_kib());
+    process.signal(Signal::SIGTERM);
+    let status = process.wait();
+    assert!(status.code().is_some(), "{status:?}");
+    reader.join().unwrap();
+}
