@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
 use serde_json::json;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use udsmsg::{Address, Batch, Environment, Error, InboxEntry, Limits, Namespace, Server};
 
 use crate::ServeArgs;
@@ -30,11 +30,16 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 struct Signals {
     stop: SignalPipe,
     print: SignalPipe,
+    summary: SignalPipe,
 }
 
 impl Signals {
     fn install() -> io::Result<Self> {
-        Ok(Self { stop: SignalPipe::of(&[SIGTERM, SIGINT, SIGHUP])?, print: SignalPipe::of(&[SIGUSR1])? })
+        Ok(Self {
+            stop: SignalPipe::of(&[SIGTERM, SIGINT, SIGHUP])?,
+            print: SignalPipe::of(&[SIGUSR1])?,
+            summary: SignalPipe::of(&[SIGUSR2])?,
+        })
     }
 }
 
@@ -98,6 +103,9 @@ fn serve(
             return Ok(());
         }
         print_now |= signals.print.came();
+        if signals.summary.came() {
+            summarise(server);
+        }
         let turn = server.turn(Some(Duration::ZERO)).map_err(io::Error::other)?;
         if turn.name_lost {
             take_name_again(server);
@@ -107,6 +115,40 @@ fn serve(
             print_now = false;
         }
     }
+}
+
+/// How the server is doing, as a line of JSON on stderr: stdout is for messages.
+fn summarise(server: &Server) {
+    let stats = server.stats();
+    let closed = &stats.closed;
+    complain(&json!({
+        "event": "summary",
+        "clients": stats.clients,
+        "clientsPeak": stats.clients_peak,
+        "connections": stats.connections,
+        "strangers": stats.strangers,
+        "messages": stats.messages,
+        "pings": stats.pings,
+        "bytesRead": stats.bytes_read,
+        "bytesWritten": stats.bytes_written,
+        "inboxEntries": stats.inbox_entries,
+        "inboxEntriesPeak": stats.inbox_entries_peak,
+        "inboxBytes": stats.inbox_bytes,
+        "inboxBytesPeak": stats.inbox_bytes_peak,
+        "closed": {
+            "invalidFrame": closed.invalid_frame,
+            "unauthorized": closed.unauthorized,
+            "inboxFull": closed.inbox_full,
+            "authTimeout": closed.auth_timeout,
+            "idleTimeout": closed.idle_timeout,
+            "frameTimeout": closed.frame_timeout,
+            "tooManyClients": closed.too_many_clients,
+            "frameTooLong": closed.frame_too_long,
+            "peerFinished": closed.peer_finished,
+            "peerGone": closed.peer_gone,
+            "outputStalled": closed.output_stalled,
+        },
+    }));
 }
 
 /// Says which default locations could not be used.
@@ -138,12 +180,13 @@ fn wait(server: &mut Server, signals: &Signals, printer: &Printer) -> io::Result
         fd(server.as_fd()),
         fd(signals.stop.as_fd()),
         fd(signals.print.as_fd()),
+        fd(signals.summary.as_fd()),
         PollFd::new(stdout.as_fd(), wanted),
     ];
     let watched: &mut [PollFd<'_>] =
-        if printer.is_quiet && printer.lines.pending() == 0 { &mut fds[..3] } else { &mut fds };
+        if printer.is_quiet && printer.lines.pending() == 0 { &mut fds[..4] } else { &mut fds };
     waiting::wait(watched, timeout)?;
-    match watched.get(3).and_then(PollFd::revents) {
+    match watched.get(4).and_then(PollFd::revents) {
         Some(got) if got.intersects(CLOSED) => Err(io::ErrorKind::BrokenPipe.into()),
         _ => Ok(()),
     }

@@ -286,6 +286,30 @@ fn no_drain_prints_at_sigusr1_and_at_the_stop() {
     assert_eq!(left, ["uds-3"]);
 }
 
+/// How it is doing, on stderr, so that stdout stays what it is.
+#[test]
+fn sigusr2_asks_for_a_summary() {
+    let home = Home::new();
+    let serve = home.serve(&[]);
+    let mut peer = serve.peer(&home.token(&serve.socket));
+    peer.send_text("one");
+    let mut bad = serve.peer(&home.token(&serve.socket));
+    assert_eq!(bad.ask("{")["data"], "invalid frame");
+    assert_eq!(bad.read(), "");
+    drop(bad);
+    peer.send_text("after it went");
+    serve.signal(Signal::SIGUSR2);
+    // A turn looks at signals before it looks at messages: once this is answered, the summary is written.
+    peer.send_text("two");
+    let stopped = serve.stop(Signal::SIGTERM);
+    assert_eq!(stopped.entries.len(), 3);
+    let line =
+        stopped.ended.stderr.lines().find(|line| line.contains("summary")).expect("a summary on stderr");
+    let summary: Value = serde_json::from_str(line).unwrap();
+    assert_eq!((&summary["messages"], &summary["clientsPeak"]), (&2.into(), &2.into()), "{summary}");
+    assert_eq!(summary["closed"]["invalidFrame"], 1, "{summary}");
+}
+
 #[test]
 fn no_drain_refuses_what_does_not_fit_and_keeps_the_rest() {
     let home = Home::new();
