@@ -13,6 +13,7 @@
 )]
 
 mod auth;
+mod embed;
 mod fairness;
 mod framing;
 mod half_close;
