@@ -1,1 +1,194 @@
+//! What waiting costs, and who gets on while somebody floods.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use udsmsg::{Limits, Server, Waker};
+
+use super::ways::{Hosted, all};
+use crate::util::real::{Home, RawPeer};
+use crate::util::{ping, scale, text, watchdog};
+
+/// A hundred clients that have authenticated, and say nothing: nobody wakes up for them, although the deadlines by which
+/// they had to authenticate pass meanwhile.
+#[test]
+fn idle_costs_nothing() {
+    let _watchdog = watchdog::watch("idle_costs_nothing");
+    let mut hosts = Vec::new();
+    for way in all().into_iter().filter(|way| way.waits) {
+        let host = Hosted::start(&way, |l| l.auth_timeout = Duration::from_millis(500));
+        let mut peers: Vec<RawPeer> = (0..100).map(|_| host.connect()).collect();
+        for peer in &mut peers {
+            peer.send(&ping());
+        }
+        for peer in &mut peers {
+            assert!(peer.line().unwrap().contains("pong"));
+        }
+        hosts.push((way, host, peers));
+    }
+    // The turns that follow the last answers come to their end.
+    std::thread::sleep(Duration::from_millis(100));
+    let before: Vec<usize> = hosts.iter().map(|(_, host, _)| host.turns()).collect();
+    std::thread::sleep(Duration::from_secs(scale().min(10) as u64));
+    for ((way, host, peers), before) in hosts.iter_mut().zip(before) {
+        assert_eq!(host.turns() - before, 0, "{} woke up for nothing", way.name);
+        peers[0].send(&ping());
+        assert!(peers[0].line().unwrap().contains("pong"), "{} is awake", way.name);
+    }
+}
+
+const FLOODERS: usize = 3;
+const QUIET: usize = 3;
+
+/// Half of the clients flood, the others ask a question at a time: with one frame per turn, everybody gets on.
+#[test]
+fn with_a_budget_of_one_frame_everybody_makes_progress() {
+    let _watchdog = watchdog::watch("with_a_budget_of_one_frame_everybody_makes_progress");
+    for way in all().into_iter().filter(|way| way.waits) {
+        let host = Hosted::start(&way, |l| l.turn_frames_max = 1);
+        let is_over = AtomicBool::new(false);
+        let is_over = &is_over;
+        let answered: Vec<usize> = std::thread::scope(|scope| {
+            let floods: Vec<_> = (0..FLOODERS)
+                .map(|_| {
+                    let mut peer = host.connect();
+                    let lines = peer.fill(&text("f").repeat(50));
+                    let mut stream = peer.stream.try_clone().unwrap();
+                    scope.spawn(move || {
+                        while !is_over.load(Ordering::Relaxed) && stream.write_all(&lines).is_ok() {}
+                    });
+                    scope.spawn(move || {
+                        let mut answered = 0;
+                        while !is_over.load(Ordering::Relaxed) && peer.line().is_some() {
+                            answered += 1;
+                        }
+                        // So that its writer ends, too.
+                        let _ = peer.stream.shutdown(std::net::Shutdown::Both);
+                        answered
+                    })
+                })
+                .collect();
+            let quiet: Vec<_> = (0..QUIET)
+                .map(|_| {
+                    let mut peer = host.connect();
+                    scope.spawn(move || {
+                        for _ in 0..30 {
+                            peer.send(&ping());
+                            assert!(peer.line().unwrap().contains("pong"));
+                        }
+                    })
+                })
+                .collect();
+            for quiet in quiet {
+                quiet.join().unwrap();
+            }
+            is_over.store(true, Ordering::Relaxed);
+            floods.into_iter().map(|flood| flood.join().unwrap()).collect()
+        });
+        assert!(answered.iter().all(|answered| *answered > 0), "{}: {answered:?}", way.name);
+    }
+}
+
+/// One turn takes no more than its budget, whoever floods, and says that there is more.
+#[test]
+fn a_turn_keeps_to_its_budget() {
+    let _watchdog = watchdog::watch("a_turn_keeps_to_its_budget");
+    for budget in [1, 3, 128] {
+        let home = Home::new();
+        let mut server = home.start(|l: &mut Limits| l.turn_frames_max = budget);
+        let token = home.token_of(&server);
+        let mut peer = RawPeer::connect(server.address().path().as_ref(), &token);
+        peer.send(&text("a").repeat(300));
+        let (mut taken, mut most, mut turns) = (0, 0, 0);
+        while taken < 300 {
+            let turn = server.turn(Some(Duration::from_secs(5))).unwrap();
+            server.drain();
+            taken += turn.enqueued;
+            most = most.max(turn.enqueued);
+            turns += usize::from(turn.enqueued > 0);
+            let is_due = server.next_timeout() == Some(Duration::ZERO);
+            assert!(is_due == turn.more, "`next_timeout` says the same as `more`");
+            assert!(turn.more || taken == 0 || taken == 300, "{taken} taken, the rest is with us");
+        }
+        assert!(most <= budget, "{most} in one turn with a budget of {budget}");
+        assert!(turns >= 300 / budget, "{turns} turns");
+    }
+}
+
+fn median_round_trip(busy_poll: Duration, rounds: usize) -> Duration {
+    let home = Home::new();
+    let mut server = Server::builder().environment(home.environment()).busy_poll(busy_poll).start().unwrap();
+    let token = home.token_of(&server);
+    let mut stream = UnixStream::connect(server.address().path()).unwrap();
+    let line = crate::util::fill(&ping(), &token, "");
+    let waker = server.waker();
+    let thread = std::thread::spawn(move || {
+        server.run(|_| std::ops::ControlFlow::Continue(())).unwrap();
+    });
+    let mut answer = [0; 1_024];
+    let mut took: Vec<Duration> = (0..rounds)
+        .map(|_| {
+            let begun = Instant::now();
+            stream.write_all(&line).unwrap();
+            let n = stream.read(&mut answer).unwrap();
+            assert!(answer[..n].ends_with(b"\n"));
+            begun.elapsed()
+        })
+        .collect();
+    waker.ask_to_stop().unwrap();
+    thread.join().unwrap();
+    took.sort();
+    took[rounds / 2]
+}
+
+/// What it saves depends on the machine and who else is on it: the figures are printed (`--nocapture`), not judged.
+#[test]
+fn busy_polling_works() {
+    let _watchdog = watchdog::watch("busy_polling_works");
+    let rounds = 3_000 * scale().min(10);
+    let (asleep, busy) =
+        (median_round_trip(Duration::ZERO, rounds), median_round_trip(Duration::from_micros(100), rounds));
+    eprintln!("median round trip: {asleep:?} asleep, {busy:?} busy-polling for 100 µs");
+}
+
+/// A budget is for each wait, not for ever: an idle server sleeps.
+#[test]
+fn busy_polling_ends() {
+    let _watchdog = watchdog::watch("busy_polling_ends");
+    let home = Home::new();
+    // Far beyond what is allowed.
+    let builder = Server::builder().environment(home.environment()).busy_poll(Duration::from_secs(1_000));
+    let mut server = builder.start().unwrap();
+    let asleep = Duration::from_millis(200);
+    let spent = cpu_time();
+    let begun = Instant::now();
+    let _ = server.turn(Some(asleep)).unwrap();
+    assert!(begun.elapsed() >= asleep, "it waits to the end");
+    let spent = cpu_time() - spent;
+    assert!(spent < asleep / 2, "{spent:?} of {asleep:?} busy");
+}
+
+/// Of this thread.
+fn cpu_time() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
+}
+
+/// What may cross threads, said to the compiler: `Server` goes from one thread to another and is not shared.
+trait IsNotSync<Marker> {
+    fn check() {}
+}
+impl<T: ?Sized> IsNotSync<()> for T {}
+struct IsSync;
+/// A second implementation for whoever is `Sync`: which one `check` means is then open, and nothing compiles.
+impl<T: ?Sized + Sync> IsNotSync<IsSync> for T {}
+
+#[test]
+fn a_server_can_be_sent_and_not_shared_and_a_waker_both() {
+    fn goes_anywhere<T: Clone + Send + Sync + 'static>() {}
+    fn is_send<T: Send + 'static>() {}
+    goes_anywhere::<Waker>();
+    is_send::<Server>();
+    <Server as IsNotSync<_>>::check();
+}
