@@ -186,8 +186,24 @@ fn a_turn_in_a_lent_loop_does_not_wait() {
         let turn = host.server.turn(timeout).unwrap();
         assert_eq!((turn.enqueued, turn.more), (0, false));
     }
-    host.server.shutdown(Duration::from_secs(1)).unwrap();
+    // Nor after a stop, for which it waited by itself, because there was something to wait for.
+    let mut peer = host.connect();
+    peer.send(&ping());
+    host.run();
+    assert!(peer.line().unwrap().contains("pong"));
+    let nobody = host.home.start(|_| ());
+    let message = udsmsg::Outgoing::new("text");
+    host.server.send(nobody.address(), &message, Duration::from_secs(1_000)).unwrap();
+    host.server.shutdown(Duration::from_millis(50)).unwrap();
+    assert_eq!(host.server.outstanding(), 1);
     let _ = host.server.turn(None).unwrap();
+    // What is left is in the host's loop again.
+    drop(nobody);
+    while host.server.outstanding() > 0 {
+        let events = host.events();
+        host.hand_over(&events);
+        let _ = host.server.turn(None).unwrap();
+    }
 }
 
 #[test]
