@@ -91,6 +91,35 @@ fn with_a_budget_of_one_frame_everybody_makes_progress() {
     }
 }
 
+/// A turn each, whoever came first and however much they have sent.
+#[test]
+fn with_a_budget_of_one_frame_floods_share_evenly() {
+    let _watchdog = watchdog::watch("with_a_budget_of_one_frame_floods_share_evenly");
+    const EACH: usize = 200;
+    let home = Home::new();
+    let mut server = home.start(|l| l.turn_frames_max = 1);
+    let token = home.token_of(&server);
+    let mut peers: Vec<RawPeer> =
+        (0..4).map(|_| RawPeer::connect(server.address().path().as_ref(), &token)).collect();
+    for peer in &mut peers {
+        peer.send(&text("f").repeat(EACH));
+        peer.stream.set_nonblocking(true).unwrap();
+    }
+    let mut answered = [0; 4];
+    let mut space = vec![0; 1 << 16];
+    while answered != [EACH; 4] {
+        let _ = server.turn(Some(Duration::from_secs(5))).unwrap();
+        server.drain();
+        for (answered, peer) in answered.iter_mut().zip(&mut peers) {
+            if let Ok(n) = peer.stream.read(&mut space) {
+                *answered += space[..n].iter().filter(|byte| **byte == b'\n').count();
+            }
+        }
+        let (least, most) = (answered.iter().min().unwrap(), answered.iter().max().unwrap());
+        assert!(most - least <= 2, "{answered:?}");
+    }
+}
+
 /// One turn takes no more than its budget, whoever floods, and says that there is more.
 #[test]
 fn a_turn_keeps_to_its_budget() {
