@@ -146,6 +146,31 @@ fn a_turn_keeps_to_its_budget() {
     }
 }
 
+/// The same with more than one read can take: what was left over and what is read anew are one budget.
+#[test]
+#[ignore = "a turn takes up to two budgets of one client: one of what was left over, one of what it reads then"]
+fn a_turn_keeps_to_its_budget_in_a_long_flood() {
+    let _watchdog = watchdog::watch("a_turn_keeps_to_its_budget_in_a_long_flood");
+    const MESSAGES: usize = 5_000;
+    for budget in [1, 3, 128] {
+        let home = Home::new();
+        let mut server = home.start(|l| l.turn_frames_max = budget);
+        let mut peer = RawPeer::connect(server.address().path().as_ref(), &home.token_of(&server));
+        let bytes = peer.fill(&text("a").repeat(MESSAGES));
+        let mut stream = peer.stream.try_clone().unwrap();
+        std::thread::spawn(move || stream.write_all(&bytes));
+        std::thread::spawn(move || while peer.line().is_some() {});
+        let (mut taken, mut most) = (0, 0);
+        while taken < MESSAGES {
+            let turn = server.turn(Some(Duration::from_secs(5))).unwrap();
+            server.drain();
+            taken += turn.enqueued;
+            most = most.max(turn.enqueued);
+        }
+        assert!(most <= budget, "{most} in one turn with a budget of {budget}");
+    }
+}
+
 fn median_round_trip(busy_poll: Duration, client_spins: bool, rounds: usize) -> Duration {
     let home = Home::new();
     let mut server = Server::builder().environment(home.environment()).busy_poll(busy_poll).start().unwrap();
