@@ -11,11 +11,26 @@ use crate::os::transport::{WakeHandle, WakeSource, wake_pair};
 use crate::proto::error::{Error, ErrorKind};
 
 /// Where events come from.
-enum Source {
+pub(super) enum Source {
     /// Our own poll, waited for in `Server::turn`.
     Own { poll: Poll, events: Events, busy_poll: Duration },
     /// The host's: it hands events in.
     Lent(Registry),
+}
+
+impl Source {
+    fn own(events_max: usize, busy_poll: Duration) -> Result<Self, Error> {
+        let poll = Poll::new().map_err(cannot("make an event queue"))?;
+        let events = Events::with_capacity(events_max);
+        Ok(Self::Own { poll, events, busy_poll })
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        match self {
+            Self::Own { poll, .. } => poll.registry(),
+            Self::Lent(registry) => registry,
+        }
+    }
 }
 
 /// The loop, its tokens, and what else can wake it.
@@ -35,9 +50,7 @@ impl EventLoop {
         busy_poll: Duration,
         wake_token: usize,
     ) -> Result<(Self, WakeHandle), Error> {
-        let poll = Poll::new().map_err(cannot("make an event queue"))?;
-        let events = Events::with_capacity(events_max);
-        Self::new(Source::Own { poll, events, busy_poll }, 0, wake_token)
+        Self::new(Source::own(events_max, busy_poll)?, 0, wake_token)
     }
 
     /// A guest in the loop behind `registry`.
@@ -60,11 +73,9 @@ impl EventLoop {
             timer: None,
         };
         let token = event_loop.token(wake_token);
-        let registry = match &event_loop.source {
-            Source::Own { poll, .. } => poll.registry(),
-            Source::Lent(registry) => registry,
-        };
-        registry
+        event_loop
+            .source
+            .registry()
             .register(&mut event_loop.wake, token, mio::Interest::READABLE)
             .map_err(cannot("watch the waker"))?;
         Ok((event_loop, handle))
@@ -103,10 +114,21 @@ impl EventLoop {
     }
 
     pub(super) fn registry(&self) -> &Registry {
-        match &self.source {
-            Source::Own { poll, .. } => poll.registry(),
-            Source::Lent(registry) => registry,
+        self.source.registry()
+    }
+
+    /// Waits for itself from now on, if its loop is lent, and says whose it was: for a stop, in which the host's loop does
+    /// not turn. Streams have to be moved by hand; waker and timer stay.
+    pub(super) fn leave_host(&mut self, events_max: usize) -> Result<Option<Source>, Error> {
+        match self.source {
+            Source::Own { .. } => Ok(None),
+            Source::Lent(_) => Ok(Some(self.replace(Source::own(events_max, Duration::ZERO)?))),
         }
+    }
+
+    /// Lives in another loop from now on, and says which it was.
+    pub(super) fn replace(&mut self, source: Source) -> Source {
+        std::mem::replace(&mut self.source, source)
     }
 
     /// Our token number `n` in this loop.

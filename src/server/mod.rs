@@ -18,7 +18,7 @@ use mio::Interest;
 use mio::event::Event;
 
 pub use self::builder::ServerBuilder;
-use self::event_loop::EventLoop;
+use self::event_loop::{EventLoop, Source};
 use self::sending::Sending;
 use crate::os::address::Address;
 use crate::os::capability::CapabilityDir;
@@ -666,16 +666,50 @@ impl Server {
         let begun = self.clock.now();
         self.endpoint.shutdown(begun);
         self.take_steps(begun);
-        let deadline = begun.mono.plus(grace);
-        while self.clients.iter().any(Option::is_some) || self.sending.outstanding() > 0 {
+        let flushed = self.flush(begun.mono.plus(grace));
+        self.clients.iter_mut().filter_map(Option::take).for_each(|client| client.stream.close());
+        released.and(flushed)
+    }
+
+    /// Turns until nothing is owed to anybody, or `deadline`.
+    fn flush(&mut self, deadline: Mono) -> Result<(), Error> {
+        if !self.owes() {
+            return Ok(());
+        }
+        // The host's loop does not turn while we are here: what we wait for has to come to us.
+        let lent = self.event_loop.leave_host(self.tokens().len())?;
+        let mut flushed = lent.as_ref().map_or(Ok(()), |lent| self.move_streams(lent));
+        while self.owes() && flushed.is_ok() {
             let left = deadline.since(self.clock.now().mono);
             if left.is_zero() {
                 break;
             }
-            let _ = self.turn(Some(left))?;
+            flushed = self.turn(Some(left)).map(drop);
         }
-        self.clients.iter_mut().filter_map(Option::take).for_each(|client| client.stream.close());
-        released
+        if let Some(lent) = lent {
+            let own = self.event_loop.replace(lent);
+            flushed = flushed.and_then(|()| self.move_streams(&own));
+        }
+        flushed
+    }
+
+    /// Whether a client has not been given everything yet, or a message of ours has no outcome.
+    fn owes(&self) -> bool {
+        self.clients.iter().any(Option::is_some) || self.sending.outstanding() > 0
+    }
+
+    /// Has every stream watched where we live now, and no longer in `from`.
+    fn move_streams(&mut self, from: &Source) -> Result<(), Error> {
+        let (from, to) = (from.registry(), self.event_loop.registry());
+        let cannot = |e| Error::new(ErrorKind::Io, "cannot move to another event queue").with_source(e);
+        self.sending.move_streams(from, to).map_err(cannot)?;
+        for client in self.clients.iter_mut().flatten() {
+            let token = self.event_loop.token(STREAMS + client.key.index());
+            from.deregister(&mut client.stream).map_err(cannot)?;
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            to.register(&mut client.stream, token, interest).map_err(cannot)?;
+        }
+        Ok(())
     }
 
     /// Removes what was made, while the listener is still open, and closes it.

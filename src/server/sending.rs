@@ -60,6 +60,16 @@ impl Sending {
         self.base = base;
     }
 
+    /// Moves the streams from one event queue into another.
+    pub(super) fn move_streams(&mut self, from: &Registry, to: &Registry) -> std::io::Result<()> {
+        for link in &mut self.streams {
+            from.deregister(&mut link.stream)?;
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            to.register(&mut link.stream, Token(self.base.0 + link.key.index()), interest)?;
+        }
+        Ok(())
+    }
+
     /// Streams that can be open at once.
     pub(super) fn streams_max(&self) -> usize {
         self.outbox.slots_max()

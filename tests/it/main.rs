@@ -14,6 +14,7 @@
 
 mod auth;
 mod client;
+mod embed;
 mod fairness;
 mod framing;
 mod half_close;

@@ -30,11 +30,7 @@ impl Home {
     }
 
     pub fn environment(&self) -> Environment {
-        Environment::from_pairs([
-            ("CLAUDE_CONFIG_DIR", self.path().join("config")),
-            ("TMPDIR", self.path().join("t")),
-            ("HOME", self.path().join("home")),
-        ])
+        environment(self.path())
     }
 
     pub fn start(&self, tweak: impl FnOnce(&mut Limits)) -> Server {
@@ -45,9 +41,22 @@ impl Home {
 
     /// The token of `server`, from where its peers find it.
     pub fn token_of(&self, server: &Server) -> String {
-        let capabilities = CapabilityDir::of(&Namespace::default(), &self.environment()).unwrap();
+        Self::token_at(self.path(), server)
+    }
+
+    /// The same, for those who know only where its directories lie.
+    pub fn token_at(home: &Path, server: &Server) -> String {
+        let capabilities = CapabilityDir::of(&Namespace::default(), &environment(home)).unwrap();
         capabilities.read(server.address()).unwrap().auth_token.expose().to_owned()
     }
+}
+
+fn environment(home: &Path) -> Environment {
+    Environment::from_pairs([
+        ("CLAUDE_CONFIG_DIR", home.join("config")),
+        ("TMPDIR", home.join("t")),
+        ("HOME", home.join("home")),
+    ])
 }
 
 /// A server that turns on a thread of its own until it is dropped.
@@ -125,7 +134,11 @@ pub struct RawPeer {
 
 impl RawPeer {
     pub fn connect(path: &Path, token: &str) -> Self {
-        let stream = UnixStream::connect(path).unwrap();
+        Self::adopt(UnixStream::connect(path).unwrap(), path, token)
+    }
+
+    /// One whose connection is there already.
+    pub fn adopt(stream: UnixStream, path: &Path, token: &str) -> Self {
         stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
         let path = path.to_str().unwrap().to_owned();
         Self { stream, token: token.to_owned(), path, received: Vec::new() }

@@ -1,0 +1,70 @@
+//! A server in a future that waits with `async-io`, for smol and whatever else builds on it.
+//!
+//! `cargo run --example async_io_loop`
+
+#![allow(clippy::print_stdout, reason = "printing is what an example is for")]
+
+use std::error::Error;
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
+
+use async_io::{Async, Timer};
+use futures_lite::future;
+use udsmsg::{Batch, Client, Outgoing, Server};
+
+/// Waits until a turn of the server is due.
+async fn turn_is_due(fd: &Async<OwnedFd>, next: Option<Duration>) -> std::io::Result<()> {
+    // Something is left to do: let other tasks run, then go on.
+    if next == Some(Duration::ZERO) {
+        future::yield_now().await;
+        return Ok(());
+    }
+    let timer = async {
+        next.map_or_else(Timer::never, Timer::after).await;
+        Ok(())
+    };
+    future::or(fd.readable(), timer).await
+}
+
+async fn host(mut server: Server) -> Result<(), Box<dyn Error>> {
+    // A copy of the descriptor, so that the server stays free to be turned.
+    let fd = Async::new_nonblocking(server.as_fd().try_clone_to_owned()?)?;
+    let mut batch = Batch::new();
+    while batch.is_empty() {
+        let _ = server.turn(Some(Duration::ZERO))?;
+        server.drain_into(&mut batch);
+        for entry in &batch {
+            println!("{} from uid {}: {}", entry.id(), entry.peer().uid, entry.message().json());
+        }
+        if batch.is_empty() {
+            turn_is_due(&fd, server.next_timeout()).await?;
+        }
+    }
+    // It blocks for as long as a client does not take what it is owed, so in an executor its grace is short.
+    Ok(server.shutdown(Duration::from_millis(100))?)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let server = Server::builder().start()?;
+    println!("listening at {}", server.address());
+
+    let target = server.address().clone();
+    let sender = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(50));
+        let text = Outgoing::new("text").with_text("hello from async-io");
+        Client::new().map(|mut client| (client.ping(&target), client.send(&target, &text)))
+    });
+
+    // The host has work of its own.
+    let ticker = async {
+        loop {
+            println!("tick");
+            Timer::after(Duration::from_millis(20)).await;
+        }
+    };
+    async_io::block_on(future::or(host(server), ticker))?;
+    let (pinged, sent) = sender.join().map_err(|_| "the sender panicked")??;
+    println!("the sender was told: {pinged}, {sent}");
+    Ok(())
+}

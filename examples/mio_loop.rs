@@ -1,0 +1,64 @@
+//! A server as a guest in the host's own `mio::Poll`, beside a source of the host's.
+//!
+//! `cargo run --example mio_loop`
+
+#![allow(clippy::print_stdout, reason = "printing is what an example is for")]
+
+use std::error::Error;
+use std::io::{ErrorKind, Read, Write};
+use std::thread;
+use std::time::Duration;
+
+use mio::{Events, Interest, Poll, Token, unix::pipe};
+use udsmsg::{Batch, Client, Outgoing, Server};
+
+/// The host's own source, and the first of the server's tokens.
+const PIPE: Token = Token(0);
+const SERVER: usize = 1;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut poll = Poll::new()?;
+    let mut events = Events::with_capacity(256);
+    let (mut pipe_in, mut pipe_out) = pipe::new()?;
+    poll.registry().register(&mut pipe_out, PIPE, Interest::READABLE)?;
+    let mut server = Server::builder().start_in(poll.registry(), SERVER)?;
+    println!("listening at {}, tokens {:?}", server.address(), server.tokens());
+
+    // Somebody uses the pipe and sends messages; usually that is somebody else.
+    let target = server.address().clone();
+    let sender = thread::spawn(move || -> std::io::Result<[String; 2]> {
+        pipe_in.write_all(b"the host's own bytes")?;
+        let mut client = Client::new().map_err(std::io::Error::other)?;
+        let text = Outgoing::new("text").with_text("hello from mio");
+        Ok([client.ping(&target).to_string(), client.send(&target, &text).to_string()])
+    });
+
+    let mut batch = Batch::new();
+    let (mut host_heard, mut arrived) = (false, 0);
+    while !host_heard || arrived == 0 {
+        // The server says how long the host may wait: not at all if it has left something undone.
+        match poll.poll(&mut events, server.next_timeout()) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            result => result?,
+        }
+        // Every event is offered to the server; what it does not take is the host's.
+        for event in &events {
+            if !server.on_event(event) && event.token() == PIPE {
+                let mut space = [0; 64];
+                let n = pipe_out.read(&mut space)?;
+                println!("the host read {:?}", String::from_utf8_lossy(space.get(..n).unwrap_or_default()));
+                host_heard = true;
+            }
+        }
+        // Then one turn, which never waits here.
+        let _ = server.turn(None)?;
+        arrived += server.drain_into(&mut batch);
+        for entry in &batch {
+            println!("{} from uid {}: {}", entry.id(), entry.peer().uid, entry.message().json());
+        }
+    }
+    server.shutdown(Duration::from_secs(1))?;
+    let told = sender.join().map_err(|_| "the sender panicked")??;
+    println!("the sender was told: {told:?}");
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! A server in a loop around plain `poll(2)`, beside a descriptor of the host's: any loop that can watch a descriptor,
+//! level-triggered, does it like this.
+//!
+//! `cargo run --example poll_loop`
+
+#![allow(clippy::print_stdout, reason = "printing is what an example is for")]
+
+use std::error::Error;
+use std::io::{PipeReader, Read, Write};
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use udsmsg::{Batch, Client, Outgoing, Server};
+
+/// `poll(2)` counts whole milliseconds: rounded up, or the loop would spin through the last one.
+fn poll_timeout(next: Option<Duration>) -> PollTimeout {
+    next.map_or(PollTimeout::NONE, |next| {
+        PollTimeout::try_from(next.as_nanos().div_ceil(1_000_000)).unwrap_or(PollTimeout::MAX)
+    })
+}
+
+/// Waits; says whether the pipe can be read.
+fn wait(server: &mut Server, pipe: &PipeReader) -> Result<bool, Errno> {
+    let timeout = poll_timeout(server.next_timeout());
+    let mut watched =
+        [PollFd::new(server.as_fd(), PollFlags::POLLIN), PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut watched, timeout) {
+        Ok(_) => Ok(watched[1].any().unwrap_or(false)),
+        Err(Errno::EINTR) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let (mut pipe_out, mut pipe_in) = std::io::pipe()?;
+    let mut server = Server::builder().start()?;
+    println!("listening at {}", server.address());
+
+    // Somebody uses the pipe and sends messages; usually that is somebody else.
+    let target = server.address().clone();
+    let sender = thread::spawn(move || -> std::io::Result<[String; 2]> {
+        pipe_in.write_all(b"the host's own bytes")?;
+        let mut client = Client::new().map_err(std::io::Error::other)?;
+        let text = Outgoing::new("text").with_text("hello from poll");
+        let told = [client.ping(&target).to_string(), client.send(&target, &text).to_string()];
+        Ok(told)
+    });
+
+    let mut batch = Batch::new();
+    let (mut host_heard, mut arrived) = (false, 0);
+    while !host_heard || arrived == 0 {
+        if wait(&mut server, &pipe_out)? {
+            let mut space = [0; 64];
+            let n = pipe_out.read(&mut space)?;
+            if n > 0 {
+                println!("the host read {:?}", String::from_utf8_lossy(space.get(..n).unwrap_or_default()));
+                host_heard = true;
+            }
+        }
+        // Whatever ended the waiting: a turn that does not wait costs little when there is nothing to do.
+        let _ = server.turn(Some(Duration::ZERO))?;
+        arrived += server.drain_into(&mut batch);
+        for entry in &batch {
+            println!("{} from uid {}: {}", entry.id(), entry.peer().uid, entry.message().json());
+        }
+    }
+    server.shutdown(Duration::from_secs(1))?;
+    let told = sender.join().map_err(|_| "the sender panicked")??;
+    println!("the sender was told: {told:?}");
+    Ok(())
+}

@@ -1,0 +1,327 @@
+//! One table of scenarios, run in every way to host a server: the same happens in all of them.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use udsmsg::{Address, Limits, Outgoing};
+
+use super::ways::{Hosted, all};
+use crate::util::real::RawPeer;
+use crate::util::{error, matches, ok, ping, pong, stored, text, watchdog};
+
+const SHORT: Duration = Duration::from_millis(100);
+const LONG: Duration = Duration::from_secs(10);
+
+/// What is done and seen, and what shall be seen.
+struct Scenario {
+    name: &'static str,
+    limits: fn(&mut Limits),
+    play: fn(&mut Hosted, &mut Vec<String>),
+    expected: Vec<String>,
+    /// It has a part that the core alone does not have.
+    needs_server: bool,
+}
+
+fn scenario(
+    name: &'static str,
+    play: fn(&mut Hosted, &mut Vec<String>),
+    expected: impl IntoIterator<Item = String>,
+) -> Scenario {
+    let expected = expected.into_iter().collect();
+    Scenario { name, limits: |_| (), play, expected, needs_server: false }
+}
+
+impl Scenario {
+    fn with(mut self, limits: fn(&mut Limits)) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    fn for_servers(mut self) -> Self {
+        self.needs_server = true;
+        self
+    }
+}
+
+fn line(peer: &mut RawPeer) -> String {
+    peer.line().unwrap_or_else(|| "(end)".to_owned())
+}
+
+fn end() -> String {
+    "(end)".to_owned()
+}
+
+fn words(words: &str) -> String {
+    words.to_owned()
+}
+
+/// Sees the next line, which a deadline brings.
+fn seen_in_time(peer: &mut RawPeer, seen: &mut Vec<String>) {
+    let begun = Instant::now();
+    seen.push(line(peer));
+    let took = begun.elapsed();
+    assert!(took > SHORT / 2 && took < SHORT * 40, "{took:?} for a deadline of {SHORT:?}");
+}
+
+fn delivered(host: &mut Hosted, seen: &mut Vec<String>) {
+    let mut peer = host.connect();
+    peer.send(&[text("a"), text("b")].concat());
+    seen.extend([line(&mut peer), line(&mut peer), host.delivered(), host.delivered()]);
+    peer.send(&text("c"));
+    seen.extend([line(&mut peer), host.delivered()]);
+}
+
+fn pinged(host: &mut Hosted, seen: &mut Vec<String>) {
+    let mut peer = host.connect();
+    for _ in 0..2 {
+        peer.send(&ping());
+        seen.push(line(&mut peer));
+    }
+    seen.push(format!("{} delivered", host.delivered_besides()));
+}
+
+fn unauthorized(host: &mut Hosted, seen: &mut Vec<String>) {
+    let mut peer = host.connect();
+    peer.send(b"{\"type\":\"text\",\"data\":\"a\",\"meta\":{\"authToken\":\"x\"}}\n");
+    seen.extend([line(&mut peer), line(&mut peer)]);
+}
+
+fn silent(host: &mut Hosted, seen: &mut Vec<String>) {
+    let mut peer = host.connect();
+    seen_in_time(&mut peer, seen);
+    seen.push(line(&mut peer));
+}
+
+fn idle(host: &mut Hosted, seen: &mut Vec<String>) {
+    let mut peer = host.connect();
+    peer.send(&ping());
+    seen.push(line(&mut peer));
+    seen_in_time(&mut peer, seen);
+    seen.push(line(&mut peer));
+}
+
+fn dripping(host: &mut Hosted, seen: &mut Vec<String>) {
+    let mut peer = host.connect();
+    peer.send(&ping());
+    seen.push(line(&mut peer));
+    peer.send(b"{");
+    seen_in_time(&mut peer, seen);
+}
+
+fn half_closed(host: &mut Hosted, seen: &mut Vec<String>) {
+    let mut peer = host.connect();
+    peer.send(&text("a"));
+    peer.half_close();
+    seen.extend([line(&mut peer), line(&mut peer), host.delivered()]);
+}
+
+const FLOOD: usize = 2_000;
+
+fn flood(host: &mut Hosted, seen: &mut Vec<String>) {
+    let (mut flooder, mut quiet) = (host.connect(), host.connect());
+    let bytes = flooder.fill(&text("f").repeat(FLOOD));
+    let mut stream = flooder.stream.try_clone().unwrap();
+    let writer = std::thread::spawn(move || stream.write_all(&bytes).unwrap());
+    let first = line(&mut flooder);
+    quiet.send(&ping());
+    seen.push(line(&mut quiet));
+    let in_order = (2..=FLOOD).filter(|n| matches(&ok(*n), &line(&mut flooder))).count();
+    writer.join().unwrap();
+    let delivered = (0..FLOOD).filter(|_| host.delivered() == stored("f")).count();
+    seen.extend([first, format!("{in_order} more answers in order, {delivered} delivered")]);
+}
+
+fn crowd(host: &mut Hosted, seen: &mut Vec<String>) {
+    let mut peers: Vec<RawPeer> = (0..40).map(|_| host.connect()).collect();
+    for peer in &mut peers {
+        peer.send(&ping());
+    }
+    let pongs = peers.iter_mut().map(line).filter(|answer| answer.contains("pong")).count();
+    seen.push(format!("{pongs} pongs"));
+}
+
+fn send(host: &Hosted, target: &Address, timeout: Duration) {
+    let target = target.clone();
+    host.ask(move |guest| {
+        let message = Outgoing::new("text").with_text("out");
+        guest.server().send(&target, &message, timeout).unwrap();
+    });
+}
+
+fn outbound(host: &mut Hosted, seen: &mut Vec<String>) {
+    let mut other = host.home.start(|_| ());
+    for _ in 0..2 {
+        send(host, other.address(), LONG);
+        let told = loop {
+            let _ = other.turn(Some(Duration::from_millis(5))).unwrap();
+            if let Some(told) = host.told_so_far() {
+                break told;
+            }
+        };
+        let batch = other.drain();
+        let from = batch.iter().next().unwrap().message().from().map(|from| from.into_owned());
+        seen.extend([told, format!("from us: {}", from.as_deref().map(Path::new) == Some(&host.path))]);
+    }
+}
+
+fn outbound_to_nowhere(host: &mut Hosted, seen: &mut Vec<String>) {
+    let nowhere = Address::from_path(&host.home.path().join("nowhere.sock")).unwrap();
+    send(host, &nowhere, LONG);
+    seen.push(host.told().split(':').next().unwrap().to_owned());
+}
+
+/// The other accepts connections, but never turns: only a deadline ends this.
+fn outbound_to_the_deaf(host: &mut Hosted, seen: &mut Vec<String>) {
+    let deaf = host.home.start(|_| ());
+    send(host, deaf.address(), SHORT);
+    seen.push(host.told().split(':').next().unwrap().to_owned());
+    let target = deaf.address().clone();
+    host.ask(move |guest| {
+        guest.server().query(&target, Outgoing::new("query"), SHORT).unwrap();
+    });
+    let mut told: Vec<String> = (0..2).map(|_| host.told().split(':').next().unwrap().to_owned()).collect();
+    told.sort();
+    seen.extend(told);
+}
+
+fn adopted(host: &mut Hosted, seen: &mut Vec<String>) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut peer = RawPeer::adopt(theirs, &host.path, &host.token);
+    // Before it is adopted.
+    peer.send(&text("a"));
+    host.ask(move |guest| guest.server().adopt_stream(ours).unwrap());
+    seen.extend([line(&mut peer), host.delivered()]);
+    peer.send(&ping());
+    seen.push(line(&mut peer));
+}
+
+/// More than the kernel takes is owed when the stop comes.
+fn stopped(host: &mut Hosted, seen: &mut Vec<String>) {
+    let mut peer = host.connect();
+    peer.stream.set_write_timeout(Some(SHORT * 2)).unwrap();
+    let lines = peer.fill(&text("s").repeat(100));
+    while peer.stream.write_all(&lines).is_ok() {}
+    host.ask(|guest| guest.shutdown(LONG));
+    while UnixStream::connect(&host.path).is_ok() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let begun = Instant::now();
+    let mut answers = 0;
+    while let Some(line) = peer.line() {
+        assert!(line.contains("\"ok\""), "{line}");
+        answers += 1;
+    }
+    assert!(begun.elapsed() < LONG / 2, "{:?}", begun.elapsed());
+    let first = host.delivered();
+    let all = 1 + host.delivered_besides();
+    seen.extend([first, format!("many: {}", answers > 1_000), format!("all answered: {}", answers == all)]);
+}
+
+/// What is on its way gets its outcome.
+fn stopped_while_sending(host: &mut Hosted, seen: &mut Vec<String>) {
+    let mut other = host.home.start(|_| ());
+    let target = other.address().clone();
+    host.ask(move |guest| {
+        let message = Outgoing::new("text").with_text("last words");
+        guest.server().send(&target, &message, LONG).unwrap();
+        guest.shutdown(LONG);
+    });
+    let begun = Instant::now();
+    seen.push(loop {
+        let _ = other.turn(Some(Duration::from_millis(5))).unwrap();
+        if let Some(told) = host.told_so_far() {
+            break told;
+        }
+    });
+    assert!(begun.elapsed() < LONG / 2, "{:?}", begun.elapsed());
+}
+
+fn asked_to_stop(host: &mut Hosted, seen: &mut Vec<String>) {
+    let waker = host.waker.clone().unwrap();
+    let from_elsewhere = waker.clone();
+    std::thread::spawn(move || from_elsewhere.ask_to_stop()).join().unwrap().unwrap();
+    host.join();
+    seen.push(words("the loop has ended"));
+    seen.push(format!("connect: {}", UnixStream::connect(&host.path).is_ok()));
+    seen.push(format!("wake: {:?}", waker.wake().map_err(|error| error.kind())));
+}
+
+fn table() -> Vec<Scenario> {
+    let told_and_from = || [words("accepted: accepted as uds-$N"), words("from us: true")];
+    vec![
+        scenario("accept, deliver", delivered, [ok(1), ok(2), stored("a"), stored("b"), ok(3), stored("c")]),
+        scenario("ping", pinged, [pong(), pong(), words("0 delivered")]),
+        scenario("unauthorized", unauthorized, [error("unauthorized"), end()]),
+        scenario("authentication timeout", silent, [error("authentication timeout"), end()])
+            .with(|l| l.auth_timeout = SHORT),
+        scenario("idle timeout", idle, [pong(), error("idle timeout"), end()])
+            .with(|l| l.idle_timeout = SHORT),
+        scenario("frame timeout", dripping, [pong(), error("idle timeout")])
+            .with(|l| l.frame_timeout = SHORT),
+        scenario("half-close", half_closed, [ok(1), end(), stored("a")]),
+        scenario(
+            "a flood and a small budget",
+            flood,
+            [pong(), ok(1), words("1999 more answers in order, 2000 delivered")],
+        )
+        .with(|l| l.turn_frames_max = 4),
+        scenario("a crowd, let in one by one", crowd, [words("40 pongs")]).with(|l| l.turn_accepts_max = 1),
+        scenario("outbound", outbound, [told_and_from(), told_and_from()].concat()).for_servers(),
+        scenario("outbound to nowhere", outbound_to_nowhere, [words("not_sent")]).for_servers(),
+        scenario(
+            "outbound to the deaf",
+            outbound_to_the_deaf,
+            [words("unknown"), words("unanswered"), words("unknown")],
+        )
+        .for_servers(),
+        scenario("an adopted stream", adopted, [ok(1), stored("a"), pong()]).for_servers(),
+        scenario("stop", stopped, [stored("s"), words("many: true"), words("all answered: true")]).with(
+            |l| {
+                l.closing_timeout = LONG;
+                l.output_timeout = LONG;
+            },
+        ),
+        scenario("stop while sending", stopped_while_sending, [words("accepted: accepted as uds-1")])
+            .for_servers(),
+        scenario(
+            "asked to stop",
+            asked_to_stop,
+            [words("the loop has ended"), words("connect: false"), words("wake: Err(Io)")],
+        )
+        .for_servers(),
+    ]
+}
+
+/// Every scenario in every way. One thread for each way, or the deadlines would add up.
+#[test]
+fn the_same_happens_in_every_way() {
+    let _watchdog = watchdog::watch("the_same_happens_in_every_way");
+    let only = std::env::var("UDSMSG_TEST_WAY").ok();
+    std::thread::scope(|scope| {
+        for way in all() {
+            if only.as_ref().is_some_and(|only| *only != way.name) {
+                continue;
+            }
+            let named = std::thread::Builder::new().name(way.name.to_owned());
+            let in_this_way = move || {
+                for scenario in table() {
+                    if scenario.needs_server && !way.has_server {
+                        continue;
+                    }
+                    let mut host = Hosted::start(&way, scenario.limits);
+                    let mut seen = Vec::new();
+                    (scenario.play)(&mut host, &mut seen);
+                    let place = format!("{}, in {}", scenario.name, way.name);
+                    assert_eq!(seen.len(), scenario.expected.len(), "{place}: {seen:#?}");
+                    for (expected, seen) in scenario.expected.iter().zip(&seen) {
+                        let expected = expected.replace("$PATH", host.path.to_str().unwrap());
+                        assert!(matches(&expected, seen), "{place}: expected {expected}, saw {seen}");
+                    }
+                }
+            };
+            named.spawn_scoped(scope, in_this_way).unwrap();
+        }
+    });
+}

@@ -1,0 +1,260 @@
+//! What waiting costs, and who gets on while somebody floods.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use udsmsg::{Limits, Server, Waker};
+
+use super::ways::{Hosted, all};
+use crate::util::real::{Home, RawPeer};
+use crate::util::{ping, scale, text, watchdog};
+
+/// A hundred clients that have authenticated, and say nothing: nobody wakes up for them, although the deadlines by which
+/// they had to authenticate pass meanwhile.
+#[test]
+fn idle_costs_nothing() {
+    let _watchdog = watchdog::watch("idle_costs_nothing");
+    let mut hosts = Vec::new();
+    for way in all().into_iter().filter(|way| way.waits) {
+        let host = Hosted::start(&way, |l| l.auth_timeout = Duration::from_millis(500));
+        let mut peers: Vec<RawPeer> = (0..100).map(|_| host.connect()).collect();
+        for peer in &mut peers {
+            peer.send(&ping());
+        }
+        for peer in &mut peers {
+            assert!(peer.line().unwrap().contains("pong"));
+        }
+        hosts.push((way, host, peers));
+    }
+    // The turns that follow the last answers come to their end.
+    std::thread::sleep(Duration::from_millis(100));
+    let before: Vec<usize> = hosts.iter().map(|(_, host, _)| host.turns()).collect();
+    std::thread::sleep(Duration::from_secs(scale().min(10) as u64));
+    for ((way, host, peers), before) in hosts.iter_mut().zip(before) {
+        assert_eq!(host.turns() - before, 0, "{} woke up for nothing", way.name);
+        peers[0].send(&ping());
+        assert!(peers[0].line().unwrap().contains("pong"), "{} is awake", way.name);
+    }
+}
+
+const FLOODERS: usize = 3;
+const QUIET: usize = 3;
+
+/// Half of the clients flood, the others ask a question at a time: with one frame per turn, everybody gets on.
+#[test]
+fn with_a_budget_of_one_frame_everybody_makes_progress() {
+    let _watchdog = watchdog::watch("with_a_budget_of_one_frame_everybody_makes_progress");
+    for way in all().into_iter().filter(|way| way.waits) {
+        let host = Hosted::start(&way, |l| l.turn_frames_max = 1);
+        let is_over = AtomicBool::new(false);
+        let is_over = &is_over;
+        let answered: Vec<usize> = std::thread::scope(|scope| {
+            let floods: Vec<_> = (0..FLOODERS)
+                .map(|_| {
+                    let mut peer = host.connect();
+                    let lines = peer.fill(&text("f").repeat(50));
+                    let mut stream = peer.stream.try_clone().unwrap();
+                    scope.spawn(move || {
+                        while !is_over.load(Ordering::Relaxed) && stream.write_all(&lines).is_ok() {}
+                    });
+                    scope.spawn(move || {
+                        let mut answered = 0;
+                        while !is_over.load(Ordering::Relaxed) && peer.line().is_some() {
+                            answered += 1;
+                        }
+                        // So that its writer ends, too.
+                        let _ = peer.stream.shutdown(std::net::Shutdown::Both);
+                        answered
+                    })
+                })
+                .collect();
+            let quiet: Vec<_> = (0..QUIET)
+                .map(|_| {
+                    let mut peer = host.connect();
+                    scope.spawn(move || {
+                        for _ in 0..30 {
+                            peer.send(&ping());
+                            assert!(peer.line().unwrap().contains("pong"));
+                        }
+                    })
+                })
+                .collect();
+            for quiet in quiet {
+                quiet.join().unwrap();
+            }
+            is_over.store(true, Ordering::Relaxed);
+            floods.into_iter().map(|flood| flood.join().unwrap()).collect()
+        });
+        assert!(answered.iter().all(|answered| *answered > 0), "{}: {answered:?}", way.name);
+    }
+}
+
+/// A turn each, whoever came first and however much they have sent.
+#[test]
+fn with_a_budget_of_one_frame_floods_share_evenly() {
+    let _watchdog = watchdog::watch("with_a_budget_of_one_frame_floods_share_evenly");
+    const EACH: usize = 200;
+    let home = Home::new();
+    let mut server = home.start(|l| l.turn_frames_max = 1);
+    let token = home.token_of(&server);
+    let mut peers: Vec<RawPeer> =
+        (0..4).map(|_| RawPeer::connect(server.address().path().as_ref(), &token)).collect();
+    for peer in &mut peers {
+        peer.send(&text("f").repeat(EACH));
+        peer.stream.set_nonblocking(true).unwrap();
+    }
+    let mut answered = [0; 4];
+    let mut space = vec![0; 1 << 16];
+    while answered != [EACH; 4] {
+        let _ = server.turn(Some(Duration::from_secs(5))).unwrap();
+        server.drain();
+        for (answered, peer) in answered.iter_mut().zip(&mut peers) {
+            if let Ok(n) = peer.stream.read(&mut space) {
+                *answered += space[..n].iter().filter(|byte| **byte == b'\n').count();
+            }
+        }
+        let (least, most) = (answered.iter().min().unwrap(), answered.iter().max().unwrap());
+        assert!(most - least <= 2, "{answered:?}");
+    }
+}
+
+/// One turn takes no more than its budget, whoever floods, and says that there is more.
+#[test]
+fn a_turn_keeps_to_its_budget() {
+    let _watchdog = watchdog::watch("a_turn_keeps_to_its_budget");
+    for budget in [1, 3, 128] {
+        let home = Home::new();
+        let mut server = home.start(|l: &mut Limits| l.turn_frames_max = budget);
+        let token = home.token_of(&server);
+        let mut peer = RawPeer::connect(server.address().path().as_ref(), &token);
+        peer.send(&text("a").repeat(300));
+        let (mut taken, mut most, mut turns) = (0, 0, 0);
+        while taken < 300 {
+            let turn = server.turn(Some(Duration::from_secs(5))).unwrap();
+            server.drain();
+            taken += turn.enqueued;
+            most = most.max(turn.enqueued);
+            turns += usize::from(turn.enqueued > 0);
+            let is_due = server.next_timeout() == Some(Duration::ZERO);
+            assert!(is_due == turn.more, "`next_timeout` says the same as `more`");
+            assert!(turn.more || taken == 0 || taken == 300, "{taken} taken, the rest is with us");
+        }
+        assert!(most <= budget, "{most} in one turn with a budget of {budget}");
+        assert!(turns >= 300 / budget, "{turns} turns");
+    }
+}
+
+/// The same with more than one read can take: what was left over and what is read anew are one budget.
+#[test]
+#[ignore = "a turn takes up to two budgets of one client: one of what was left over, one of what it reads then"]
+fn a_turn_keeps_to_its_budget_in_a_long_flood() {
+    let _watchdog = watchdog::watch("a_turn_keeps_to_its_budget_in_a_long_flood");
+    const MESSAGES: usize = 5_000;
+    for budget in [1, 3, 128] {
+        let home = Home::new();
+        let mut server = home.start(|l| l.turn_frames_max = budget);
+        let mut peer = RawPeer::connect(server.address().path().as_ref(), &home.token_of(&server));
+        let bytes = peer.fill(&text("a").repeat(MESSAGES));
+        let mut stream = peer.stream.try_clone().unwrap();
+        std::thread::spawn(move || stream.write_all(&bytes));
+        std::thread::spawn(move || while peer.line().is_some() {});
+        let (mut taken, mut most) = (0, 0);
+        while taken < MESSAGES {
+            let turn = server.turn(Some(Duration::from_secs(5))).unwrap();
+            server.drain();
+            taken += turn.enqueued;
+            most = most.max(turn.enqueued);
+        }
+        assert!(most <= budget, "{most} in one turn with a budget of {budget}");
+    }
+}
+
+fn median_round_trip(busy_poll: Duration, client_spins: bool, rounds: usize) -> Duration {
+    let home = Home::new();
+    let mut server = Server::builder().environment(home.environment()).busy_poll(busy_poll).start().unwrap();
+    let token = home.token_of(&server);
+    let mut stream = UnixStream::connect(server.address().path()).unwrap();
+    let line = crate::util::fill(&ping(), &token, "");
+    let waker = server.waker();
+    let thread = std::thread::spawn(move || {
+        server.run(|_| std::ops::ControlFlow::Continue(())).unwrap();
+    });
+    stream.set_nonblocking(client_spins).unwrap();
+    let mut answer = [0; 1_024];
+    let mut took: Vec<Duration> = (0..rounds)
+        .map(|_| {
+            let begun = Instant::now();
+            stream.write_all(&line).unwrap();
+            let n = loop {
+                match stream.read(&mut answer) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => std::hint::spin_loop(),
+                    result => break result.unwrap(),
+                }
+            };
+            assert!(answer[..n].ends_with(b"\n"));
+            begun.elapsed()
+        })
+        .collect();
+    waker.ask_to_stop().unwrap();
+    thread.join().unwrap();
+    took.sort();
+    took[rounds / 2]
+}
+
+/// What it saves depends on the machine and who else is on it: the figures are printed (`--nocapture`), not judged.
+#[test]
+fn busy_polling_works() {
+    let _watchdog = watchdog::watch("busy_polling_works");
+    let rounds = 3_000 * scale().min(10);
+    let budget = Duration::from_micros(100);
+    for client_spins in [false, true] {
+        let asleep = median_round_trip(Duration::ZERO, client_spins, rounds);
+        let busy = median_round_trip(budget, client_spins, rounds);
+        let client = if client_spins { "spins" } else { "sleeps" };
+        eprintln!(
+            "median round trip, client {client}: {asleep:?} asleep, {busy:?} busy-polling for {budget:?}"
+        );
+    }
+}
+
+/// A budget is for each wait, not for ever: an idle server sleeps.
+#[test]
+fn busy_polling_ends() {
+    let _watchdog = watchdog::watch("busy_polling_ends");
+    let home = Home::new();
+    // Far beyond what is allowed.
+    let builder = Server::builder().environment(home.environment()).busy_poll(Duration::from_secs(1_000));
+    let mut server = builder.start().unwrap();
+    let asleep = Duration::from_millis(200);
+    let spent = cpu_time();
+    let begun = Instant::now();
+    let _ = server.turn(Some(asleep)).unwrap();
+    assert!(begun.elapsed() >= asleep, "it waits to the end");
+    let spent = cpu_time() - spent;
+    assert!(spent < asleep / 2, "{spent:?} of {asleep:?} busy");
+}
+
+/// Of this thread.
+fn cpu_time() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
+}
+
+/// What may cross threads, said to the compiler: `Server` goes from one thread to another and is not shared.
+trait IsNotSync<Marker> {
+    fn check() {}
+}
+impl<T: ?Sized> IsNotSync<()> for T {}
+struct IsSync;
+/// A second implementation for whoever is `Sync`: which one `check` means is then open, and nothing compiles.
+impl<T: ?Sized + Sync> IsNotSync<IsSync> for T {}
+
+#[test]
+fn a_server_can_be_sent_and_not_shared_and_a_waker_both() {
+    fn goes_anywhere<T: Clone + Send + Sync + 'static>() {}
+    fn is_send<T: Send + 'static>() {}
+    goes_anywhere::<Waker>();
+    is_send::<Server>();
+    <Server as IsNotSync<_>>::check();
+}

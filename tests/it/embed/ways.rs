@@ -1,0 +1,458 @@
+//! The ways to host a server, each as a loop that a scenario can be played in.
+
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use udsmsg::{Limits, Server, ServerBuilder, ServerEvent, Waker};
+
+use super::bare;
+use crate::util::real::{Home, RawPeer};
+
+const NOT_AT_ALL: Option<Duration> = Some(Duration::ZERO);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a host has in its loop: a server, or the core alone.
+pub trait Guest {
+    fn drain(&mut self) -> Vec<String>;
+    fn shutdown(&mut self, grace: Duration);
+    /// Panics if it is the core alone.
+    fn server(&mut self) -> &mut Server;
+    fn next_event(&mut self) -> Option<ServerEvent> {
+        None
+    }
+    fn is_stop_asked(&self) -> bool {
+        false
+    }
+}
+
+impl Guest for Server {
+    fn drain(&mut self) -> Vec<String> {
+        Self::drain(self).iter().map(|entry| entry.message().json().to_owned()).collect()
+    }
+
+    fn shutdown(&mut self, grace: Duration) {
+        Self::shutdown(self, grace).unwrap();
+    }
+
+    fn server(&mut self) -> &mut Server {
+        self
+    }
+
+    fn next_event(&mut self) -> Option<ServerEvent> {
+        Self::next_event(self)
+    }
+
+    fn is_stop_asked(&self) -> bool {
+        Self::is_stop_asked(self)
+    }
+}
+
+type Job = Box<dyn FnOnce(&mut dyn Guest) + Send>;
+
+/// The host's side of the loop: what it does after every turn.
+pub struct Owner {
+    jobs: Receiver<Job>,
+    delivered: Sender<String>,
+    told: Sender<String>,
+    turns: Arc<AtomicUsize>,
+}
+
+impl Owner {
+    /// Takes what has arrived, and does what the test asks for. Breaks when the loop is to end.
+    pub fn after_turn(&mut self, guest: &mut dyn Guest) -> ControlFlow<()> {
+        self.turns.fetch_add(1, Ordering::Relaxed);
+        self.collect(guest);
+        if guest.is_stop_asked() {
+            return ControlFlow::Break(());
+        }
+        loop {
+            match self.jobs.try_recv() {
+                Ok(job) => job(guest),
+                Err(mpsc::TryRecvError::Empty) => break,
+                Err(mpsc::TryRecvError::Disconnected) => return ControlFlow::Break(()),
+            }
+            self.collect(guest);
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// A test that is over does not listen any more.
+    fn collect(&mut self, guest: &mut dyn Guest) {
+        for message in guest.drain() {
+            let _ = self.delivered.send(message);
+        }
+        while let Some(event) = guest.next_event() {
+            let told = match event {
+                ServerEvent::Sent { outcome, .. } => format!("{}: {outcome}", outcome.code()),
+                ServerEvent::Unanswered { .. } => "unanswered".to_owned(),
+            };
+            let _ = self.told.send(told);
+        }
+    }
+}
+
+/// What a way needs to begin.
+pub struct Start {
+    pub builder: ServerBuilder,
+    pub limits: Limits,
+    home: PathBuf,
+    hello: Sender<Hello>,
+    owner: Owner,
+}
+
+/// Where the guest is, once it is there.
+struct Hello {
+    path: PathBuf,
+    token: String,
+    wake: Box<dyn Fn() + Send + Sync>,
+    waker: Option<Waker>,
+}
+
+impl Start {
+    /// Starts a server as `start` does it.
+    fn server(self, start: impl FnOnce(ServerBuilder) -> Result<Server, udsmsg::Error>) -> (Server, Owner) {
+        let server = start(self.builder).unwrap();
+        let waker = server.waker();
+        let token = Home::token_at(&self.home, &server);
+        let wake = waker.clone();
+        let hello = Hello {
+            path: server.address().path().into(),
+            token,
+            wake: Box::new(move || wake.wake().unwrap()),
+            waker: Some(waker),
+        };
+        assert!(self.hello.send(hello).is_ok());
+        (server, self.owner)
+    }
+
+    /// Says that the core alone is there.
+    pub fn bare(self, path: PathBuf, token: String, wake: impl Fn() + Send + Sync + 'static) -> Owner {
+        assert!(self.hello.send(Hello { path, token, wake: Box::new(wake), waker: None }).is_ok());
+        self.owner
+    }
+
+    /// A path for a socket of the test's own.
+    pub fn path(&self) -> PathBuf {
+        self.home.join("bare.sock")
+    }
+}
+
+/// One way to host it.
+#[derive(Clone, Copy)]
+pub struct Way {
+    pub name: &'static str,
+    host: fn(Start),
+    /// It is a `Server`, not `Endpoint` alone.
+    pub has_server: bool,
+    /// It waits for nothing, so that its turns say nothing.
+    pub waits: bool,
+}
+
+/// All of them.
+pub fn all() -> Vec<Way> {
+    let server = |name, host| Way { name, host, has_server: true, waits: true };
+    vec![
+        server("its own turn", own_turn),
+        server("its own run", own_run),
+        server("busy-polling", busy),
+        server("a lent mio::Poll", lent),
+        server("poll(2)", poll_loop),
+        #[cfg(target_os = "linux")]
+        server("poll(2) with the timer inside", poll_timer),
+        server("calloop", calloop_loop),
+        #[cfg(target_os = "linux")]
+        server("calloop with the timer inside", calloop_timer),
+        server("tokio", tokio_loop),
+        server("async-io", async_io_loop),
+        Way { waits: false, ..server("frames without a loop", frames) },
+        Way { has_server: false, ..server("Endpoint alone", bare::host) },
+    ]
+}
+
+fn own_turn(start: Start) {
+    let (mut server, mut owner) = start.server(ServerBuilder::start);
+    loop {
+        let _ = server.turn(None).unwrap();
+        if owner.after_turn(&mut server).is_break() {
+            break;
+        }
+    }
+}
+
+fn own_run(start: Start) {
+    let (mut server, mut owner) = start.server(ServerBuilder::start);
+    server.run(|server| owner.after_turn(server)).unwrap();
+}
+
+fn busy(start: Start) {
+    let (mut server, mut owner) =
+        start.server(|builder| builder.busy_poll(Duration::from_micros(200)).start());
+    server.run(|server| owner.after_turn(server)).unwrap();
+}
+
+fn lent(start: Start) {
+    let mut events = mio::Events::with_capacity(8);
+    let mut poll = mio::Poll::new().unwrap();
+    // mio allows one waker in a `Poll`, and it is the host's.
+    let _hosts_own = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
+    let (mut server, mut owner) = start.server(|builder| builder.start_in(poll.registry(), 1_000));
+    loop {
+        match poll.poll(&mut events, server.next_timeout()) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            result => result.unwrap(),
+        }
+        for event in &events {
+            assert!(server.on_event(event), "{event:?}");
+        }
+        let _ = server.turn(None).unwrap();
+        if owner.after_turn(&mut server).is_break() {
+            break;
+        }
+    }
+}
+
+/// In whole milliseconds, rounded up.
+pub fn poll_timeout(timeout: Option<Duration>) -> PollTimeout {
+    timeout.map_or(PollTimeout::NONE, |timeout| {
+        PollTimeout::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(PollTimeout::MAX)
+    })
+}
+
+fn wait(server: &Server, timeout: PollTimeout) {
+    match poll(&mut [PollFd::new(server.as_fd(), PollFlags::POLLIN)], timeout) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn poll_loop(start: Start) {
+    let (mut server, mut owner) = start.server(ServerBuilder::start);
+    loop {
+        let timeout = poll_timeout(server.next_timeout());
+        wait(&server, timeout);
+        let _ = server.turn(NOT_AT_ALL).unwrap();
+        if owner.after_turn(&mut server).is_break() {
+            break;
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn poll_timer(start: Start) {
+    let (mut server, mut owner) = start.server(|builder| builder.timer().start());
+    loop {
+        wait(&server, PollTimeout::NONE);
+        let _ = server.turn(NOT_AT_ALL).unwrap();
+        if owner.after_turn(&mut server).is_break() {
+            break;
+        }
+    }
+}
+
+struct State {
+    server: Server,
+    owner: Owner,
+    is_over: bool,
+}
+
+impl State {
+    fn turn(&mut self) {
+        let _ = self.server.turn(NOT_AT_ALL).unwrap();
+        self.is_over = self.owner.after_turn(&mut self.server).is_break();
+    }
+}
+
+fn in_calloop<'l>(server: &Server, on_ready: impl Fn(&mut State) + 'l) -> calloop::EventLoop<'l, State> {
+    use calloop::{EventLoop, Interest, Mode, PostAction, generic::Generic};
+    let event_loop = EventLoop::try_new().unwrap();
+    let fd = server.as_fd().try_clone_to_owned().unwrap();
+    event_loop
+        .handle()
+        .insert_source(Generic::new(fd, Interest::READ, Mode::Level), move |_, _, state| {
+            on_ready(state);
+            Ok(PostAction::Continue)
+        })
+        .unwrap();
+    event_loop
+}
+
+fn calloop_loop(start: Start) {
+    let (server, owner) = start.server(ServerBuilder::start);
+    let mut event_loop = in_calloop(&server, |_| ());
+    let mut state = State { server, owner, is_over: false };
+    while !state.is_over {
+        let timeout = state.server.next_timeout();
+        event_loop.dispatch(timeout, &mut state).unwrap();
+        state.turn();
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn calloop_timer(start: Start) {
+    let (server, owner) = start.server(|builder| builder.timer().start());
+    let mut event_loop = in_calloop(&server, State::turn);
+    let mut state = State { server, owner, is_over: false };
+    while !state.is_over {
+        event_loop.dispatch(None, &mut state).unwrap();
+    }
+}
+
+#[allow(deprecated, reason = "its safe form is; the copy of the descriptor is owned")]
+fn async_fd(fd: OwnedFd) -> tokio::io::unix::AsyncFd<OwnedFd> {
+    tokio::io::unix::AsyncFd::with_interest(fd, tokio::io::Interest::READABLE).unwrap()
+}
+
+fn tokio_loop(start: Start) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (mut server, mut owner) = start.server(ServerBuilder::start);
+    runtime.block_on(async {
+        let fd = async_fd(server.as_fd().try_clone_to_owned().unwrap());
+        loop {
+            match server.next_timeout() {
+                NOT_AT_ALL => tokio::task::yield_now().await,
+                timeout => {
+                    let timeout = timeout.unwrap_or(Duration::MAX);
+                    if let Ok(guard) = tokio::time::timeout(timeout, fd.readable()).await {
+                        guard.unwrap().clear_ready();
+                    }
+                }
+            }
+            let _ = server.turn(NOT_AT_ALL).unwrap();
+            if owner.after_turn(&mut server).is_break() {
+                break;
+            }
+        }
+    });
+}
+
+fn async_io_loop(start: Start) {
+    use futures_lite::future;
+    let (mut server, mut owner) = start.server(ServerBuilder::start);
+    async_io::block_on(async {
+        let fd = async_io::Async::new_nonblocking(server.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        loop {
+            match server.next_timeout() {
+                NOT_AT_ALL => future::yield_now().await,
+                timeout => {
+                    let timer = async {
+                        timeout.map_or_else(async_io::Timer::never, async_io::Timer::after).await;
+                        Ok(())
+                    };
+                    future::or(fd.readable(), timer).await.unwrap();
+                }
+            }
+            let _ = server.turn(NOT_AT_ALL).unwrap();
+            if owner.after_turn(&mut server).is_break() {
+                break;
+            }
+        }
+    });
+}
+
+fn frames(start: Start) {
+    let (mut server, mut owner) = start.server(ServerBuilder::start);
+    loop {
+        std::thread::sleep(Duration::from_millis(1));
+        let _ = server.turn(NOT_AT_ALL).unwrap();
+        if owner.after_turn(&mut server).is_break() {
+            break;
+        }
+    }
+}
+
+/// A guest in one of the ways, on a thread of its own, until it is dropped.
+pub struct Hosted {
+    pub home: Home,
+    pub path: PathBuf,
+    pub token: String,
+    pub waker: Option<Waker>,
+    wake: Box<dyn Fn() + Send + Sync>,
+    jobs: Option<Sender<Job>>,
+    delivered: Receiver<String>,
+    told: Receiver<String>,
+    turns: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Hosted {
+    pub fn start(way: &Way, tweak: impl FnOnce(&mut Limits)) -> Self {
+        let home = Home::new();
+        let mut limits = Limits::default();
+        tweak(&mut limits);
+        let builder = Server::builder().environment(home.environment()).limits(limits.clone());
+        let (hello, introduced) = mpsc::channel();
+        let (jobs, inbox) = mpsc::channel();
+        let (delivered_in, delivered) = mpsc::channel();
+        let (told_in, told) = mpsc::channel();
+        let turns = Arc::new(AtomicUsize::new(0));
+        let owner = Owner { jobs: inbox, delivered: delivered_in, told: told_in, turns: Arc::clone(&turns) };
+        let start = Start { builder, limits, home: home.path().to_owned(), hello, owner };
+        let host = way.host;
+        let thread = std::thread::spawn(move || host(start));
+        let Hello { path, token, wake, waker } = introduced.recv().expect("it starts");
+        let (jobs, thread) = (Some(jobs), Some(thread));
+        Self { home, path, token, waker, wake, jobs, delivered, told, turns, thread }
+    }
+
+    /// Has `job` done between two turns, and does not wait for it.
+    pub fn ask(&self, job: impl FnOnce(&mut dyn Guest) + Send + 'static) {
+        self.jobs.as_ref().unwrap().send(Box::new(job)).unwrap();
+        (self.wake)();
+    }
+
+    pub fn connect(&self) -> RawPeer {
+        RawPeer::connect(&self.path, &self.token)
+    }
+
+    /// The next message that the owner has found.
+    pub fn delivered(&self) -> String {
+        self.delivered.recv_timeout(PATIENCE).unwrap_or_else(|e| format!("(nothing delivered: {e})"))
+    }
+
+    /// How many it has found besides.
+    pub fn delivered_besides(&self) -> usize {
+        self.delivered.try_iter().count()
+    }
+
+    /// What the owner was told next of a message that it sent.
+    pub fn told(&self) -> String {
+        self.told.recv_timeout(PATIENCE).unwrap_or_else(|e| format!("(nothing told: {e})"))
+    }
+
+    /// The same if there is something already.
+    pub fn told_so_far(&self) -> Option<String> {
+        self.told.try_recv().ok()
+    }
+
+    /// Turns so far.
+    pub fn turns(&self) -> usize {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the end of a loop that ends by itself.
+    pub fn join(&mut self) {
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+impl Drop for Hosted {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            if !thread.is_finished() {
+                (self.wake)();
+            }
+            if thread.join().is_err() && !std::thread::panicking() {
+                panic!("the host's thread panicked");
+            }
+        }
+    }
+}
