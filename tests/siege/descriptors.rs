@@ -34,6 +34,12 @@ fn running_out_of_descriptors_is_waited_out() {
     for peer in &mut waiting[..ROOM - SERVED] {
         assert!(is_pong(&peer.line()));
     }
+    std::thread::sleep(Duration::from_millis(100));
+    let inside = host.figure("clients");
+    assert!(
+        (ROOM..=ROOM + 1).contains(&inside),
+        "{inside} clients, one more if the count of descriptors was one short"
+    );
     let window = Duration::from_millis(1_000 * u64::try_from(times(2, 10)).unwrap());
     let (begun, cpu) = (Instant::now(), host.cpu());
     while begun.elapsed() < window {
@@ -43,11 +49,11 @@ fn running_out_of_descriptors_is_waited_out() {
         }
     }
     let spent = host.cpu() - cpu;
-    assert_eq!(host.figure("clients"), ROOM);
+    assert_eq!(host.figure("clients"), inside);
 
     let hiccups = Hiccups::watch();
     let mut resumed = Vec::new();
-    let mut inside: Vec<RawPeer> = waiting.drain(..ROOM - SERVED).collect();
+    let mut inside: Vec<RawPeer> = waiting.drain(..inside - SERVED).collect();
     for mut next in waiting.drain(..10) {
         drop(inside.pop());
         let begun = Instant::now();
@@ -78,8 +84,10 @@ fn connections_that_come_and_go_leave_nothing_behind() {
     assert_eq!(host.tell("drain"), "ok");
     let mut steady = host.connect_known();
     let (ping, message, half) = (host.fill(&ping()), host.fill(&text("m")), host.fill(&text("half")));
-    let mut cycle = |number: usize| {
-        let mut stream = UnixStream::connect(&host.path).unwrap();
+    let path = host.path.clone();
+    let token = host.token.clone();
+    let mut cycle = move |number: usize| {
+        let mut stream = UnixStream::connect(&path).unwrap();
         match number % 7 {
             0 => {}
             1 => drop(stream.write_all(&half[..half.len() / 2])),
@@ -89,14 +97,16 @@ fn connections_that_come_and_go_leave_nothing_behind() {
             5 => drop(stream.shutdown(std::net::Shutdown::Write)),
             // One that stays to see that it is served, in a slot that was just left in some other way.
             _ => {
-                let mut peer = RawPeer::connect(&host.path, &host.token);
+                let mut peer = RawPeer::connect(&path, &token);
                 assert!(is_pong(&ask(&mut peer)), "cycle {number}");
             }
+        }
+        if number % 100 == 0 {
+            assert!(is_pong(&ask(&mut steady)), "the one that stays, at cycle {number}");
         }
     };
     let warm = 2_000;
     (0..warm).for_each(&mut cycle);
-    assert!(is_pong(&ask(&mut steady)));
     let descriptors = |host: &mut Host| {
         host.wait_for("clients", |clients| clients == 1);
         host.descriptors()
@@ -106,25 +116,7 @@ fn connections_that_come_and_go_leave_nothing_behind() {
     let cycles = times(10_000, 1_000_000);
     let cpu = host.cpu();
     let begun = Instant::now();
-    let mut cycle = |number: usize| {
-        let mut stream = UnixStream::connect(&host.path).unwrap();
-        match number % 7 {
-            0 => {}
-            1 => drop(stream.write_all(&half[..half.len() / 2])),
-            2 => drop(stream.write_all(&ping)),
-            3 => drop(stream.write_all(b"nonsense\n")),
-            4 => drop(stream.write_all(&message)),
-            5 => drop(stream.shutdown(std::net::Shutdown::Write)),
-            _ => {
-                let mut peer = RawPeer::connect(&host.path, &host.token);
-                assert!(is_pong(&ask(&mut peer)), "cycle {number}");
-            }
-        }
-        if number % 100 == 0 {
-            assert!(is_pong(&ask(&mut steady)), "the one that stays, at cycle {number}");
-        }
-    };
-    (0..cycles).for_each(&mut cycle);
+    (warm..warm + cycles).for_each(&mut cycle);
     let took = begun.elapsed();
     let cpu = host.cpu() - cpu;
     let left = descriptors(&mut host) as i64 - open as i64;
@@ -167,7 +159,7 @@ fn descriptors_that_a_peer_sends_along_do_not_get_in() {
         send_with(&peer.stream, &line, 8);
         assert!(peer.line().unwrap().contains("uds-"), "round {round}");
         send_with(&peer.stream, &line[..20], 100);
-        send_with(&peer.stream, &line[20..], 1);
+        peer.stream.write_all(&line[20..]).unwrap();
         assert!(peer.line().unwrap().contains("uds-"), "round {round}");
         if round % 50 == 0 {
             assert_eq!(host.descriptors(), before, "round {round}");
@@ -177,27 +169,29 @@ fn descriptors_that_a_peer_sends_along_do_not_get_in() {
     println!("{} descriptors sent along: none got in", 109 * rounds);
 }
 
-/// The kernel ends a read behind a message that came with descriptors, though there is more: a short read proves nothing
-/// then.
+/// The kernel ends a read behind bytes that came with descriptors, though there is more: a short read proves nothing then,
+/// and no further event tells of what is left.
 #[test]
-fn lines_behind_one_with_descriptors_are_answered_too() {
-    let _alone = alone("lines_behind_one_with_descriptors_are_answered_too");
-    let mut host = Host::start(&[("idle_timeout", 3_000)]);
-    for _ in 0..20 {
-        let mut peer = host.connect_known();
-        let line = peer.fill(&text("m"));
-        // All of it is there before the server looks: it is stopped meanwhile.
+fn bytes_behind_descriptors_are_read_too() {
+    let _alone = alone("bytes_behind_descriptors_are_read_too");
+    let host = Host::start(&[]);
+    let signal = |signal| {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(host.pid()).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::SIGSTOP).unwrap();
-        send_with(&peer.stream, &line, 1);
-        peer.send(&text("behind it"));
-        send_with(&peer.stream, &line, 1);
-        peer.send(&text("at the end"));
-        nix::sys::signal::kill(pid, nix::sys::signal::SIGCONT).unwrap();
-        for number in 1..=4 {
-            let answer = peer.line().unwrap();
-            assert!(answer.contains("uds-"), "line {number}: {answer}");
+        nix::sys::signal::kill(pid, signal).unwrap();
+    };
+    for pieces in [[20, 60], [0, 0], [1, 2]] {
+        let mut peer = host.connect_known();
+        peer.stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        let line = peer.fill(&text("in pieces"));
+        // All of it is there before the server looks.
+        signal(nix::sys::signal::SIGSTOP);
+        let [first, second] = pieces;
+        if second > 0 {
+            send_with(&peer.stream, &line[..first], 1);
+            send_with(&peer.stream, &line[first..second], 2);
         }
+        peer.stream.write_all(&line[second..]).unwrap();
+        signal(nix::sys::signal::SIGCONT);
+        assert!(peer.line().unwrap().contains("uds-"), "pieces of {pieces:?}");
     }
-    assert_eq!(host.figure("idle"), 0);
 }

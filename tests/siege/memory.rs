@@ -11,7 +11,7 @@ use super::util::{error, fill, ping};
 use super::{alone, times};
 
 /// Writes `bytes` again and again until nothing has gone in for `patience`, or `times` are written; how often it was.
-fn push(stream: &UnixStream, bytes: &[u8], times: usize, patience: Duration) -> usize {
+pub fn push(stream: &UnixStream, bytes: &[u8], times: usize, patience: Duration) -> usize {
     stream.set_nonblocking(true).unwrap();
     let (mut written, all) = (0, bytes.len() * times);
     let mut moved_at = Instant::now();

@@ -138,7 +138,8 @@ fn entry() {
     between_servers(&mut server, &environment);
     parts(&token, &path, limits);
     // What a child is told.
-    let child = std::process::Command::new("env").envs(server.child_env()).stdin(Stdio::null()).output().unwrap();
+    let child =
+        std::process::Command::new("env").envs(server.child_env()).stdin(Stdio::null()).output().unwrap();
     std::io::stderr().write_all(&child.stdout).unwrap();
     show(&server);
     std::fs::remove_file(&path).unwrap();
@@ -308,9 +309,12 @@ fn leaks(text: &str, token: &str) -> Option<String> {
         let part = &token[at..at + 16];
         let bytes: Vec<String> = part.bytes().map(|byte| byte.to_string()).collect();
         let hex: Vec<String> = part.bytes().map(|byte| format!("{byte:02x}")).collect();
-        for form in [part.to_owned(), part.to_uppercase(), bytes.join(", "), bytes.join(",\n"), hex.join("")] {
+        for form in [part.to_owned(), part.to_uppercase(), bytes.join(", "), bytes.join(",\n"), hex.join("")]
+        {
             if let Some(found) = text.find(&form) {
-                return Some(text[text[..found].rfind('\n').map_or(0, |at| at + 1)..].chars().take(60).collect());
+                return Some(
+                    text[text[..found].rfind('\n').map_or(0, |at| at + 1)..].chars().take(60).collect(),
+                );
             }
         }
     }
