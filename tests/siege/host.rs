@@ -171,6 +171,7 @@ fn limits_from_environment() -> Limits {
             "inbox_share_max" => limits.inbox_share_max = value,
             "pid_rate_max" => limits.pid_rate_max = value,
             "clients_max" => limits.clients_max = value,
+            "turn_frames_max" => limits.turn_frames_max = value,
             "output_timeout" => limits.output_timeout = duration,
             "idle_timeout" => limits.idle_timeout = duration,
             "frame_timeout" => limits.frame_timeout = duration,

@@ -49,9 +49,9 @@ fn round(quiet: &mut [RawPeer], mut flood: Option<&mut Flood>) -> Vec<Duration> 
 ///
 /// Of the rounds of each kind the lower quartile counts: what else runs on the machine can only make a round worse.
 ///
-/// A quiet client waits for the turn that has begun and for its own. Without optimization one turn of the flood takes
-/// several times as long as a whole unloaded round trip, so the bound of twice the unloaded p99 is asserted for
-/// `cargo test --release` and a looser one otherwise.
+/// A quiet client waits for the turn that has begun and for its own, whatever stands in line: that is what is asserted, in
+/// units of what a budget of the flood's lines costs on this machine at this moment. It is no fixed multiple of an unloaded
+/// round trip, which is printed: with the default budget of 128 lines a turn takes several of those.
 #[test]
 fn a_flooder_costs_quiet_clients_a_turn() {
     let _alone = alone("a_flooder_costs_quiet_clients_a_turn");
@@ -91,8 +91,10 @@ fn a_flooder_costs_quiet_clients_a_turn() {
     );
     assert!(flood_lines > rounds * 2 * 127 * TURN_FRAMES_MAX, "there was a flood");
     assert!(turn_max <= 2 * TURN_FRAMES_MAX, "{turn_max} lines of one client in one turn");
-    let bound = if cfg!(debug_assertions) { 20.0 } else { 2.0 };
-    assert!(ratio <= bound, "{ratio:.1} times the unloaded p99");
+    let budget = flood_time * u32::try_from(TURN_FRAMES_MAX).unwrap() / u32::try_from(flood_lines).unwrap();
+    println!("a budget of the flood takes {budget:?}; there were 15 of them in line at any time");
+    assert!(loaded_p50 <= calm_p50 + 2 * budget, "p50 {loaded_p50:?}");
+    assert!(loaded_p99 <= calm_p99 + 8 * budget, "p99 {loaded_p99:?}");
 }
 
 /// Waits until the server has read all of the flood; where in the burst it stands.
