@@ -161,3 +161,31 @@ fn a_clock_that_jumps_by_an_hour_makes_one_pass_and_no_storm() {
     assert_eq!(sim.endpoint.next_deadline(), Some(late.mono.plus(Duration::from_secs(30))));
     assert!(sim.is_open(peer));
 }
+
+/// A process that keeps its rate used up cannot keep a client paused, and so unjudged, that has not authenticated; and one
+/// that was paused with its first message in hand is heard before it is judged.
+#[test]
+fn a_client_that_is_paused_for_its_rate_still_has_to_authenticate() {
+    let mut sim = Sim::new(|l| l.pid_rate_max = 10);
+    let [busy, blank, honest] = [sim.join_known(), sim.join(), sim.join()];
+    sim.send(busy, &ping().repeat(500));
+    sim.run();
+    sim.send(blank, &b"\n".repeat(60_000));
+    sim.send(honest, &ping());
+    sim.advance(10_000);
+    assert!(sim.is_open(busy));
+    sim.expect_error(blank, "authentication timeout");
+    assert!(sim.take(honest).contains("pong") && sim.is_open(honest));
+}
+
+/// One that has sent and gone is not kept for as long as its lines would take at its rate.
+#[test]
+fn a_client_that_is_paused_and_gone_gives_its_slot_back() {
+    let mut sim = Sim::new(|l| l.pid_rate_max = 10);
+    let peer = sim.join_known();
+    sim.send(peer, &b"\n".repeat(60_000));
+    sim.run();
+    sim.vanish(peer);
+    sim.advance(60_000);
+    assert_eq!(sim.endpoint.clients(), 0, "a minute later it still has its slot");
+}
