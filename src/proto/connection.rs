@@ -176,6 +176,11 @@ impl Connection {
         self.throttled_until = Some(until);
     }
 
+    /// It is throttled no longer, whatever was said.
+    pub(crate) fn end_throttle(&mut self) {
+        self.throttled_until = None;
+    }
+
     /// Whether it was throttled until now, and is no longer.
     pub(crate) fn resumes(&mut self, now: Mono) -> bool {
         self.throttled_until.take_if(|until| *until <= now).is_some()
@@ -413,8 +418,14 @@ impl Connection {
         if let Some(stalled_at) = self.stalled_at {
             return Some(stalled_at.plus(limits.output_timeout));
         }
-        if self.throttled_until.is_some() {
-            return self.throttled_until;
+        if let Some(until) = self.throttled_until {
+            // That it is paused is our doing; that it has not authenticated may still be its own.
+            let has_time = self.is_authenticated;
+            return Some(if has_time {
+                until
+            } else {
+                until.min(self.accepted_at.plus(limits.auth_timeout))
+            });
         }
         let mut deadline = self.active_at.plus(limits.idle_timeout);
         if !self.is_authenticated {

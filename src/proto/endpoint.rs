@@ -346,9 +346,12 @@ impl Endpoint {
                 budget = 0;
                 break;
             }
-            if self.limits.pid_rate_max > 0
+            // Before it is judged for not having authenticated, a client may show what it has sent.
+            let is_paced =
+                self.limits.pid_rate_max > 0 && (work == Work::Budget || connection.is_authenticated());
+            if is_paced
                 && connection.has_leftover()
-                && let Err(until) = self.throttle.take(peer.pid, self.limits.pid_rate_max, now.mono)
+                && let Err(until) = self.throttle.check(peer.pid, self.limits.pid_rate_max, now.mono)
             {
                 connection.throttle(until);
                 self.stats.throttled += 1;
@@ -356,6 +359,9 @@ impl Endpoint {
             }
             let Some(event) = connection.next_event(&env, now.mono) else { break };
             budget -= 1;
+            if is_paced && !matches!(event, Event::Blank) {
+                self.throttle.charge(peer.pid, self.limits.pid_rate_max, now.mono);
+            }
             let reply = match event {
                 Event::Blank => continue,
                 Event::Deliver(message) => match self.inbox.push(message, peer, now.wall) {
@@ -500,8 +506,9 @@ impl Endpoint {
             match connection.expired(&self.limits, now.mono) {
                 // What it sent in time may be among the frames that were read and left over: they are looked at
                 // before it is judged, all of them, which is one ring at most.
-                Some(_) if connection.is_in_work => {
+                Some(_) if connection.is_in_work || connection.is_throttled() => {
                     connection.is_in_work = false;
+                    connection.end_throttle();
                     self.process(key, Work::Everything, now);
                 }
                 Some(reason) if connection.is_open() => self.close(key, reason, now),

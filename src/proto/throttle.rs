@@ -15,19 +15,23 @@ pub(crate) struct Throttle {
 }
 
 impl Throttle {
-    /// Takes one line of process `pid` at `per_second` lines a second; the error is when the next may be taken. O(1).
+    /// Whether process `pid` may send a line now; the error is when it may. Takes nothing. O(1).
     ///
     /// Processes that the system does not name share one bucket.
-    pub(crate) fn take(&mut self, pid: Option<u32>, per_second: usize, now: Mono) -> Result<(), Mono> {
-        let each = Duration::from_nanos(1_000_000_000 / u64::try_from(per_second).unwrap_or(u64::MAX).max(1));
-        let used_up_at = self.used_up_at.entry(pid).or_default();
-        let from = (*used_up_at).max(now);
-        let ahead = from.since(now) + each;
+    pub(crate) fn check(&self, pid: Option<u32>, per_second: usize, now: Mono) -> Result<(), Mono> {
+        let each = interval(per_second);
+        let used_up_at = self.used_up_at.get(&pid).copied().unwrap_or_default();
+        let ahead = used_up_at.max(now).since(now) + each;
         if ahead > BURST.max(each) {
             return Err(now.plus(ahead - BURST.max(each)));
         }
-        *used_up_at = from.plus(each);
         Ok(())
+    }
+
+    /// Takes one line of process `pid`. O(1).
+    pub(crate) fn charge(&mut self, pid: Option<u32>, per_second: usize, now: Mono) {
+        let used_up_at = self.used_up_at.entry(pid).or_default();
+        *used_up_at = (*used_up_at).max(now).plus(interval(per_second));
     }
 
     /// Forgets processes that may send at full rate again, if there are more than `max`. O(processes).
@@ -36,4 +40,9 @@ impl Throttle {
             self.used_up_at.retain(|_, used_up_at| *used_up_at > now);
         }
     }
+}
+
+/// From one line to the next.
+fn interval(per_second: usize) -> Duration {
+    Duration::from_nanos(1_000_000_000 / u64::try_from(per_second).unwrap_or(u64::MAX).max(1))
 }

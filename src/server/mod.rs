@@ -443,8 +443,9 @@ impl Server {
             let Some(space) = self.endpoint.recv_space(key) else { continue };
             let asked = space.len();
             match client.stream.read(space) {
-                Progress::Moved(n) => {
-                    client.is_readable = n == asked || client.is_read_closed;
+                moved @ (Progress::Moved(n) | Progress::Cut(n)) => {
+                    let is_cut = matches!(moved, Progress::Cut(_));
+                    client.is_readable = n == asked || is_cut || client.is_read_closed;
                     if client.is_readable {
                         client.is_queued = true;
                         self.ready.push_back(key);
@@ -479,7 +480,7 @@ impl Server {
             return;
         }
         match client.stream.write(output) {
-            Progress::Moved(n) => {
+            Progress::Moved(n) | Progress::Cut(n) => {
                 client.is_writable = n == output.len();
                 endpoint.sent(client.key, n, now);
             }

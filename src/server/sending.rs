@@ -213,8 +213,9 @@ fn read(outbox: &mut Outbox, link: &mut LinkStream, now: Now) {
     let Some(space) = outbox.recv_space(link.key) else { return };
     let asked = space.len();
     match link.stream.read(space) {
-        Progress::Moved(n) => {
-            link.is_readable = n == asked || link.is_read_closed;
+        moved @ (Progress::Moved(n) | Progress::Cut(n)) => {
+            let is_cut = matches!(moved, Progress::Cut(_));
+            link.is_readable = n == asked || is_cut || link.is_read_closed;
             outbox.received(link.key, n, now);
         }
         Progress::Blocked => link.is_readable = false,
@@ -232,7 +233,7 @@ fn write(outbox: &mut Outbox, link: &mut LinkStream) {
         return;
     }
     match link.stream.write(output) {
-        Progress::Moved(n) => {
+        Progress::Moved(n) | Progress::Cut(n) => {
             link.is_writable = n == output.len();
             outbox.sent(link.key, n);
         }

@@ -14,7 +14,7 @@ mod unix;
 #[cfg(unix)]
 pub(crate) use unix::{
     Facts, FileId, FileKind, SUN_PATH_BYTES, chmod_unfollowed, facts_at, facts_of, facts_of_path,
-    group_is_private, home_directory, is_local, is_writable, names_in, open_at, pin, process_exists,
+    group_is_private, home_directory, is_local, is_writable, names_in, open_at, pin, process_exists, receive,
     stream_socket,
 };
 #[cfg(unix)]

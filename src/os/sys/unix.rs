@@ -81,6 +81,19 @@ pub fn send(fd: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(socket::send(fd.as_fd().as_raw_fd(), bytes, flags)?)
 }
 
+/// Reads from the connected socket `fd` into `space`: how many bytes, and whether descriptors came with them. Those are
+/// closed by the system, never opened here; it ends a read behind them, though more may wait.
+///
+/// # Errors
+///
+/// What the system says; `WouldBlock` is ordinary.
+pub(crate) fn receive(fd: &impl AsFd, space: &mut [u8]) -> io::Result<(usize, bool)> {
+    let mut parts = [io::IoSliceMut::new(space)];
+    // Without room for control messages none is taken in; what was thrown away is flagged.
+    let received = socket::recvmsg::<()>(fd.as_fd().as_raw_fd(), &mut parts, None, MsgFlags::empty())?;
+    Ok((received.bytes, received.flags.contains(MsgFlags::MSG_CTRUNC)))
+}
+
 /// A new non-blocking, close-on-exec Unix stream socket.
 pub(crate) fn stream_socket() -> io::Result<OwnedFd> {
     #[cfg(not(target_vendor = "apple"))]

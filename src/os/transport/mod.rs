@@ -24,6 +24,8 @@ pub(crate) use unix::{Listener, Stream, WakeHandle, WakeSource, wake_pair};
 pub(crate) enum Progress {
     /// So many bytes, at least one.
     Moved(usize),
+    /// Reading: the same, but however few they are there may be more, and no event will tell of it.
+    Cut(usize),
     /// Nothing now; an event will tell.
     Blocked,
     /// Reading: the peer has sent all that it will send.

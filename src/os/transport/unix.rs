@@ -66,9 +66,10 @@ impl Stream {
     /// One read into `space`, which must not be empty.
     pub(crate) fn read(&mut self, space: &mut [u8]) -> Progress {
         loop {
-            return match self.0.read(space) {
-                Ok(0) => Progress::End,
-                Ok(n) => Progress::Moved(n),
+            return match sys::receive(&self.0, space) {
+                Ok((0, _)) => Progress::End,
+                Ok((n, true)) => Progress::Cut(n),
+                Ok((n, false)) => Progress::Moved(n),
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => Progress::Blocked,
                     ErrorKind::Interrupted => continue,
@@ -107,7 +108,7 @@ impl Stream {
         if self.0.shutdown(Shutdown::Both).is_ok() {
             let mut scrap = [0; 16 << 10];
             for _ in 0..CLOSE_READS_MAX {
-                if !matches!(self.read(&mut scrap), Progress::Moved(_)) {
+                if !matches!(self.read(&mut scrap), Progress::Moved(_) | Progress::Cut(_)) {
                     break;
                 }
             }

@@ -1,0 +1,74 @@
+//! What the kernel says about a process, and how this machine feels at the moment.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+
+/// Bytes of memory of its own that process `pid` has touched: heap and stacks, no files.
+pub fn memory(pid: u32) -> usize {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("an Anonymous: line");
+    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() << 10
+}
+
+/// Descriptors that process `pid` has open.
+pub fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// Processor time that process `pid` has had, all its threads together.
+pub fn cpu(pid: u32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let spent = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("schedstat")).ok());
+    Duration::from_nanos(spent.map(|stat| stat.split(' ').next().unwrap().parse::<u64>().unwrap()).sum())
+}
+
+/// Processor time that this thread has had.
+pub fn thread_cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
+}
+
+/// By how much a thread that wants to wake every millisecond is late, as long as this lives: what no server can be blamed
+/// for.
+pub struct Hiccups {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Duration>,
+}
+
+impl Hiccups {
+    pub fn watch() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let nap = Duration::from_millis(1);
+            let mut worst = Duration::ZERO;
+            while !is_over.load(Ordering::Relaxed) {
+                let begun = Instant::now();
+                std::thread::sleep(nap);
+                worst = worst.max(begun.elapsed() - nap);
+            }
+            worst
+        });
+        Self { stop, thread }
+    }
+
+    /// The worst of them, three times over: the client, the server and the scheduler between them can each have one.
+    pub fn slack(self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        3 * self.thread.join().unwrap()
+    }
+}
+
+/// The value that `percent` of `sample` do not exceed.
+pub fn percentile(sample: &mut [Duration], percent: usize) -> Duration {
+    sample.sort_unstable();
+    sample[(sample.len() * percent / 100).min(sample.len() - 1)]
+}
+
+pub fn kib(bytes: usize) -> String {
+    format!("{} KiB", bytes.div_ceil(1024))
+}

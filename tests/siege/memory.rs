@@ -1,0 +1,194 @@
+//! What peers can make a server hold.
+
+use std::io::{ErrorKind, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use super::host::{Host, ask, is_pong};
+use super::measure::{kib, thread_cpu};
+use super::util::sim::{Sim, token};
+use super::util::{error, fill, ping};
+use super::{alone, times};
+
+/// Writes `bytes` again and again until nothing has gone in for `patience`, or `times` are written; how often it was.
+pub fn push(stream: &UnixStream, bytes: &[u8], times: usize, patience: Duration) -> usize {
+    stream.set_nonblocking(true).unwrap();
+    let (mut written, all) = (0, bytes.len() * times);
+    let mut moved_at = Instant::now();
+    while written < all && moved_at.elapsed() < patience {
+        match { stream }.write(&bytes[written % bytes.len()..]) {
+            Ok(n) => {
+                written += n;
+                moved_at = Instant::now();
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(_) => break,
+        }
+    }
+    written / bytes.len()
+}
+
+/// One client that sends pings and never reads: what it costs is a constant, and it goes.
+#[test]
+fn pings_that_are_never_read_cost_a_constant() {
+    const BOUND: usize = 256 << 10;
+    let _alone = alone("pings_that_are_never_read_cost_a_constant");
+    let mut host = Host::start(&[]);
+    let mut quiet = host.connect_known();
+    // What a first large read and a first long answer cost is there before.
+    quiet.send(&ping().repeat(500));
+    assert_eq!((0..500).filter(|_| is_pong(&quiet.line())).count(), 500);
+    let before = host.memory();
+
+    let burst = host.fill(&ping()).repeat(100);
+    let greedy = host.connect();
+    let written = 100 * push(&greedy.stream, &burst, 10_000, Duration::from_millis(500));
+    let grown = host.memory().saturating_sub(before);
+    let answered = host.figure("pings") - 501;
+    println!("never read: {written} pings taken, {answered} answered, {} of memory", kib(grown));
+    assert!(written < 1_000_000, "reading stops");
+    assert!(is_pong(&ask(&mut quiet)));
+    assert!(grown <= BOUND, "{} for one client that never reads", kib(grown));
+
+    // The same over and over: each is closed when it has left its answers long enough.
+    let mut host = Host::start(&[("output_timeout", 20)]);
+    let quiet = host.connect_known();
+    let burst = host.fill(&ping()).repeat(100);
+    push(&host.connect().stream, &burst, 10_000, Duration::from_millis(100));
+    let before = host.memory();
+    let (goal, mut peak, mut clients) = (times(20_000, 1_000_000), 0, 0);
+    while host.figure("pings") < goal {
+        let greedy = host.connect();
+        push(&greedy.stream, &burst, 10_000, Duration::from_millis(100));
+        peak = peak.max(host.memory().saturating_sub(before));
+        clients += 1;
+    }
+    let (pings, stalled) = (host.figure("pings"), host.figure("stalled"));
+    println!("never read: {pings} pings answered to {clients} clients, {} of memory", kib(peak));
+    assert!(stalled >= clients, "{stalled} of {clients} were closed for it");
+    assert!(peak <= BOUND, "{} for clients that never read", kib(peak));
+    drop(quiet);
+}
+
+/// 128 of them at once: the sum of what each may have, which README promises.
+#[test]
+fn a_house_full_of_them_costs_what_the_limits_add_up_to() {
+    let _alone = alone("a_house_full_of_them_costs_what_the_limits_add_up_to");
+    let host = Host::start(&[]);
+    drop(host.connect_known());
+    let before = host.memory();
+    let burst = host.fill(&ping()).repeat(100);
+    let greedy: Vec<_> = (0..128).map(|_| host.connect_known()).collect();
+    std::thread::scope(|scope| {
+        for part in greedy.chunks(32) {
+            let burst = &burst;
+            scope.spawn(move || {
+                for peer in part {
+                    push(&peer.stream, burst, 100, Duration::from_millis(20));
+                }
+            });
+        }
+    });
+    // Each again, so that none has anything left to do.
+    for peer in &greedy {
+        push(&peer.stream, &burst, 1, Duration::from_millis(2));
+    }
+    let grown = host.memory().saturating_sub(before);
+    println!("128 clients that never read: {} of memory", kib(grown));
+    // Input and output of each, and what growing a buffer leaves to the allocator.
+    assert!(grown <= (8 + 8 + 2) << 20, "{}", kib(grown));
+}
+
+/// The worst JSON for a reader that keeps trees, and for one that keeps a record for each message.
+#[test]
+fn an_inbox_full_of_the_worst_json_costs_its_bytes() {
+    const LIMIT: usize = 2 << 20;
+    let _alone = alone("an_inbox_full_of_the_worst_json_costs_its_bytes");
+    let filled = |unit: &str, len: usize| {
+        let units = (len - 120) / (unit.len() + 1);
+        let data = format!("[{}1]", format!("{unit},").repeat(units));
+        format!("{{\"type\":\"x\",\"meta\":{{\"authToken\":\"$TOKEN\"}},\"data\":{data}}}\n").into_bytes()
+    };
+    let deep = format!("{}1{}", "[".repeat(120), "]".repeat(120));
+    let shapes = [
+        ("empty arrays", filled("[]", 65_000)),
+        ("small objects", filled(r#"{"":0}"#, 65_000)),
+        ("deep arrays", filled(&deep, 65_000)),
+        ("escapes", filled(r#""\u0000\ud83d""#, 65_000)),
+        ("numbers, 1,000 messages", filled("1e9", 2_160)),
+    ];
+    for (name, line) in shapes {
+        let mut host = Host::start(&[]);
+        let mut quiet = host.connect_known();
+        quiet.send(&ping().repeat(500));
+        assert_eq!((0..500).filter(|_| is_pong(&quiet.line())).count(), 500);
+        let before = host.memory();
+        let fill_up = || {
+            let mut peer = host.connect();
+            let mut taken = 0;
+            loop {
+                peer.send(&line);
+                let answer = peer.line().unwrap();
+                if answer.contains("inbox full") {
+                    return taken;
+                }
+                assert!(answer.contains("uds-"), "{answer}");
+                taken += 1;
+            }
+        };
+        let taken = fill_up();
+        let bytes = taken * (line.len() - 100);
+        assert!(bytes > LIMIT * 9 / 10 || taken == 1_000, "{taken} of {} bytes", line.len());
+        let grown = host.memory().saturating_sub(before);
+        // The owner takes all of it and looks at it for long: the inbox fills up once more.
+        host.tell("hold");
+        let mut peer = host.connect();
+        for _ in 0..taken {
+            peer.send(&line);
+            assert!(peer.line().unwrap().contains("uds-"));
+        }
+        let held = host.memory().saturating_sub(before);
+        println!("{name}: {taken} messages, {}; with a batch as large held, {}", kib(grown), kib(held));
+        assert!(held <= 3 * LIMIT, "{name}: {} for an inbox of {}", kib(held), kib(LIMIT));
+    }
+}
+
+/// It is refused at the depth at which it is too deep, without recursion.
+#[test]
+fn a_line_of_opening_brackets_is_refused_on_a_small_stack_at_once() {
+    let _alone = alone("a_line_of_opening_brackets");
+    let deep = |unit: &str| unit.repeat(65_536 / unit.len());
+    let lines = [
+        ("[", deep("[")),
+        (r#"{"":"#, deep(r#"{"":"#)),
+        ("[ after the token", {
+            let head = fill(br#"{"meta":{"authToken":"$TOKEN"},"data":"#, token().expose(), "");
+            let head = String::from_utf8(head).unwrap();
+            let brackets = "[".repeat(65_536 - head.len());
+            head + &brackets
+        }),
+    ];
+    let small = std::thread::Builder::new().stack_size(256 << 10);
+    let thread = small.spawn(move || {
+        for (name, line) in lines {
+            let mut best = Duration::MAX;
+            for _ in 0..5 {
+                let mut sim = Sim::new(|_| ());
+                let peer = sim.join();
+                sim.send_raw(peer, line.as_bytes());
+                sim.turn();
+                let (key, now) = (sim.key(peer), sim.now());
+                let begun = thread_cpu();
+                assert_eq!(sim.endpoint.received_bytes(key, b"\n", now), 1);
+                best = best.min(thread_cpu() - begun);
+                sim.run();
+                assert!(super::util::matches(&error("invalid frame"), sim.take(peer).trim_end()));
+            }
+            println!("65,536 bytes of {name}: invalid frame in {best:?} of processor time");
+            assert!(best < Duration::from_millis(1), "{name}: {best:?}");
+        }
+    });
+    thread.unwrap().join().unwrap();
+}

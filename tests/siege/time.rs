@@ -1,0 +1,191 @@
+//! Peers that play for time, and time that plays tricks.
+
+use std::time::{Duration, Instant};
+
+use udsmsg::{CloseReason, Limits, Mono};
+
+use super::alone;
+use super::host::{Host, ask, is_pong};
+use super::measure::Hiccups;
+use super::util::sim::{Id, Sim};
+use super::util::{error, matches, ping, scale, text};
+
+/// 128 clients that say nothing take all the slots there are, and lock nobody out.
+#[test]
+fn silent_clients_lock_nobody_out_and_are_gone_in_time() {
+    let _alone = alone("silent_clients_lock_nobody_out_and_are_gone_in_time");
+    let host = Host::start(&[]);
+    let hiccups = Hiccups::watch();
+    let mut silent: Vec<_> = (0..128).map(|_| (host.connect(), Instant::now())).collect();
+    std::thread::sleep(Duration::from_millis(150));
+    let mut served = Vec::new();
+    let mut inside = Vec::new();
+    for _ in 0..5 {
+        let begun = Instant::now();
+        let mut real = host.connect();
+        assert!(is_pong(&ask(&mut real)), "a real client is served");
+        served.push(begun.elapsed());
+        inside.push(real);
+    }
+    // Five of them had to make room; the others have their two seconds.
+    let mut ended: Vec<Duration> = Vec::new();
+    let mut evicted = 0;
+    for (peer, connected) in &mut silent {
+        let line = peer.line().expect("they are told why");
+        assert_eq!(peer.line(), None);
+        if matches(&error("too many clients"), &line) {
+            evicted += 1;
+        } else {
+            assert!(matches(&error("authentication timeout"), &line), "{line}");
+            ended.push(connected.elapsed());
+        }
+    }
+    let slack = hiccups.slack();
+    let (slowest, first, last) =
+        (served.iter().max().unwrap(), ended.iter().min().unwrap(), ended.iter().max().unwrap());
+    println!(
+        "128 silent clients: a real one served within {slowest:?}, silent ones closed after {first:?} to {last:?} \
+         (slack {slack:?})"
+    );
+    assert_eq!((evicted, ended.len()), (5, 123));
+    assert!(*slowest <= Duration::from_millis(50) + slack, "{slowest:?}");
+    // They were looked at one after another, so none seems earlier than it was.
+    assert!(*first >= Duration::from_millis(1_990), "{first:?}");
+    assert!(*last <= Duration::from_millis(2_100) + slack, "{last:?}");
+}
+
+/// One byte a second is not silence, but a line has its time.
+#[test]
+fn a_byte_each_second_is_closed_at_thirty_seconds() {
+    let mut sim = Sim::new(|_| ());
+    let peer = sim.join_known();
+    for second in 0..30 {
+        assert!(sim.is_open(peer), "after {second} s");
+        sim.send_raw(peer, b" ");
+        sim.advance(999);
+        assert!(sim.is_open(peer), "after {second}.999 s");
+        sim.advance(1);
+    }
+    sim.expect_error(peer, "idle timeout");
+    assert_eq!(sim.closed(peer), Some(CloseReason::FrameTimeout));
+}
+
+/// The same in reality: 30 s at full scale, 1.5 s in short.
+#[test]
+fn a_drip_on_a_real_socket_is_closed_in_time() {
+    let _alone = alone("a_drip_on_a_real_socket_is_closed_in_time");
+    let limit = if scale() < 50 { Duration::from_millis(1_500) } else { Limits::default().frame_timeout };
+    let host = Host::start(&[("frame_timeout", usize::try_from(limit.as_millis()).unwrap())]);
+    let hiccups = Hiccups::watch();
+    let mut peer = host.connect_known();
+    peer.stream.set_read_timeout(Some(limit / 30)).unwrap();
+    let begun = Instant::now();
+    let mut lines = String::new();
+    loop {
+        peer.send(b" ");
+        let mut space = [0; 1024];
+        match std::io::Read::read(&mut peer.stream, &mut space) {
+            Ok(0) => break,
+            Ok(n) => lines.push_str(std::str::from_utf8(&space[..n]).unwrap()),
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+        }
+    }
+    let (took, slack) = (begun.elapsed(), hiccups.slack());
+    println!("a byte each {:?}: closed after {took:?} (slack {slack:?})", limit / 30);
+    assert!(matches(&error("idle timeout"), lines.trim_end()), "{lines}");
+    assert!(took >= limit && took <= limit + Duration::from_millis(100) + slack, "{took:?}");
+}
+
+/// A crowd in every state there is, and then the clock is an hour ahead: each is judged once, by what it has sent.
+#[test]
+fn a_clock_that_jumps_by_an_hour_makes_one_pass_and_no_storm() {
+    const HOUR: u64 = 3_600_000;
+    let mut sim = Sim::new(|_| ());
+    let group = |sim: &mut Sim, n: usize| -> Vec<Id> { (0..n).map(|_| sim.join_known()).collect() };
+    let idle = group(&mut sim, 20);
+    let dripping = group(&mut sim, 20);
+    let stuck = group(&mut sim, 20);
+    let in_time = group(&mut sim, 20);
+    let silent: Vec<Id> = (0..20).map(|_| sim.join()).collect();
+    for &peer in &dripping {
+        sim.send_raw(peer, b"{");
+    }
+    for &peer in &stuck {
+        sim.peer(peer).room = 0;
+        sim.send(peer, &ping().repeat(1_000));
+    }
+    sim.run();
+    for &peer in &in_time {
+        sim.send(peer, &text("in time"));
+    }
+    let turns = sim.turns;
+    sim.host_away(HOUR);
+    sim.turn();
+    for &peer in &idle {
+        sim.expect_error(peer, "idle timeout");
+    }
+    for &peer in &dripping {
+        sim.expect_error(peer, "idle timeout");
+    }
+    for &peer in &silent {
+        sim.expect_error(peer, "authentication timeout");
+    }
+    assert!(stuck.iter().all(|peer| sim.closed(*peer) == Some(CloseReason::OutputStalled)));
+    assert!(in_time.iter().all(|peer| sim.is_open(*peer) && sim.unread(*peer) == 0));
+    assert_eq!(sim.endpoint.clients(), 20, "those who sent in time are there");
+    assert_eq!(sim.drain().len(), 20);
+    assert!(!sim.endpoint.has_work(), "nothing is left to do");
+    let now = sim.now().mono;
+    let next = sim.endpoint.next_deadline().unwrap();
+    assert_eq!(next, now.plus(Duration::from_secs(30)), "the next to be done is half a minute away");
+    // And nothing comes of it for half a minute; then those who stayed go, in one turn.
+    sim.advance(29_999);
+    assert_eq!(sim.endpoint.clients(), 20);
+    sim.advance(1);
+    assert_eq!(sim.endpoint.clients(), 0);
+    assert_eq!(sim.endpoint.next_deadline(), None);
+    let turns = sim.turns - turns;
+    println!(
+        "the clock jumped by an hour: 80 of 100 clients judged in 1 turn, {turns} turns until all had gone"
+    );
+    assert!(turns <= 8, "{turns} turns");
+
+    // Back to the origin, which a monotonic clock never does: nothing is judged early, and nothing spins.
+    let mut sim = Sim::new(|_| ());
+    sim.host_away(HOUR);
+    let peer = sim.join_known();
+    let late = sim.now();
+    let early = udsmsg::Now { mono: Mono::after_origin(Duration::ZERO), wall: late.wall };
+    sim.endpoint.deadlines_reached(early);
+    assert!(sim.endpoint.next_step().is_none());
+    assert_eq!(sim.endpoint.next_deadline(), Some(late.mono.plus(Duration::from_secs(30))));
+    assert!(sim.is_open(peer));
+}
+
+/// A process that keeps its rate used up cannot keep a client paused, and so unjudged, that has not authenticated; and one
+/// that was paused with its first message in hand is heard before it is judged.
+#[test]
+fn a_client_that_is_paused_for_its_rate_still_has_to_authenticate() {
+    let mut sim = Sim::new(|l| l.pid_rate_max = 10);
+    let [busy, blank, honest] = [sim.join_known(), sim.join(), sim.join()];
+    sim.send(busy, &ping().repeat(500));
+    sim.run();
+    sim.send(blank, &b"\n".repeat(60_000));
+    sim.send(honest, &ping());
+    sim.advance(10_000);
+    assert!(sim.is_open(busy));
+    sim.expect_error(blank, "authentication timeout");
+    assert!(sim.take(honest).contains("pong") && sim.is_open(honest));
+}
+
+/// One that has sent and gone is not kept for as long as its lines would take at its rate.
+#[test]
+fn a_client_that_is_paused_and_gone_gives_its_slot_back() {
+    let mut sim = Sim::new(|l| l.pid_rate_max = 10);
+    let peer = sim.join_known();
+    sim.send(peer, &b"\n".repeat(60_000));
+    sim.run();
+    sim.vanish(peer);
+    sim.advance(60_000);
+    assert_eq!(sim.endpoint.clients(), 0, "a minute later it still has its slot");
+}
