@@ -83,6 +83,8 @@ pub use proto::time::{Mono, Now, Wall};
 
 #[cfg(feature = "os")]
 pub use client::Client;
+#[cfg(feature = "server")]
+pub use mio;
 #[cfg(feature = "os")]
 pub use os::address::Address;
 #[cfg(feature = "os")]

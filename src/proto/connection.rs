@@ -95,6 +95,8 @@ pub(crate) struct Connection {
     pub(crate) is_read_refused: bool,
     /// It stands in the endpoint's list of connections with frames left over.
     pub(crate) is_in_work: bool,
+    /// Lines taken from it in this turn.
+    pub(crate) turn_frames: usize,
     /// It stands in the endpoint's list of connections with something for the shell to do.
     pub(crate) is_in_steps: bool,
     /// There are answers that the shell has not been told of.
@@ -127,6 +129,7 @@ impl Connection {
             has_promise: false,
             is_read_refused: false,
             is_in_work: false,
+            turn_frames: 0,
             is_in_steps: false,
             has_news: false,
             has_resumed: false,

@@ -81,6 +81,8 @@ pub struct Endpoint {
     open: usize,
     /// Connections with frames left over.
     work: VecDeque<ConnKey>,
+    /// Connections that have used up some of their budget of this turn.
+    served: Vec<ConnKey>,
     /// Connections that wait for a ring, in the order in which they asked.
     starved: VecDeque<ConnKey>,
     /// Rings set aside for connections that waited.
@@ -162,6 +164,7 @@ impl Endpoint {
             admitted: 0,
             open: 0,
             work: VecDeque::new(),
+            served: Vec::new(),
             starved: VecDeque::new(),
             promised: 0,
             steps: VecDeque::new(),
@@ -340,10 +343,15 @@ impl Endpoint {
         connection.lend_output_buffer(&mut self.spare_outputs);
         let peer = connection.peer();
         let mut fatal = None;
-        let mut budget = if work == Work::Budget { self.limits.turn_frames_max } else { usize::MAX };
-        while budget > 0 && fatal.is_none() {
+        // What was left over and what is read anew are one budget.
+        let budget = match work {
+            Work::Budget => self.limits.turn_frames_max.saturating_sub(connection.turn_frames),
+            Work::Everything => usize::MAX,
+        };
+        let (mut taken, mut is_deferred) = (0, false);
+        while taken < budget && fatal.is_none() {
             if work == Work::Budget && self.has_enqueued && self.inbox.is_tight(peer.pid) {
-                budget = 0;
+                is_deferred = true;
                 break;
             }
             // Before it is judged for not having authenticated, a client may show what it has sent.
@@ -358,7 +366,7 @@ impl Endpoint {
                 break;
             }
             let Some(event) = connection.next_event(&env, now.mono) else { break };
-            budget -= 1;
+            taken += 1;
             if is_paced && !matches!(event, Event::Blank) {
                 self.throttle.charge(peer.pid, self.limits.pid_rate_max, now.mono);
             }
@@ -390,7 +398,11 @@ impl Endpoint {
             }
         }
         let is_paused = connection.is_stalled() || connection.is_throttled();
-        let has_leftover = is_paused || (budget == 0 && connection.has_leftover());
+        let has_leftover = is_paused || ((is_deferred || taken == budget) && connection.has_leftover());
+        if taken > 0 && connection.turn_frames == 0 {
+            self.served.push(key);
+        }
+        connection.turn_frames += taken;
         if !has_leftover {
             connection.note_unfinished(now.mono);
         } else if !is_paused && !connection.is_in_work {
@@ -521,6 +533,11 @@ impl Endpoint {
     /// The turn is over: slots freed in it may be used again, for no event of this turn can name them any more.
     pub fn turn_ended(&mut self) {
         self.has_enqueued = false;
+        while let Some(key) = self.served.pop() {
+            if let Some(connection) = self.slots.get_mut(key) {
+                connection.turn_frames = 0;
+            }
+        }
         self.slots.release_retired();
     }
 

@@ -131,9 +131,20 @@ impl EventLoop {
         std::mem::replace(&mut self.source, source)
     }
 
+    /// Makes sure that `tokens_max` tokens from the first on can be named.
+    pub(super) fn check_tokens(&self, tokens_max: usize) -> Result<(), Error> {
+        // The last token is mio's own.
+        if self.first_token.checked_add(tokens_max).is_some_and(|end| end < usize::MAX) {
+            return Ok(());
+        }
+        let sentence =
+            format!("{tokens_max} tokens from {} on are more than there are; start lower", self.first_token);
+        Err(Error::new(ErrorKind::InvalidLimit, sentence))
+    }
+
     /// Our token number `n` in this loop.
     pub(super) fn token(&self, n: usize) -> Token {
-        Token(self.first_token + n)
+        Token(self.first_token.saturating_add(n))
     }
 
     /// Which of our tokens this is.

@@ -277,23 +277,26 @@ impl Server {
     /// # Errors
     ///
     /// [`ErrorKind::ForeignPeer`] if the other end belongs to another user, [`ErrorKind::Busy`] if there is no slot for it
-    /// in this turn, [`ErrorKind::Io`].
+    /// in this turn, [`ErrorKind::ShutDown`], [`ErrorKind::Io`].
     #[cfg(unix)]
     pub fn adopt_stream(&mut self, stream: std::os::unix::net::UnixStream) -> Result<(), Error> {
         let refused = |what| move |e| Error::new(ErrorKind::Io, what).with_source(e);
         let peer = sys::peer_identity(&stream).map_err(refused("the system does not say who the peer is"))?;
         stream.set_nonblocking(true).map_err(refused("the stream cannot be made non-blocking"))?;
         let now = self.clock.now();
+        if self.listener.is_none() {
+            return Err(Error::new(ErrorKind::ShutDown, "the server has been shut down"));
+        }
         if !self.endpoint.can_accept() {
             return Err(Error::new(ErrorKind::Busy, "there is no slot for another connection in this turn"));
         }
         let key = self.endpoint.accepted(peer, now).ok_or_else(|| {
             Error::new(ErrorKind::ForeignPeer, format!("the peer is user id {}, who is not let in", peer.uid))
         })?;
-        self.take_stream(key, Stream::new(stream));
+        let taken = self.take_stream(key, Stream::new(stream));
         self.take_steps(now);
         self.arm();
-        Ok(())
+        taken
     }
 
     /// One bounded turn with what is known to be ready.
@@ -524,7 +527,9 @@ impl Server {
             match listener.accept() {
                 Ok((stream, peer)) => {
                     let Some(key) = self.endpoint.accepted(peer, now) else { continue };
-                    self.take_stream(key, stream);
+                    if let Err(error) = self.take_stream(key, stream) {
+                        tracing::warn!(%error, "a new connection is dropped");
+                    }
                     self.take_steps(now);
                 }
                 Err(AcceptError::Aborted) => {}
@@ -544,13 +549,14 @@ impl Server {
     }
 
     /// Puts a new stream in its slot and under watch.
-    fn take_stream(&mut self, key: ConnKey, mut stream: Stream) {
+    fn take_stream(&mut self, key: ConnKey, mut stream: Stream) -> Result<(), Error> {
         let token = self.event_loop.token(STREAMS + key.index());
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.event_loop.registry().register(&mut stream, token, interest) {
-            tracing::warn!(%error, "cannot watch a new connection");
             self.endpoint.broken(key);
-        } else if let Some(slot) = self.clients.get_mut(key.index()) {
+            return Err(Error::new(ErrorKind::Io, "cannot watch a new connection").with_source(error));
+        }
+        if let Some(slot) = self.clients.get_mut(key.index()) {
             *slot = Some(Client {
                 key,
                 stream,
@@ -560,6 +566,7 @@ impl Server {
                 is_queued: false,
             });
         }
+        Ok(())
     }
 
     /// What has happened so far.
@@ -752,5 +759,13 @@ impl std::os::fd::AsFd for Server {
     /// The descriptor to watch in a loop of the host's own, level-triggered; see [`Turn::more`].
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.event_loop.registry().as_fd()
+    }
+}
+
+#[cfg(unix)]
+impl std::os::fd::AsRawFd for Server {
+    /// The same descriptor, for loops that ask for it bare.
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        std::os::fd::AsFd::as_fd(self).as_raw_fd()
     }
 }
