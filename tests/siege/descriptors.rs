@@ -101,7 +101,7 @@ fn connections_that_come_and_go_leave_nothing_behind() {
                 assert!(is_pong(&ask(&mut peer)), "cycle {number}");
             }
         }
-        if number % 100 == 0 {
+        if number.is_multiple_of(100) {
             assert!(is_pong(&ask(&mut steady)), "the one that stays, at cycle {number}");
         }
     };
