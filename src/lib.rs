@@ -83,8 +83,6 @@ pub use proto::time::{Mono, Now, Wall};
 
 #[cfg(feature = "os")]
 pub use client::Client;
-#[cfg(feature = "server")]
-pub use mio;
 #[cfg(feature = "os")]
 pub use os::address::Address;
 #[cfg(feature = "os")]
@@ -92,7 +90,7 @@ pub use os::namespace::{Environment, Namespace};
 #[cfg(feature = "os")]
 pub use peers::{Peer, PeerState, Peers};
 #[cfg(feature = "server")]
-pub use server::{Server, ServerBuilder, ServerEvent, Turn, Waker};
+pub use server::{Server, ServerBuilder, ServerEvent, Turn, Waker, mio};
 
 /// Keeps the examples of the README compiling.
 #[cfg(all(doctest, feature = "server"))]

@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+/// The event loop that a server can live in: [`ServerBuilder::start_in`] and [`Server::on_event`] speak its types.
+pub use mio;
 use mio::Interest;
 use mio::event::Event;
 
