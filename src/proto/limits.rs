@@ -51,7 +51,7 @@ pub struct Limits {
     pub closing_timeout: Duration,
     /// How long a client that has not authenticated keeps its slot from a newcomer. Default 100 ms.
     pub eviction_age: Duration,
-    /// Lines of one client that one turn handles. Default 128.
+    /// Lines of one client that one turn handles. Default 32.
     pub turn_frames_max: usize,
     /// Connections that one turn accepts. Default 64.
     pub turn_accepts_max: usize,
@@ -78,7 +78,7 @@ impl Default for Limits {
             output_timeout: Duration::from_secs(30),
             closing_timeout: Duration::from_secs(1),
             eviction_age: Duration::from_millis(100),
-            turn_frames_max: 128,
+            turn_frames_max: 32,
             turn_accepts_max: 64,
         }
     }

@@ -568,7 +568,7 @@ fn closing_timeout() {
 #[test]
 fn turn_frames_max() {
     for (limit, tweak) in
-        [(128, (|_| ()) as fn(&mut Limits)), (1, |l| l.turn_frames_max = 1), (10, |l| l.turn_frames_max = 10)]
+        [(32, (|_| ()) as fn(&mut Limits)), (1, |l| l.turn_frames_max = 1), (10, |l| l.turn_frames_max = 10)]
     {
         for beyond in [0, 1] {
             let mut sim = Sim::new(tweak);
@@ -606,7 +606,7 @@ fn blank_lines_are_work_too() {
     let mut sim = Sim::new(|_| ());
     let peer = sim.join();
     let (now, key) = (sim.now(), sim.key(peer));
-    assert_eq!(sim.endpoint.received_bytes(key, &[b'\n'; 129], now), 129);
+    assert_eq!(sim.endpoint.received_bytes(key, &[b'\n'; 33], now), 33);
     assert!(sim.endpoint.has_work());
     sim.endpoint.turn_ended();
     sim.endpoint.work(now);

@@ -10,8 +10,8 @@ use super::util::real::RawPeer;
 use super::util::text;
 use super::{alone, times};
 
-/// Lines of one client that one turn handles: a budget for what was left over, and none for a read in the same turn.
-const TURN_FRAMES_MAX: usize = 128;
+/// Lines of one client that one turn handles.
+const TURN_FRAMES_MAX: usize = 32;
 
 /// Fills up what the server has still to read of the flood, and takes what it has answered, without waiting for either.
 struct Flood {
@@ -50,8 +50,8 @@ fn round(quiet: &mut [RawPeer], mut flood: Option<&mut Flood>) -> Vec<Duration> 
 /// Of the rounds of each kind the lower quartile counts: what else runs on the machine can only make a round worse.
 ///
 /// A quiet client waits for the turn that has begun and for its own, whatever stands in line: that is what is asserted, in
-/// units of what a budget of the flood's lines costs on this machine at this moment. It is no fixed multiple of an unloaded
-/// round trip, which is printed: with the default budget of 128 lines a turn takes several of those.
+/// units of what a budget of the flood's lines costs on this machine at this moment, or as twice the unloaded value, whichever
+/// is more: where nothing ever sleeps, an unloaded round trip is shorter than a turn.
 #[test]
 fn a_flooder_costs_quiet_clients_a_turn() {
     let _alone = alone("a_flooder_costs_quiet_clients_a_turn");
@@ -89,12 +89,12 @@ fn a_flooder_costs_quiet_clients_a_turn() {
          p50 {loaded_p50:?} p99 {loaded_p99:?}: {ratio:.1} times; {flood_lines} lines of the flood in {flood_time:?}, at \
          most {turn_max} in a turn"
     );
-    assert!(flood_lines > rounds * 2 * 127 * TURN_FRAMES_MAX, "there was a flood");
-    assert!(turn_max <= 2 * TURN_FRAMES_MAX, "{turn_max} lines of one client in one turn");
+    assert!(flood_lines > rounds * 127 * TURN_FRAMES_MAX, "there was a flood");
+    assert!(turn_max <= TURN_FRAMES_MAX + 127, "{turn_max} lines of one client in one turn");
     let budget = flood_time * u32::try_from(TURN_FRAMES_MAX).unwrap() / u32::try_from(flood_lines).unwrap();
     println!("a budget of the flood takes {budget:?}; there were 15 of them in line at any time");
-    assert!(loaded_p50 <= calm_p50 + 2 * budget, "p50 {loaded_p50:?}");
-    assert!(loaded_p99 <= calm_p99 + 8 * budget, "p99 {loaded_p99:?}");
+    assert!(loaded_p50 <= (2 * calm_p50).max(calm_p50 + 2 * budget), "p50 {loaded_p50:?}");
+    assert!(loaded_p99 <= (2 * calm_p99).max(calm_p99 + 8 * budget), "p99 {loaded_p99:?}");
 }
 
 /// Waits until the server has read all of the flood; where in the burst it stands.

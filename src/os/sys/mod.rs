@@ -11,10 +11,12 @@
 #[cfg(unix)]
 mod unix;
 
+#[cfg(all(unix, feature = "server"))]
+pub(crate) use unix::receive;
 #[cfg(unix)]
 pub(crate) use unix::{
     Facts, FileId, FileKind, SUN_PATH_BYTES, chmod_unfollowed, facts_at, facts_of, facts_of_path,
-    group_is_private, home_directory, is_local, is_writable, names_in, open_at, pin, process_exists, receive,
+    group_is_private, home_directory, is_local, is_writable, names_in, open_at, pin, process_exists,
     stream_socket,
 };
 #[cfg(unix)]

@@ -87,6 +87,7 @@ pub fn send(fd: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
 /// # Errors
 ///
 /// What the system says; `WouldBlock` is ordinary.
+#[cfg(feature = "server")]
 pub(crate) fn receive(fd: &impl AsFd, space: &mut [u8]) -> io::Result<(usize, bool)> {
     let mut parts = [io::IoSliceMut::new(space)];
     // Without room for control messages none is taken in; what was thrown away is flagged.
