@@ -82,7 +82,7 @@ pub struct Endpoint {
     /// Connections with frames left over.
     work: VecDeque<ConnKey>,
     /// Connections that have used up some of their budget of this turn.
-    served: Vec<ConnKey>,
+    served: VecDeque<ConnKey>,
     /// Connections that wait for a ring, in the order in which they asked.
     starved: VecDeque<ConnKey>,
     /// Rings set aside for connections that waited.
@@ -124,6 +124,16 @@ impl Stamp {
     }
 }
 
+/// An empty queue with room for `capacity` entries.
+fn queue<T>(capacity: usize) -> Result<VecDeque<T>, Error> {
+    let mut queue = VecDeque::new();
+    queue.try_reserve_exact(capacity).map_err(|refused| {
+        Error::new(ErrorKind::OutOfMemory, format!("no memory for a queue of {capacity} connections"))
+            .with_source(refused)
+    })?;
+    Ok(queue)
+}
+
 fn slots_max(limits: &Limits) -> usize {
     2 * limits.clients_max + limits.turn_accepts_max
 }
@@ -163,12 +173,12 @@ impl Endpoint {
             has_enqueued: false,
             admitted: 0,
             open: 0,
-            work: VecDeque::new(),
-            served: Vec::new(),
-            starved: VecDeque::new(),
+            work: queue(slots_max)?,
+            served: queue(slots_max)?,
+            starved: queue(2 * slots_max)?,
             promised: 0,
-            steps: VecDeque::new(),
-            gone: VecDeque::new(),
+            steps: queue(slots_max)?,
+            gone: queue(slots_max)?,
             stamp: Stamp { wall: None, text: String::new() },
             throttle: Throttle::default(),
             stats: Stats::default(),
@@ -400,7 +410,7 @@ impl Endpoint {
         let is_paused = connection.is_stalled() || connection.is_throttled();
         let has_leftover = is_paused || ((is_deferred || taken == budget) && connection.has_leftover());
         if taken > 0 && connection.turn_frames == 0 {
-            self.served.push(key);
+            self.served.push_back(key);
         }
         connection.turn_frames += taken;
         if !has_leftover {
@@ -533,7 +543,7 @@ impl Endpoint {
     /// The turn is over: slots freed in it may be used again, for no event of this turn can name them any more.
     pub fn turn_ended(&mut self) {
         self.has_enqueued = false;
-        while let Some(key) = self.served.pop() {
+        while let Some(key) = self.served.pop_front() {
             if let Some(connection) = self.slots.get_mut(key) {
                 connection.turn_frames = 0;
             }
