@@ -1,10 +1,12 @@
-//! The reactor: one thread, one `mio::Poll`, one [`Endpoint`]. A translation, with no rule of the protocol in it.
+//! The server: one thread, one event queue, one [`Endpoint`]. A translation, with no rule of the protocol in it.
 //!
 //! The kernel is edge-triggered, this house is level-triggered: readiness is remembered per stream, each ready stream
-//! is visited once per turn, and a turn that leaves something undone says so.
+//! is visited once per turn, and a turn that leaves something undone says so. What its owner calls is here; what a turn
+//! does is in `reactor`.
 
 mod builder;
 mod event_loop;
+mod reactor;
 mod sending;
 
 use std::collections::VecDeque;
@@ -20,7 +22,7 @@ use mio::Interest;
 use mio::event::Event;
 
 pub use self::builder::ServerBuilder;
-use self::event_loop::{EventLoop, Source};
+use self::event_loop::EventLoop;
 use self::sending::Sending;
 use crate::os::address::Address;
 use crate::os::capability::CapabilityDir;
@@ -31,17 +33,17 @@ use crate::os::namespace::Namespace;
 use crate::os::random::Random;
 #[cfg(unix)]
 use crate::os::sys;
-use crate::os::transport::{AcceptError, Listener, Progress, Stream, WakeHandle};
+use crate::os::transport::{Listener, Stream, WakeHandle};
 use crate::proto::auth::AuthToken;
 use crate::proto::conversation::QueryId;
-use crate::proto::endpoint::{Endpoint, Step};
+use crate::proto::endpoint::Endpoint;
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::inbox::{Batch, InboxEntry};
 use crate::proto::message::Outgoing;
 use crate::proto::outbox::{SendId, SendOutcome};
 use crate::proto::slots::ConnKey;
 use crate::proto::stats::{ConnectionStats, Stats};
-use crate::proto::time::{Mono, Now};
+use crate::proto::time::Mono;
 
 /// Our tokens, counted from the first one: the listener, the waker, the timer, then a stream for each slot, then one for
 /// each link.
@@ -301,46 +303,6 @@ impl Server {
         taken
     }
 
-    /// One bounded turn with what is known to be ready.
-    fn work(&mut self) -> Result<Turn, Error> {
-        let accepted_before = self.endpoint.accepted_total();
-        let now = self.clock.now();
-        // What was sent in time is read before anyone is judged; then newcomers, then deadlines.
-        self.endpoint.work(now);
-        self.read_ready(now);
-        self.take_steps(now);
-        self.accept(now)?;
-        self.endpoint.deadlines_reached(now);
-        self.take_steps(now);
-        self.endpoint.turn_ended();
-        self.sending.turn(self.event_loop.registry(), &self.capabilities, now);
-        let name_lost = now.mono >= self.name_check_at && self.listener.is_some() && !self.check_name(now);
-        let enqueued =
-            usize::try_from(self.endpoint.accepted_total() - accepted_before).unwrap_or(usize::MAX);
-        if enqueued > 0
-            && let Some(hook) = &mut self.on_enqueue
-        {
-            hook();
-        }
-        Ok(Turn { enqueued, more: self.has_more(), name_lost })
-    }
-
-    /// Sets the timer that makes our descriptor readable when a turn is due, if there is one.
-    fn arm(&mut self) {
-        if self.event_loop.has_timer() {
-            let timeout = self.next_timeout();
-            self.event_loop.arm(timeout);
-        }
-    }
-
-    /// How long the next wait may be.
-    fn wait_at_most(&mut self, timeout: Option<Duration>) -> Option<Duration> {
-        match (self.next_timeout(), timeout) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
-    }
-
     /// How long a host that waits in a loop of its own may wait before it calls [`turn`](Self::turn), if nothing
     /// arrives: zero if something is left to do, `None` if there is no deadline.
     pub fn next_timeout(&mut self) -> Option<Duration> {
@@ -351,39 +313,9 @@ impl Server {
         Some(deadline.since(self.clock.now().mono))
     }
 
-    /// Whether there is something to do without waiting.
-    fn has_more(&self) -> bool {
-        self.endpoint.has_work()
-            || !self.ready.is_empty()
-            || !self.unblocked.is_empty()
-            || (self.is_listener_ready && self.accept_again_at.is_none())
-            || self.sending.has_more()
-    }
-
-    /// The exact moment, on the server's clock, at which a turn is due even if nothing arrives.
-    fn next_deadline(&mut self) -> Option<Mono> {
-        let name_check_at = self.listener.is_some().then_some(self.name_check_at);
-        let sending = self.sending.next_deadline();
-        [self.endpoint.next_deadline(), sending, self.accept_again_at, name_check_at]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
     /// Whether clients can find this server: it has not been shut down, and the last check found its socket in place.
     pub fn is_reachable(&self) -> bool {
         self.listener.is_some() && !self.is_name_lost
-    }
-
-    /// Looks whether the socket is still there, and sets the time for the next look.
-    fn check_name(&mut self, now: Now) -> bool {
-        self.name_check_at = now.mono.plus(self.name_check);
-        let is_lost = !self.claim.still_there();
-        if is_lost && !self.is_name_lost {
-            tracing::warn!(address = %self.address(), "the socket has vanished");
-        }
-        self.is_name_lost = is_lost;
-        !is_lost
     }
 
     /// Takes the name again after the socket has vanished, with the same token. Connections go on. Does nothing if the
@@ -420,154 +352,6 @@ impl Server {
         (self.listener, self.claim) = (Some(listener), claim);
         self.is_name_lost = false;
         tracing::info!(address = %self.address(), "listening again");
-        Ok(())
-    }
-
-    /// Remembers what the kernel said of the stream in a slot.
-    fn note_event(&mut self, index: usize, event: &Event) {
-        let Some(client) = self.clients.get_mut(index).and_then(Option::as_mut) else { return };
-        client.is_read_closed |= event.is_read_closed() || event.is_error();
-        client.is_readable |= event.is_readable() || client.is_read_closed;
-        if client.is_readable && !client.is_queued {
-            client.is_queued = true;
-            self.ready.push_back(client.key);
-        }
-        if event.is_writable() && !client.is_writable {
-            client.is_writable = true;
-            self.unblocked.push_back(client.key);
-        }
-    }
-
-    /// Visits every ready stream once.
-    fn read_ready(&mut self, now: Now) {
-        for _ in 0..self.ready.len() {
-            let Some(key) = self.ready.pop_front() else { break };
-            let Some(client) = client(&mut self.clients, key) else { continue };
-            client.is_queued = false;
-            // Without space it is not ready, whatever the kernel says; a step will tell when it is.
-            let Some(space) = self.endpoint.recv_space(key) else { continue };
-            let asked = space.len();
-            match client.stream.read(space) {
-                moved @ (Progress::Moved(n) | Progress::Cut(n)) => {
-                    let is_cut = matches!(moved, Progress::Cut(_));
-                    client.is_readable = n == asked || is_cut || client.is_read_closed;
-                    if client.is_readable {
-                        client.is_queued = true;
-                        self.ready.push_back(key);
-                    }
-                    self.endpoint.received(key, n, now);
-                }
-                Progress::Blocked => {
-                    client.is_readable = false;
-                    self.endpoint.received(key, 0, now);
-                }
-                end @ (Progress::End | Progress::Gone) => {
-                    client.is_readable = false;
-                    self.endpoint.received(key, 0, now);
-                    if matches!(end, Progress::Gone) {
-                        self.endpoint.output_failed(key);
-                    }
-                    self.endpoint.end_of_input(key, now);
-                }
-            }
-        }
-        while let Some(key) = self.unblocked.pop_front() {
-            if let Some(client) = client(&mut self.clients, key) {
-                Self::write(&mut self.endpoint, client, now);
-            }
-        }
-    }
-
-    /// One write of what a client is owed, if its stream may take it.
-    fn write(endpoint: &mut Endpoint, client: &mut Client, now: Now) {
-        let output = endpoint.output(client.key);
-        if output.is_empty() || !client.is_writable {
-            return;
-        }
-        match client.stream.write(output) {
-            Progress::Moved(n) | Progress::Cut(n) => {
-                client.is_writable = n == output.len();
-                endpoint.sent(client.key, n, now);
-            }
-            Progress::Blocked => client.is_writable = false,
-            Progress::End | Progress::Gone => endpoint.output_failed(client.key),
-        }
-    }
-
-    /// Does what the core asks for.
-    fn take_steps(&mut self, now: Now) {
-        while let Some((key, step)) = self.endpoint.next_step() {
-            let Some(client) = client(&mut self.clients, key) else { continue };
-            match step {
-                Step::Write => Self::write(&mut self.endpoint, client, now),
-                Step::Read => {
-                    if client.is_readable && !client.is_queued {
-                        client.is_queued = true;
-                        self.ready.push_back(key);
-                    }
-                }
-                Step::ShutWrite => client.stream.shut_write(),
-                Step::Close(_) => {
-                    if let Some(client) = self.clients.get_mut(key.index()).and_then(Option::take) {
-                        client.stream.close();
-                    }
-                }
-            }
-        }
-    }
-
-    /// Accepts what waits, up to the bound of a turn.
-    fn accept(&mut self, now: Now) -> Result<(), Error> {
-        if self.accept_again_at.is_some_and(|at| at <= now.mono) {
-            self.accept_again_at = None;
-        }
-        for _ in 0..self.turn_accepts_max {
-            if !self.is_listener_ready || self.accept_again_at.is_some() || !self.endpoint.can_accept() {
-                break;
-            }
-            let Some(listener) = &self.listener else { break };
-            match listener.accept() {
-                Ok((stream, peer)) => {
-                    let Some(key) = self.endpoint.accepted(peer, now) else { continue };
-                    if let Err(error) = self.take_stream(key, stream) {
-                        tracing::warn!(%error, "a new connection is dropped");
-                    }
-                    self.take_steps(now);
-                }
-                Err(AcceptError::Aborted) => {}
-                Err(AcceptError::Blocked) => self.is_listener_ready = false,
-                Err(AcceptError::Exhausted(error)) => {
-                    tracing::warn!(%error, "cannot accept for now");
-                    self.accept_again_at = Some(now.mono.plus(ACCEPT_RETRY));
-                }
-                Err(AcceptError::Broken(error)) => {
-                    self.is_listener_ready = false;
-                    let what = format!("cannot accept connections at {}", self.address());
-                    return Err(Error::new(ErrorKind::Io, what).with_source(error));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts a new stream in its slot and under watch.
-    fn take_stream(&mut self, key: ConnKey, mut stream: Stream) -> Result<(), Error> {
-        let token = self.event_loop.token(STREAMS + key.index());
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.event_loop.registry().register(&mut stream, token, interest) {
-            self.endpoint.broken(key);
-            return Err(Error::new(ErrorKind::Io, "cannot watch a new connection").with_source(error));
-        }
-        if let Some(slot) = self.clients.get_mut(key.index()) {
-            *slot = Some(Client {
-                key,
-                stream,
-                is_readable: false,
-                is_writable: true,
-                is_read_closed: false,
-                is_queued: false,
-            });
-        }
         Ok(())
     }
 
@@ -681,47 +465,6 @@ impl Server {
         released.and(flushed)
     }
 
-    /// Turns until nothing is owed to anybody, or `deadline`.
-    fn flush(&mut self, deadline: Mono) -> Result<(), Error> {
-        if !self.owes() {
-            return Ok(());
-        }
-        // The host's loop does not turn while we are here: what we wait for has to come to us.
-        let lent = self.event_loop.leave_host(self.tokens().len())?;
-        let mut flushed = lent.as_ref().map_or(Ok(()), |lent| self.move_streams(lent));
-        while self.owes() && flushed.is_ok() {
-            let left = deadline.since(self.clock.now().mono);
-            if left.is_zero() {
-                break;
-            }
-            flushed = self.turn(Some(left)).map(drop);
-        }
-        if let Some(lent) = lent {
-            let own = self.event_loop.replace(lent);
-            flushed = flushed.and_then(|()| self.move_streams(&own));
-        }
-        flushed
-    }
-
-    /// Whether a client has not been given everything yet, or a message of ours has no outcome.
-    fn owes(&self) -> bool {
-        self.clients.iter().any(Option::is_some) || self.sending.outstanding() > 0
-    }
-
-    /// Has every stream watched where we live now, and no longer in `from`.
-    fn move_streams(&mut self, from: &Source) -> Result<(), Error> {
-        let (from, to) = (from.registry(), self.event_loop.registry());
-        let cannot = |e| Error::new(ErrorKind::Io, "cannot move to another event queue").with_source(e);
-        self.sending.move_streams(from, to).map_err(cannot)?;
-        for client in self.clients.iter_mut().flatten() {
-            let token = self.event_loop.token(STREAMS + client.key.index());
-            from.deregister(&mut client.stream).map_err(cannot)?;
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            to.register(&mut client.stream, token, interest).map_err(cannot)?;
-        }
-        Ok(())
-    }
-
     /// Removes what was made, while the listener is still open, and closes it.
     fn release(&mut self) -> Result<(), Error> {
         let released = match self.listener.take() {
@@ -732,11 +475,6 @@ impl Server {
         self.accept_again_at = None;
         released
     }
-}
-
-/// The stream of `key`, unless the key is stale.
-fn client(clients: &mut [Option<Client>], key: ConnKey) -> Option<&mut Client> {
-    clients.get_mut(key.index())?.as_mut().filter(|client| client.key == key)
 }
 
 impl Drop for Server {
