@@ -306,7 +306,10 @@ impl OpenCapabilityDir {
         };
         let cannot =
             |cause: io::Error| refused(format!("cannot read the capability file {:?}", path()), cause);
-        let file = match sys::open_at(&self.dir, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty()) {
+        let open = || sys::open_at(&self.dir, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty());
+        // A sweep may have taken it aside for a moment, to look at it.
+        let is_gone = |cause: &io::Error| cause.kind() == io::ErrorKind::NotFound;
+        let file = match open().or_else(|cause| if is_gone(&cause) { open() } else { Err(cause) }) {
             Ok(file) => file,
             Err(cause) => {
                 // What `open` refuses is told by what stands there: each system has its own errno for a link.
@@ -315,7 +318,7 @@ impl OpenCapabilityDir {
                         "it is {}, not a regular file; remove it if you do not know it",
                         facts.kind.name()
                     )),
-                    Err(gone) if gone.kind() == io::ErrorKind::NotFound => {
+                    found if is_gone(&cause) || found.as_ref().is_err_and(is_gone) => {
                         let sentence = format!("there is no capability file {:?}", path());
                         Error::new(ErrorKind::CapabilityMissing, sentence)
                     }
