@@ -716,8 +716,8 @@ fn a_thousand_simultaneous_senders() {
     );
     assert!(longest > HOLD, "nobody had to wait for a slot: this tests nothing");
     assert!(accepted > SENDERS / 10, "{accepted} of {SENDERS} were accepted");
-    // At most 7 attempts and one every 50 ms for 5 s.
-    assert!(ratio < 50.0, "they spin: {ratio} times the processor time of one alone");
+    // At most 7 attempts and one every 50 ms for 5 s, each twice as dear in a crowd; who spins makes thousands.
+    assert!(ratio < 2.0 * 107.0, "they spin: {ratio} times the processor time of one alone");
 }
 
 /// Pipelined over one connection: exactly once, in order, and no faster than the owner drains.
