@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt::Debug;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -46,7 +46,10 @@ impl Place {
     /// A new directory of mode `mode`.
     pub fn make_dir(&self, name: &str, mode: u32) -> PathBuf {
         let path = self.path(name);
-        fs::create_dir_all(&path).unwrap();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        // Private from its first moment: somebody may look at it while it is made.
+        let made = fs::DirBuilder::new().mode(0o700).create(&path);
+        assert!(made.is_ok() || path.is_dir(), "{path:?}: {made:?}");
         chmod(&path, mode);
         path
     }
