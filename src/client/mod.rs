@@ -146,7 +146,8 @@ impl Client {
     }
 
     /// Waits for what became of the next message that was [started](Self::start), each told once and not always in the
-    /// order of their starts; `None` if none is on its way. Blocks for at most the timeout.
+    /// order of their starts; `None` if none is on its way, or if the system refuses to wait ([`outstanding`](Self::outstanding)
+    /// tells which). Blocks for at most the timeout.
     pub fn next_outcome(&mut self) -> Option<(SendId, SendOutcome)> {
         loop {
             if let Some(outcome) = self.outcomes.pop_front() {

@@ -20,7 +20,7 @@ pub struct Stats {
     pub messages: u64,
     /// Pings answered.
     pub pings: u64,
-    /// Bytes read, and bytes written.
+    /// Bytes read.
     pub bytes_read: u64,
     /// Bytes written.
     pub bytes_written: u64,

@@ -22,7 +22,8 @@ impl Server {
         self.endpoint.work(now);
         self.read_ready(now);
         self.take_steps(now);
-        self.accept(now)?;
+        // A listener that broke keeps nobody waiting who is served: it is reported when the turn is done.
+        let accepted = self.accept(now);
         self.endpoint.deadlines_reached(now);
         self.take_steps(now);
         self.endpoint.turn_ended();
@@ -35,7 +36,7 @@ impl Server {
         {
             hook();
         }
-        Ok(Turn { enqueued, more: self.has_more(), name_lost })
+        accepted.map(|()| Turn { enqueued, more: self.has_more(), name_lost })
     }
 
     /// Sets the timer that makes our descriptor readable when a turn is due, if there is one.
