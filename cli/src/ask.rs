@@ -14,7 +14,7 @@ use udsmsg::{
 
 use crate::output::{Escaped, Style, complain};
 use crate::serve::{GRACE, say_what_was_skipped};
-use crate::waiting::{self, SignalPipe};
+use crate::waiting::{self, Signals};
 
 /// Asks, waits, and prints the message that answers.
 pub(crate) fn run(
@@ -26,7 +26,7 @@ pub(crate) fn run(
     style: Style,
 ) -> Result<ExitCode, Error> {
     // Before there is a socket that would be left behind.
-    let mut stop = match SignalPipe::of(&[SIGTERM, SIGINT, SIGHUP]) {
+    let mut stop = match Signals::of(&[SIGTERM, SIGINT, SIGHUP]) {
         Ok(stop) => stop,
         Err(error) => {
             complain(&format!("cannot handle signals: {error}"));
@@ -59,7 +59,7 @@ fn wait_for_answer(
     server: &mut Server,
     query: QueryId,
     timeout: Duration,
-    stop: &mut SignalPipe,
+    stop: &mut Signals,
     style: Style,
 ) -> Result<String, String> {
     let mut batch = Batch::new();
@@ -68,7 +68,7 @@ fn wait_for_answer(
         let patience = server.next_timeout();
         let mut fds = [server.as_fd(), stop.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         waiting::wait(&mut fds, patience).map_err(|error| error.to_string())?;
-        if stop.came() {
+        if waiting::is_ready(fds.get(1)) && !stop.take().is_empty() {
             return Err(format!("interrupted; {sent}"));
         }
         let _ = server.turn(Some(Duration::ZERO)).map_err(|error| error.to_string())?;

@@ -19,7 +19,7 @@ use udsmsg::{Address, Environment, Error, Namespace, Server};
 
 use crate::output::{Style, complain};
 use crate::serve::{GRACE, PENDING_MAX, Printer, say_what_was_skipped, take_name_again};
-use crate::waiting::{self, CLOSED, SignalPipe};
+use crate::waiting::{self, CLOSED, Signals};
 
 /// What to run, and what it gets.
 #[derive(clap::Args)]
@@ -38,27 +38,6 @@ pub(crate) struct RunArgs {
     command: Vec<OsString>,
 }
 
-/// The signals that mean something to us.
-struct Signals {
-    /// Passed on.
-    forwarded: [(Signal, SignalPipe); 3],
-    /// The command has ended, or was stopped.
-    child: SignalPipe,
-}
-
-impl Signals {
-    fn install() -> io::Result<Self> {
-        Ok(Self {
-            forwarded: [
-                (Signal::SIGTERM, SignalPipe::of(&[SIGTERM])?),
-                (Signal::SIGINT, SignalPipe::of(&[SIGINT])?),
-                (Signal::SIGHUP, SignalPipe::of(&[SIGHUP])?),
-            ],
-            child: SignalPipe::of(&[SIGCHLD])?,
-        })
-    }
-}
-
 /// Who gets the messages.
 enum Taker {
     Stdout,
@@ -74,7 +53,7 @@ pub(crate) fn run(
     environment: Environment,
     style: Style,
 ) -> Result<ExitCode, Error> {
-    let mut signals = match Signals::install() {
+    let mut signals = match Signals::of(&[SIGTERM, SIGINT, SIGHUP, SIGCHLD]) {
         Ok(signals) => signals,
         Err(error) => {
             complain(&format!("cannot handle signals: {error}"));
@@ -169,19 +148,22 @@ fn serve(
             Taker::Command(stdin) => printer.lines.flush_to(stdin, Duration::ZERO),
             Taker::Nobody => Ok(()),
         };
-        if flushed.is_err() || wait(server, signals, printer, taker)? {
+        let waited = match flushed {
+            Ok(()) => wait(server, signals, printer, taker)?,
+            Err(_) => Waited { is_taker_gone: true, is_signalled: false },
+        };
+        if waited.is_taker_gone {
             *taker = Taker::Nobody;
         }
-        for (signal, pipe) in &mut signals.forwarded {
-            if pipe.came() {
-                // It is still ours: it was not waited for.
-                let _ = kill(pid(child), *signal);
+        let came = if waited.is_signalled { signals.take() } else { Vec::new() };
+        for signal in came {
+            if signal != SIGCHLD {
+                // The command is still ours: it was not waited for.
+                let _ = kill(pid(child), Signal::try_from(signal)?);
+            } else if let Some(status) = child.try_wait()? {
+                // It has ended; otherwise it was stopped.
+                return Ok(status);
             }
-        }
-        if signals.child.came()
-            && let Some(status) = child.try_wait()?
-        {
-            return Ok(status);
         }
         let turn = server.turn(Some(Duration::ZERO)).map_err(io::Error::other)?;
         if turn.name_lost {
@@ -193,8 +175,14 @@ fn serve(
     }
 }
 
-/// Waits for the server, a signal, or whoever takes the messages; whether the latter is gone.
-fn wait(server: &mut Server, signals: &Signals, printer: &Printer, taker: &Taker) -> io::Result<bool> {
+/// What a wait found out, beside what the server knows.
+struct Waited {
+    is_taker_gone: bool,
+    is_signalled: bool,
+}
+
+/// Waits for the server, a signal, or whoever takes the messages.
+fn wait(server: &mut Server, signals: &Signals, printer: &Printer, taker: &Taker) -> io::Result<Waited> {
     let timeout = server.next_timeout();
     let stdout = io::stdout();
     let out: Option<BorrowedFd<'_>> = match taker {
@@ -202,14 +190,13 @@ fn wait(server: &mut Server, signals: &Signals, printer: &Printer, taker: &Taker
         Taker::Command(stdin) => Some(stdin.as_fd()),
         Taker::Nobody => None,
     };
-    let mut fds: Vec<PollFd<'_>> = [server.as_fd(), signals.child.as_fd()]
-        .into_iter()
-        .chain(signals.forwarded.iter().map(|(_, pipe)| pipe.as_fd()))
-        .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-        .collect();
-    let others = fds.len();
+    let mut fds =
+        vec![PollFd::new(server.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
     let wanted = if printer.lines.pending() > 0 { PollFlags::POLLOUT } else { PollFlags::empty() };
     fds.extend(out.map(|fd| PollFd::new(fd, wanted)));
     waiting::wait(&mut fds, timeout)?;
-    Ok(fds.get(others).and_then(PollFd::revents).is_some_and(|got| got.intersects(CLOSED)))
+    Ok(Waited {
+        is_taker_gone: fds.get(2).and_then(PollFd::revents).is_some_and(|got| got.intersects(CLOSED)),
+        is_signalled: waiting::is_ready(fds.get(1)),
+    })
 }

@@ -15,7 +15,7 @@ use udsmsg::{Address, Batch, Environment, Error, InboxEntry, Limits, Namespace, 
 
 use crate::ServeArgs;
 use crate::output::{Escaped, Lines, Style, complain};
-use crate::waiting::{self, CLOSED, SignalPipe};
+use crate::waiting::{self, CLOSED, Signals};
 
 /// The inbox is not drained while more than this waits for the reader of stdout.
 pub(crate) const PENDING_MAX: usize = 1 << 20;
@@ -26,23 +26,6 @@ pub(crate) const GRACE: Duration = Duration::from_millis(500);
 /// For the reader of stdout to take the last lines after that.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// The signals that mean something to us.
-struct Signals {
-    stop: SignalPipe,
-    print: SignalPipe,
-    summary: SignalPipe,
-}
-
-impl Signals {
-    fn install() -> io::Result<Self> {
-        Ok(Self {
-            stop: SignalPipe::of(&[SIGTERM, SIGINT, SIGHUP])?,
-            print: SignalPipe::of(&[SIGUSR1])?,
-            summary: SignalPipe::of(&[SIGUSR2])?,
-        })
-    }
-}
-
 /// Serves until a signal or the reader of stdout ends it.
 pub(crate) fn run(
     args: &ServeArgs,
@@ -50,7 +33,7 @@ pub(crate) fn run(
     environment: Environment,
     style: Style,
 ) -> Result<ExitCode, Error> {
-    let mut signals = match Signals::install() {
+    let mut signals = match Signals::of(&[SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2]) {
         Ok(signals) => signals,
         Err(error) => {
             complain(&format!("cannot handle signals: {error}"));
@@ -98,13 +81,14 @@ fn serve(
             let what = format!("cannot write to stdout: {error}");
             io::Error::new(error.kind(), what)
         })?;
-        wait(server, signals, printer)?;
-        if signals.stop.came() {
-            return Ok(());
-        }
-        print_now |= signals.print.came();
-        if signals.summary.came() {
-            summarise(server);
+        if wait(server, signals, printer)? {
+            for signal in signals.take() {
+                match signal {
+                    SIGUSR1 => print_now = true,
+                    SIGUSR2 => summarise(server),
+                    _ => return Ok(()),
+                }
+            }
         }
         let turn = server.turn(Some(Duration::ZERO)).map_err(io::Error::other)?;
         if turn.name_lost {
@@ -169,26 +153,20 @@ pub(crate) fn take_name_again(server: &mut Server) {
     }
 }
 
-/// Waits for the server, a signal, or stdout.
-fn wait(server: &mut Server, signals: &Signals, printer: &Printer) -> io::Result<()> {
+/// Waits for the server, a signal, or stdout; whether a signal came.
+fn wait(server: &mut Server, signals: &Signals, printer: &Printer) -> io::Result<bool> {
     let stdout = io::stdout();
     // A closed pipe is reported whether or not anything else is asked for. With --quiet nobody needs to read.
     let wanted = if printer.lines.pending() > 0 { PollFlags::POLLOUT } else { PollFlags::empty() };
     let timeout = server.next_timeout();
     let fd = |fd| PollFd::new(fd, PollFlags::POLLIN);
-    let mut fds = [
-        fd(server.as_fd()),
-        fd(signals.stop.as_fd()),
-        fd(signals.print.as_fd()),
-        fd(signals.summary.as_fd()),
-        PollFd::new(stdout.as_fd(), wanted),
-    ];
+    let mut fds = [fd(server.as_fd()), fd(signals.as_fd()), PollFd::new(stdout.as_fd(), wanted)];
     let watched: &mut [PollFd<'_>] =
-        if printer.is_quiet && printer.lines.pending() == 0 { &mut fds[..4] } else { &mut fds };
+        if printer.is_quiet && printer.lines.pending() == 0 { &mut fds[..2] } else { &mut fds };
     waiting::wait(watched, timeout)?;
-    match watched.get(4).and_then(PollFd::revents) {
+    match watched.get(2).and_then(PollFd::revents) {
         Some(got) if got.intersects(CLOSED) => Err(io::ErrorKind::BrokenPipe.into()),
-        _ => Ok(()),
+        _ => Ok(waiting::is_ready(watched.get(1))),
     }
 }
 

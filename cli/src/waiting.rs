@@ -3,41 +3,58 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use signal_hook::flag;
 use signal_hook::low_level::pipe;
 
 /// The other end is gone, whatever was asked for.
 pub(crate) const CLOSED: PollFlags = PollFlags::POLLERR.union(PollFlags::POLLHUP).union(PollFlags::POLLNVAL);
 
-/// Signals, as bytes in a pipe. From its making on, they no longer end the process.
-pub(crate) struct SignalPipe {
+/// Signals, as something to wait for. From its making on, they no longer end the process.
+pub(crate) struct Signals {
+    /// Readable when one of them came.
     read: UnixStream,
+    came: Vec<(i32, Arc<AtomicBool>)>,
 }
 
-impl SignalPipe {
-    /// One pipe for all of `signals`.
+impl Signals {
+    /// All of `signals`.
     pub(crate) fn of(signals: &[i32]) -> io::Result<Self> {
         let (read, write) = UnixStream::pair()?;
         read.set_nonblocking(true)?;
+        let mut came = Vec::new();
         for signal in signals {
+            // Before the byte: whoever is woken by it finds the flag.
+            let flag = Arc::new(AtomicBool::new(false));
+            flag::register(*signal, Arc::clone(&flag))?;
             pipe::register(*signal, write.try_clone()?)?;
+            came.push((*signal, flag));
         }
-        Ok(Self { read })
+        Ok(Self { read, came })
     }
 
-    /// Whether a signal came since the last time it was asked.
-    pub(crate) fn came(&mut self) -> bool {
-        matches!(self.read.read(&mut [0; 64]), Ok(1..))
+    /// Those that came since the last time it was asked, each once. Worth asking when the descriptor is readable.
+    pub(crate) fn take(&mut self) -> Vec<i32> {
+        let _ = self.read.read(&mut [0; 64]);
+        let came = self.came.iter().filter(|(_, flag)| flag.swap(false, Ordering::Relaxed));
+        came.map(|(signal, _)| *signal).collect()
     }
 }
 
-impl AsFd for SignalPipe {
+impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.read.as_fd()
     }
+}
+
+/// Whether a wait found `fd` ready.
+pub(crate) fn is_ready(fd: Option<&PollFd<'_>>) -> bool {
+    fd.and_then(PollFd::any).unwrap_or(false)
 }
 
 /// Waits until one of `fds` is ready, for at most `timeout`. A signal ends it early.
