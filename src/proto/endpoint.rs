@@ -79,8 +79,10 @@ pub struct Endpoint {
     admitted: u64,
     /// Connections that are open; the others in `slots` are closing.
     open: usize,
-    /// Connections with frames left over.
+    /// Connections with frames left over, in the order in which they go on.
     work: VecDeque<ConnKey>,
+    /// Those of them whose budget of this turn is used up: when it is over they stand behind the others.
+    spent: VecDeque<ConnKey>,
     /// Connections that have used up some of their budget of this turn.
     served: VecDeque<ConnKey>,
     /// Connections that wait for a ring, in the order in which they asked.
@@ -174,6 +176,7 @@ impl Endpoint {
             admitted: 0,
             open: 0,
             work: queue(slots_max)?,
+            spent: queue(slots_max)?,
             served: queue(slots_max)?,
             starved: queue(2 * slots_max)?,
             promised: 0,
@@ -324,7 +327,7 @@ impl Endpoint {
 
     /// Whether frames are left over for [`work`](Self::work): the next turn must not wait.
     pub fn has_work(&self) -> bool {
-        !self.work.is_empty()
+        !self.work.is_empty() || !self.spent.is_empty()
     }
 
     /// Goes on with the connections whose frames were left over when their budget was spent, each once.
@@ -342,7 +345,8 @@ impl Endpoint {
     /// a peer wants is decided here, and nowhere else.
     ///
     /// A message that finds the inbox full is refused only if nothing was put into it in this turn. Otherwise it waits
-    /// for the next one, so that an owner who drains after every turn never has a message refused.
+    /// for the next one, so that an owner who drains after every turn never has a message refused; and it waits ahead
+    /// of those that were served.
     fn process(&mut self, key: ConnKey, work: Work, now: Now) {
         let Some(connection) = self.slots.get_mut(key) else { return };
         let env = Env {
@@ -417,7 +421,8 @@ impl Endpoint {
             connection.note_unfinished(now.mono);
         } else if !is_paused && !connection.is_in_work {
             connection.is_in_work = true;
-            self.work.push_back(key);
+            let line = if is_deferred { &mut self.work } else { &mut self.spent };
+            line.push_back(key);
         }
         if fatal.is_none() && !has_leftover && connection.is_input_finished() {
             fatal = Some(if connection.is_output_dead() {
@@ -548,6 +553,7 @@ impl Endpoint {
                 connection.turn_frames = 0;
             }
         }
+        self.work.append(&mut self.spent);
         self.slots.release_retired();
     }
 

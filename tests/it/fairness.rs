@@ -52,6 +52,27 @@ fn flooders_share_evenly() {
     assert!(*least > 0 && most <= &(least * 2), "{answers:?}");
 }
 
+/// An inbox that holds less than everybody's budget: who finds it full in one turn stands first in the next.
+#[test]
+fn flooders_share_an_inbox_that_one_turn_fills() {
+    let mut sim = Sim::new(|l| l.inbox_entries_max = 100);
+    let flooders: Vec<Id> = (0..10).map(|_| sim.join_known()).collect();
+    let flood = text("f").repeat(1_000);
+    let mut answers = vec![0_usize; flooders.len()];
+    for _ in 0..20 {
+        for (at, &peer) in flooders.iter().enumerate() {
+            if sim.unread(peer) < 100_000 {
+                sim.send(peer, &flood);
+            }
+            answers[at] += sim.take(peer).lines().count();
+        }
+        sim.turn();
+        sim.drain();
+    }
+    let (least, most) = (answers.iter().min().unwrap(), answers.iter().max().unwrap());
+    assert!(*least > 0 && most <= &(least * 2), "{answers:?}");
+}
+
 #[test]
 fn a_flooder_does_not_keep_deadlines_from_others() {
     let mut sim = Sim::new(|l| {
