@@ -46,27 +46,25 @@ impl Core {
     }
 
     /// Takes `bytes` in, and turns until nothing is left over; returns how many messages were drained.
-    fn turns(&mut self, bytes: &[u8]) -> usize {
-        let mut drained = self.turn(bytes);
-        while self.endpoint.has_work() {
-            drained += self.turn(&[]);
+    fn turns(&mut self, mut bytes: &[u8]) -> usize {
+        let mut drained = 0;
+        while !bytes.is_empty() || self.endpoint.has_work() {
+            drained += self.turn(&mut bytes);
         }
         drained
     }
 
-    /// Returns how many messages were drained.
-    fn turn(&mut self, bytes: &[u8]) -> usize {
+    /// Reads once what there is room for, and returns how many messages were drained.
+    fn turn(&mut self, bytes: &mut &[u8]) -> usize {
         // A microsecond a turn: the time stamp is formatted as often as it would be.
         self.now += 1_000;
         let now = Now { mono: Mono::from_nanos(self.now), wall: Wall::from_millis(self.now / 1_000_000) };
         self.endpoint.work(now);
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let space = self.endpoint.recv_space(self.key).unwrap();
-            let n = space.len().min(rest.len());
-            space[..n].copy_from_slice(&rest[..n]);
+        if let Some(space) = self.endpoint.recv_space(self.key, now) {
+            let n = space.len().min(bytes.len());
+            space[..n].copy_from_slice(&bytes[..n]);
             self.endpoint.received(self.key, n, now);
-            rest = &rest[n..];
+            *bytes = &bytes[n..];
         }
         while let Some((key, _)) = self.endpoint.next_step() {
             let n = black_box(self.endpoint.output(key)).len();

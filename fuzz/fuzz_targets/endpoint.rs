@@ -165,7 +165,7 @@ impl World {
         if peer.is_closed || peer.is_read_refused || !has_something {
             return;
         }
-        let Some(space) = self.endpoint.recv_space(peer.key) else {
+        let Some(space) = self.endpoint.recv_space(peer.key, now) else {
             peer.is_read_refused = true;
             return;
         };
@@ -378,6 +378,7 @@ fuzz_target!(|input: Input| {
     limits.inbox_bytes_max = 1 + usize::from(small.inbox_bytes);
     limits.output_bytes_max = 4096;
     limits.turn_frames_max = 1 + usize::from(small.turn_frames % 16);
+    limits.turn_bytes_max = 1 << (small.turn_frames / 16);
     limits.turn_accepts_max = 4;
     let auth_token = AuthToken::parse(TOKEN).expect("64 digits");
     let mut world = World {

@@ -227,6 +227,12 @@ impl Connection {
         self.ring.as_mut().map(Ring::spare_mut)
     }
 
+    /// How much of that space the next read may use. What counts against a peer when it is judged has to be read whole.
+    pub(crate) fn read_max(&self, limits: &Limits, now: Mono) -> usize {
+        let is_due = self.deadline(limits).is_some_and(|deadline| deadline <= now);
+        if self.is_authenticated && !is_due { limits.turn_bytes_max } else { usize::MAX }
+    }
+
     /// `n` bytes were put into the space lent by [`Self::recv_space`].
     pub(crate) fn received(&mut self, n: usize, now: Mono) {
         if n > 0 {

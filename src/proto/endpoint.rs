@@ -250,9 +250,18 @@ impl Endpoint {
 
     // Bytes come.
 
-    /// Space for the next read of a connection, at most one frame. `None`: do not read now; [`Step::Read`] will say
-    /// when to try again. Follow it with [`received`](Self::received), be it with 0 bytes.
-    pub fn recv_space(&mut self, key: ConnKey) -> Option<&mut [u8]> {
+    /// Space for the next read of a connection, at most `turn_bytes_max`, or one frame where it is about to be judged.
+    /// `None`: do not read now; [`Step::Read`] will say when to try again. Follow it with
+    /// [`received`](Self::received), be it with 0 bytes.
+    pub fn recv_space(&mut self, key: ConnKey, now: Now) -> Option<&mut [u8]> {
+        let read_max = self.slots.get(key)?.read_max(&self.limits, now.mono);
+        let space = self.lend_space(key)?;
+        let n = space.len().min(read_max);
+        space.get_mut(..n)
+    }
+
+    /// All the space that there is for the input of a connection.
+    fn lend_space(&mut self, key: ConnKey) -> Option<&mut [u8]> {
         let free = self.rings_max - self.rings.lent();
         let connection = self.slots.get_mut(key)?;
         if connection.is_input_finished() {
@@ -307,7 +316,7 @@ impl Endpoint {
     /// For hosts whose reads are completed elsewhere: copies as much of `bytes` as there is space for and returns how
     /// much that was. What is left must be offered again after [`Step::Read`].
     pub fn received_bytes(&mut self, key: ConnKey, bytes: &[u8], now: Now) -> usize {
-        let Some(space) = self.recv_space(key) else { return 0 };
+        let Some(space) = self.lend_space(key) else { return 0 };
         let n = space.len().min(bytes.len());
         for (to, from) in space.iter_mut().zip(bytes) {
             *to = *from;

@@ -51,8 +51,11 @@ pub struct Limits {
     pub closing_timeout: Duration,
     /// How long a client that has not authenticated keeps its slot from a newcomer. Default 100 ms.
     pub eviction_age: Duration,
-    /// Lines of one client that one turn handles. Default 32.
+    /// Lines of one client that one turn handles. Default 16.
     pub turn_frames_max: usize,
+    /// Bytes of one client that one read takes, and a turn reads each client once. Default 16 KiB. One that has not
+    /// authenticated, or whose time is up, is read as far as its line may go: nobody is judged by half of what came.
+    pub turn_bytes_max: usize,
     /// Connections that one turn accepts. Default 64.
     pub turn_accepts_max: usize,
 }
@@ -78,7 +81,8 @@ impl Default for Limits {
             output_timeout: Duration::from_secs(30),
             closing_timeout: Duration::from_secs(1),
             eviction_age: Duration::from_millis(100),
-            turn_frames_max: 32,
+            turn_frames_max: 16,
+            turn_bytes_max: 16_384,
             turn_accepts_max: 64,
         }
     }
@@ -105,6 +109,7 @@ impl Limits {
             ("receivers_max", self.receivers_max, 1, 65_536),
             ("in_flight_max", self.in_flight_max, 1, 65_536),
             ("turn_frames_max", self.turn_frames_max, 1, 1 << 24),
+            ("turn_bytes_max", self.turn_bytes_max, 1, 1 << 30),
             ("turn_accepts_max", self.turn_accepts_max, 1, 65_536),
         ];
         for (name, value, min, max) in ranges {

@@ -107,7 +107,7 @@ impl Server {
             let Some(client) = client(&mut self.clients, key) else { continue };
             client.is_queued = false;
             // Without space it is not ready, whatever the kernel says; a step will tell when it is.
-            let Some(space) = self.endpoint.recv_space(key) else { continue };
+            let Some(space) = self.endpoint.recv_space(key, now) else { continue };
             let asked = space.len();
             match client.stream.read(space) {
                 moved @ (Progress::Moved(n) | Progress::Cut(n)) => {

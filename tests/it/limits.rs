@@ -10,7 +10,7 @@ use crate::util::sim::{Id, OWNER, PATH, Sim};
 use crate::util::{error, ok, ping, pong, stored, text, text_of_line, text_stored_as};
 
 /// Which test here watches which field. A field of `Limits` that is missing here fails a test below.
-const WATCHED: [(&str, fn()); 20] = [
+const WATCHED: [(&str, fn()); 21] = [
     ("frame_bytes_max", frame_bytes_max),
     ("inbox_entries_max", inbox_entries_max),
     ("inbox_bytes_max", inbox_bytes_max),
@@ -30,6 +30,7 @@ const WATCHED: [(&str, fn()); 20] = [
     ("closing_timeout", closing_timeout),
     ("eviction_age", eviction_age),
     ("turn_frames_max", turn_frames_max),
+    ("turn_bytes_max", turn_bytes_max),
     ("turn_accepts_max", turn_accepts_max),
 ];
 
@@ -71,7 +72,7 @@ fn the_defaults_are_those_of_the_protocol() {
 #[test]
 fn values_out_of_range_are_refused_by_name() {
     type Tweak = fn(&mut Limits);
-    let refused: [(&str, Tweak); 20] = [
+    let refused: [(&str, Tweak); 21] = [
         ("frame_bytes_max", |l| l.frame_bytes_max = 0),
         ("frame_bytes_max", |l| l.frame_bytes_max = (16 << 20) + 1),
         ("inbox_entries_max", |l| l.inbox_entries_max = 0),
@@ -80,6 +81,7 @@ fn values_out_of_range_are_refused_by_name() {
         ("clients_max", |l| l.clients_max = 65_537),
         ("output_bytes_max", |l| l.output_bytes_max = 4_095),
         ("turn_frames_max", |l| l.turn_frames_max = 0),
+        ("turn_bytes_max", |l| l.turn_bytes_max = 0),
         ("turn_accepts_max", |l| l.turn_accepts_max = 0),
         ("inbox_share_max", |l| l.inbox_share_max = 0),
         ("inbox_share_max", |l| l.inbox_share_max = 101),
@@ -568,7 +570,7 @@ fn closing_timeout() {
 #[test]
 fn turn_frames_max() {
     for (limit, tweak) in
-        [(32, (|_| ()) as fn(&mut Limits)), (1, |l| l.turn_frames_max = 1), (10, |l| l.turn_frames_max = 10)]
+        [(16, (|_| ()) as fn(&mut Limits)), (1, |l| l.turn_frames_max = 1), (10, |l| l.turn_frames_max = 10)]
     {
         for beyond in [0, 1] {
             let mut sim = Sim::new(tweak);
@@ -592,7 +594,7 @@ fn turn_frames_max() {
         assert_eq!(sim.endpoint.received_bytes(key, &lines, now), lines.len());
         assert_eq!(sim.endpoint.inbox_len(), limit, "one budget at a time");
         assert!(sim.endpoint.has_work());
-        assert!(sim.endpoint.recv_space(key).is_none(), "no more is read before that is done");
+        assert!(sim.endpoint.recv_space(key, now).is_none(), "no more is read before that is done");
         sim.endpoint.work(now);
         assert_eq!(sim.endpoint.inbox_len(), limit, "not in this turn");
         sim.endpoint.turn_ended();
@@ -601,12 +603,47 @@ fn turn_frames_max() {
     }
 }
 
+/// What one read takes of a client in good standing. One that is about to be judged is read whole: what it sent in time may
+/// be all there.
+#[test]
+fn turn_bytes_max() {
+    for (limit, tweak) in [
+        (16_384, (|_| ()) as fn(&mut Limits)),
+        (1, |l| l.turn_bytes_max = 1),
+        (300, |l| l.turn_bytes_max = 300),
+    ] {
+        for beyond in [0, 1] {
+            let mut sim = Sim::new(tweak);
+            let peer = sim.join_known();
+            sim.send(peer, &text_of_line(limit.max(200) - 1 + beyond));
+            let sent = sim.unread(peer);
+            sim.turn();
+            assert_eq!(sent - sim.unread(peer), limit.min(sent));
+            assert_eq!(sim.endpoint.inbox_len(), usize::from(sent <= limit));
+            sim.run();
+            assert_eq!(sim.endpoint.inbox_len(), 1);
+        }
+        let mut sim = Sim::new(tweak);
+        let (stranger, known) = (sim.join(), sim.join_known());
+        for peer in [stranger, known] {
+            sim.send(peer, &text_of_line(65_536));
+        }
+        sim.turn();
+        assert_eq!(sim.unread(stranger), 0, "it has not authenticated yet");
+        assert_eq!(sim.unread(known), 65_537 - limit);
+        sim.host_away(30_000);
+        sim.turn();
+        assert_eq!(sim.unread(known), 0, "its time is up");
+        assert_eq!(sim.endpoint.inbox_len(), 2);
+    }
+}
+
 #[test]
 fn blank_lines_are_work_too() {
     let mut sim = Sim::new(|_| ());
     let peer = sim.join();
     let (now, key) = (sim.now(), sim.key(peer));
-    assert_eq!(sim.endpoint.received_bytes(key, &[b'\n'; 33], now), 33);
+    assert_eq!(sim.endpoint.received_bytes(key, &[b'\n'; 17], now), 17);
     assert!(sim.endpoint.has_work());
     sim.endpoint.turn_ended();
     sim.endpoint.work(now);

@@ -141,7 +141,7 @@ impl Bare {
 
     fn read(&mut self, key: ConnKey, now: Now) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let Some(space) = self.endpoint.recv_space(key) else {
+        let Some(space) = self.endpoint.recv_space(key, now) else {
             peer.is_read = false;
             return;
         };

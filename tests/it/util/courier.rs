@@ -463,7 +463,7 @@ impl World {
             if wire.is_read_refused || (is_over && (!wire.is_client_gone || wire.is_end_told)) {
                 continue;
             }
-            let Some(space) = endpoint.recv_space(key) else {
+            let Some(space) = endpoint.recv_space(key, now) else {
                 wire.is_read_refused = true;
                 continue;
             };

@@ -221,7 +221,7 @@ impl Sim {
         }
         let available = self.read_max.min(peer.inbound.len());
         let available = self.roll(available);
-        let Some(space) = self.endpoint.recv_space(key) else {
+        let Some(space) = self.endpoint.recv_space(key, now) else {
             self.peers[id.0].is_read_refused = true;
             return;
         };
