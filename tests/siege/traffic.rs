@@ -8,10 +8,10 @@ use super::host::{Host, ask, is_pong};
 use super::measure::percentile;
 use super::util::real::RawPeer;
 use super::util::text;
-use super::{alone, times};
+use super::{alone, measure, times};
 
 /// Lines of one client that one turn handles.
-const TURN_FRAMES_MAX: usize = 32;
+const TURN_FRAMES_MAX: usize = 16;
 
 /// Fills up what the server has still to read of the flood, and takes what it has answered, without waiting for either.
 struct Flood {
@@ -49,15 +49,18 @@ fn round(quiet: &mut [RawPeer], mut flood: Option<&mut Flood>) -> Vec<Duration> 
 ///
 /// Of the rounds of each kind the lower quartile counts: what else runs on the machine can only make a round worse.
 ///
-/// A quiet client waits for the turn that has begun and for its own, whatever stands in line: that is what is asserted, in
-/// units of what a budget of the flood's lines costs on this machine at this moment, or as twice the unloaded value, whichever
-/// is more: where nothing ever sleeps, an unloaded round trip is shorter than a turn.
+/// The clients and the server have a processor each: on one, it is the system's scheduler that says how long one client in
+/// a hundred waits.
 #[test]
 fn a_flooder_costs_quiet_clients_a_turn() {
     let _alone = alone("a_flooder_costs_quiet_clients_a_turn");
     let mut host = Host::start(&[]);
     assert_eq!(host.tell("drain"), "ok");
     let mut quiet: Vec<RawPeer> = (0..127).map(|_| host.connect_known()).collect();
+    let processors = measure::processors();
+    if let [own, other, ..] = processors[..] {
+        measure::keep_apart(own, host.pid(), other);
+    }
     let stream = host.connect_known().stream;
     stream.set_nonblocking(true).unwrap();
     let mut flood = Flood { stream, burst: host.fill(&text("flood")).repeat(300), at: 0 };
@@ -92,9 +95,13 @@ fn a_flooder_costs_quiet_clients_a_turn() {
     assert!(flood_lines > rounds * 127 * TURN_FRAMES_MAX, "there was a flood");
     assert!(turn_max <= TURN_FRAMES_MAX + 127, "{turn_max} lines of one client in one turn");
     let budget = flood_time * u32::try_from(TURN_FRAMES_MAX).unwrap() / u32::try_from(flood_lines).unwrap();
-    println!("a budget of the flood takes {budget:?}; there were 15 of them in line at any time");
-    assert!(loaded_p50 <= (2 * calm_p50).max(calm_p50 + 2 * budget), "p50 {loaded_p50:?}");
-    assert!(loaded_p99 <= (2 * calm_p99).max(calm_p99 + 8 * budget), "p99 {loaded_p99:?}");
+    println!("a budget of the flood takes {budget:?}, on {} processors", processors.len());
+    assert!(loaded_p50 <= 2 * calm_p50, "p50 {loaded_p50:?}");
+    if processors.len() > 1 {
+        assert!(loaded_p99 <= 2 * calm_p99, "p99 {loaded_p99:?}");
+    } else {
+        println!("on one processor the 99th percentile is the scheduler's and is not asserted");
+    }
 }
 
 /// Waits until the server has read all of the flood; where in the burst it stands.
