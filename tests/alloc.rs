@@ -93,7 +93,7 @@ fn turn(endpoint: &mut Endpoint, key: ConnKey, bytes: &[u8], batch: &mut Batch, 
 fn nothing_is_allocated_per_message() {
     let mut endpoint = endpoint();
     let keys: Vec<ConnKey> = (0..8).map(|_| connect(&mut endpoint, at(0))).collect();
-    let burst = [line("text"), line("ping"), line("a type of one's own")].concat().repeat(10);
+    let burst = [line("text"), line("ping"), line("a type of one's own")].concat().repeat(5);
     let mut batch = Batch::new();
     let mut taken = 0;
     let mut before = 0;
@@ -110,7 +110,7 @@ fn nothing_is_allocated_per_message() {
     }
     let calls = CALLS.get() - before;
     eprintln!("{calls} allocations for {taken} messages");
-    assert_eq!(taken, 1_000 * 8 * 20);
+    assert_eq!(taken, 1_000 * 8 * 10);
     assert_eq!(calls, 0);
 }
 
