@@ -25,7 +25,9 @@ impl Style {
 
 /// Says on stderr what went wrong. A closed stderr cannot be told so.
 pub(crate) fn complain(what: &dyn fmt::Display) {
-    let _ = writeln!(io::stderr(), "{}", Escaped(&what.to_string()));
+    let line = format!("{}\n", Escaped(&what.to_string()));
+    // At once: others may be writing there.
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 /// Text of a stranger, with everything that a terminal might obey made visible.

@@ -148,15 +148,10 @@ fn serve(
             Taker::Command(stdin) => printer.lines.flush_to(stdin, Duration::ZERO),
             Taker::Nobody => Ok(()),
         };
-        let waited = match flushed {
-            Ok(()) => wait(server, signals, printer, taker)?,
-            Err(_) => Waited { is_taker_gone: true, is_signalled: false },
-        };
-        if waited.is_taker_gone {
+        if flushed.is_err() || wait(server, signals, printer, taker)? {
             *taker = Taker::Nobody;
         }
-        let came = if waited.is_signalled { signals.take() } else { Vec::new() };
-        for signal in came {
+        for signal in signals.take() {
             if signal != SIGCHLD {
                 // The command is still ours: it was not waited for.
                 let _ = kill(pid(child), Signal::try_from(signal)?);
@@ -175,14 +170,8 @@ fn serve(
     }
 }
 
-/// What a wait found out, beside what the server knows.
-struct Waited {
-    is_taker_gone: bool,
-    is_signalled: bool,
-}
-
-/// Waits for the server, a signal, or whoever takes the messages.
-fn wait(server: &mut Server, signals: &Signals, printer: &Printer, taker: &Taker) -> io::Result<Waited> {
+/// Waits for the server, a signal, or whoever takes the messages; whether the latter is gone.
+fn wait(server: &mut Server, signals: &Signals, printer: &Printer, taker: &Taker) -> io::Result<bool> {
     let timeout = server.next_timeout();
     let stdout = io::stdout();
     let out: Option<BorrowedFd<'_>> = match taker {
@@ -195,8 +184,5 @@ fn wait(server: &mut Server, signals: &Signals, printer: &Printer, taker: &Taker
     let wanted = if printer.lines.pending() > 0 { PollFlags::POLLOUT } else { PollFlags::empty() };
     fds.extend(out.map(|fd| PollFd::new(fd, wanted)));
     waiting::wait(&mut fds, timeout)?;
-    Ok(Waited {
-        is_taker_gone: fds.get(2).and_then(PollFd::revents).is_some_and(|got| got.intersects(CLOSED)),
-        is_signalled: waiting::is_ready(fds.get(1)),
-    })
+    Ok(fds.get(2).and_then(PollFd::revents).is_some_and(|got| got.intersects(CLOSED)))
 }

@@ -81,13 +81,12 @@ fn serve(
             let what = format!("cannot write to stdout: {error}");
             io::Error::new(error.kind(), what)
         })?;
-        if wait(server, signals, printer)? {
-            for signal in signals.take() {
-                match signal {
-                    SIGUSR1 => print_now = true,
-                    SIGUSR2 => summarise(server),
-                    _ => return Ok(()),
-                }
+        wait(server, signals, printer)?;
+        for signal in signals.take() {
+            match signal {
+                SIGUSR1 => print_now = true,
+                SIGUSR2 => summarise(server),
+                _ => return Ok(()),
             }
         }
         let turn = server.turn(Some(Duration::ZERO)).map_err(io::Error::other)?;
@@ -153,8 +152,8 @@ pub(crate) fn take_name_again(server: &mut Server) {
     }
 }
 
-/// Waits for the server, a signal, or stdout; whether a signal came.
-fn wait(server: &mut Server, signals: &Signals, printer: &Printer) -> io::Result<bool> {
+/// Waits for the server, a signal, or stdout.
+fn wait(server: &mut Server, signals: &Signals, printer: &Printer) -> io::Result<()> {
     let stdout = io::stdout();
     // A closed pipe is reported whether or not anything else is asked for. With --quiet nobody needs to read.
     let wanted = if printer.lines.pending() > 0 { PollFlags::POLLOUT } else { PollFlags::empty() };
@@ -166,7 +165,7 @@ fn wait(server: &mut Server, signals: &Signals, printer: &Printer) -> io::Result
     waiting::wait(watched, timeout)?;
     match watched.get(2).and_then(PollFd::revents) {
         Some(got) if got.intersects(CLOSED) => Err(io::ErrorKind::BrokenPipe.into()),
-        _ => Ok(waiting::is_ready(watched.get(1))),
+        _ => Ok(()),
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) struct Signals {
     /// Readable when one of them came.
     read: UnixStream,
     came: Vec<(i32, Arc<AtomicBool>)>,
+    /// Of signals that have been taken.
+    may_hold_bytes: bool,
 }
 
 impl Signals {
@@ -35,14 +37,20 @@ impl Signals {
             pipe::register(*signal, write.try_clone()?)?;
             came.push((*signal, flag));
         }
-        Ok(Self { read, came })
+        Ok(Self { read, came, may_hold_bytes: false })
     }
 
-    /// Those that came since the last time it was asked, each once. Worth asking when the descriptor is readable.
+    /// Those that came since the last time it was asked, each once. No system call if there are none.
     pub(crate) fn take(&mut self) -> Vec<i32> {
-        let _ = self.read.read(&mut [0; 64]);
+        let is_raised = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        if self.may_hold_bytes || self.came.iter().any(|(_, flag)| is_raised(flag)) {
+            // Before the flags are lowered: one that is raised from here on leaves a byte to wake up for.
+            let _ = self.read.read(&mut [0; 64]);
+        }
         let came = self.came.iter().filter(|(_, flag)| flag.swap(false, Ordering::Relaxed));
-        came.map(|(signal, _)| *signal).collect()
+        let came: Vec<i32> = came.map(|(signal, _)| *signal).collect();
+        self.may_hold_bytes = !came.is_empty();
+        came
     }
 }
 
@@ -50,11 +58,6 @@ impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.read.as_fd()
     }
-}
-
-/// Whether a wait found `fd` ready.
-pub(crate) fn is_ready(fd: Option<&PollFd<'_>>) -> bool {
-    fd.and_then(PollFd::any).unwrap_or(false)
 }
 
 /// Waits until one of `fds` is ready, for at most `timeout`. A signal ends it early.
