@@ -96,9 +96,11 @@ fn a_flooder_costs_quiet_clients_a_turn() {
     assert!(turn_max <= TURN_FRAMES_MAX + 127, "{turn_max} lines of one client in one turn");
     let budget = flood_time * u32::try_from(TURN_FRAMES_MAX).unwrap() / u32::try_from(flood_lines).unwrap();
     println!("a budget of the flood takes {budget:?}, on {} processors", processors.len());
-    assert!(loaded_p50 <= 2 * calm_p50, "p50 {loaded_p50:?}");
+    // Without optimisation a turn takes ten times as long, and an unloaded ping, which is made of system calls, does not.
+    let turns = if cfg!(debug_assertions) { 3 * budget } else { Duration::ZERO };
+    assert!(loaded_p50 <= 2 * calm_p50 + turns, "p50 {loaded_p50:?}");
     if processors.len() > 1 {
-        assert!(loaded_p99 <= 2 * calm_p99, "p99 {loaded_p99:?}");
+        assert!(loaded_p99 <= 2 * calm_p99 + turns, "p99 {loaded_p99:?}");
     } else {
         println!("on one processor the 99th percentile is the scheduler's and is not asserted");
     }
