@@ -50,6 +50,12 @@ pub(super) const SECOND_LOOK: Duration = Duration::from_millis(10);
 /// How often a start looks again because what stood at its path changed under its eyes.
 pub(super) const ATTEMPTS_MAX: u32 = 8;
 
+/// How often a start makes its directory again that others keep removing, and from which attempt on it lets them finish
+/// first: it gives up after about 60 ms.
+const DIR_ATTEMPTS_MAX: u32 = 64;
+const DIR_ATTEMPTS_AT_ONCE: u32 = 8;
+const DIR_PAUSE: Duration = Duration::from_millis(1);
+
 /// A socket name that is ours, with everything that was made for it.
 ///
 /// [`Claim::release`] takes it all away again, and so does dropping the claim; drop the listener *after* it.
@@ -103,10 +109,13 @@ impl Claim {
         let (parent, name) = (parent.to_owned(), name.to_owned());
         let mut has_made_dir = false;
         let waiting_since = Clock::new();
-        for attempt in 1..=ATTEMPTS_MAX {
+        for attempt in 1..=DIR_ATTEMPTS_MAX {
+            if attempt > DIR_ATTEMPTS_AT_ONCE {
+                thread::sleep(DIR_PAUSE);
+            }
             let dir = match PrivateDir::open_or_create(Path::new(&parent), Purpose::Sockets) {
                 // A stop or a sweep removed it between two of our looks at it.
-                Err(error) if is_not_found(&error) && attempt < ATTEMPTS_MAX => continue,
+                Err(error) if is_not_found(&error) && attempt < DIR_ATTEMPTS_MAX => continue,
                 dir => dir?,
             };
             has_made_dir |= dir.is_new();
