@@ -30,6 +30,8 @@ mod crash;
 mod directory;
 mod doors;
 mod location;
+#[path = "../it/util/loud.rs"]
+mod loud;
 mod namespace;
 mod peers;
 mod process;

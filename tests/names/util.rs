@@ -27,6 +27,7 @@ pub struct Place {
 
 impl Place {
     pub fn new() -> Self {
+        super::loud::if_asked();
         let dir = TempDir::with_prefix("um").unwrap();
         chmod(dir.path(), 0o700);
         Self { dir }

@@ -1,16 +1,13 @@
 //! The token is told to nobody: not in what is printed or logged at any level, not to children.
 
-use std::fmt::{self, Debug, Write as _};
+use std::fmt::Debug;
 use std::io::{BufReader, Read, Write as _};
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tracing::field::{Field, Visit};
-use tracing::{Event, Metadata, Subscriber, span};
 use udsmsg::os::capability::CapabilityDir;
 use udsmsg::os::location::Location;
 use udsmsg::os::process::ProcessIdentity;
@@ -26,54 +23,7 @@ use udsmsg::{
 use super::alone;
 use super::host::{listen, part, plays, rest, say, token_of};
 use super::util::real::{Home, RawPeer};
-use super::util::{fill, ping, text, text_of_line};
-
-/// Prints every event and span at every level with all its fields.
-struct Loud(AtomicU64);
-
-struct Fields(String);
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        write!(self.0, " {}={value:?}", field.name()).unwrap();
-    }
-}
-
-fn print(what: fmt::Arguments<'_>) {
-    eprintln!("{what}");
-}
-
-impl Subscriber for Loud {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn new_span(&self, span: &span::Attributes<'_>) -> span::Id {
-        let mut fields = Fields(String::new());
-        span.record(&mut fields);
-        print(format_args!("span {}{}", span.metadata().name(), fields.0));
-        span::Id::from_u64(self.0.fetch_add(1, Ordering::Relaxed) + 1)
-    }
-
-    fn record(&self, _: &span::Id, values: &span::Record<'_>) {
-        let mut fields = Fields(String::new());
-        values.record(&mut fields);
-        print(format_args!("record{}", fields.0));
-    }
-
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut fields = Fields(String::new());
-        event.record(&mut fields);
-        let metadata = event.metadata();
-        print(format_args!("{} {}{}", metadata.level(), metadata.target(), fields.0));
-    }
-
-    fn enter(&self, _: &span::Id) {}
-
-    fn exit(&self, _: &span::Id) {}
-}
+use super::util::{fill, loud, ping, text, text_of_line};
 
 fn show(what: &impl Debug) {
     eprintln!("{what:?}\n{what:#?}");
@@ -113,7 +63,7 @@ fn entry() {
     if !plays("secrets::entry") {
         return;
     }
-    tracing::subscriber::set_global_default(Loud(AtomicU64::new(0))).unwrap();
+    loud::if_asked();
     let environment = Environment::from_process();
     let mut limits = Limits::default();
     limits.clients_max = 4;
@@ -326,7 +276,7 @@ fn the_token_is_in_nothing_that_is_printed() {
     let _alone = alone("the_token_is_in_nothing_that_is_printed");
     let home = Home::new();
     let mut command = part("secrets::entry", &home);
-    let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut process = command.env("UDSMSG_TEST_TRACE", "1").stderr(Stdio::piped()).spawn().unwrap();
     let errors = process.stderr.take().unwrap();
     let errors = std::thread::spawn(move || rest(errors));
     let mut lines = BufReader::new(process.stdout.take().unwrap());

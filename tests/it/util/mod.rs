@@ -2,6 +2,7 @@
 
 pub mod conversation;
 pub mod courier;
+pub mod loud;
 pub mod real;
 pub mod sim;
 pub mod watchdog;

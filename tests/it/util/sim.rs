@@ -60,6 +60,7 @@ pub struct Sim {
 
 impl Sim {
     pub fn new(tweak: impl FnOnce(&mut Limits)) -> Self {
+        super::loud::if_asked();
         let mut limits = Limits::default();
         tweak(&mut limits);
         Self {

@@ -11,6 +11,7 @@ pub struct Watchdog {
 
 /// Gives the test `name` 20 s, times the scale.
 pub fn watch(name: &str) -> Watchdog {
+    super::loud::if_asked();
     let limit = Duration::from_secs(20) * u32::try_from(super::scale()).unwrap();
     let (alive, is_dropped) = mpsc::channel();
     let name = name.to_owned();
