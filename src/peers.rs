@@ -237,7 +237,7 @@ impl Peers {
                     Err(error) => peer.has_not_answered(&error),
                 }
             }
-            let Some((id, outcome)) = client.next_outcome() else { break };
+            let Some((id, outcome)) = client.next_outcome()? else { break };
             if let Some(peer) = asked.remove(&id).and_then(|index| peers.get_mut(index)) {
                 peer.has_answered(&outcome);
             }

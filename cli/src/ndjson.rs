@@ -158,9 +158,8 @@ impl Sender {
 
     /// Waits for the next outcome and tells it.
     fn next_outcome(&mut self) -> io::Result<()> {
-        let Some((id, outcome)) = self.client.next_outcome() else {
-            return Err(io::Error::other("cannot wait for the receiver"));
-        };
+        let outcome = self.client.next_outcome().map_err(io::Error::other)?;
+        let Some((id, outcome)) = outcome else { return Err(io::Error::other("an outcome is missing")) };
         if let Some(number) = self.lines.remove(&id) {
             self.report.outcome(number, &outcome);
         }

@@ -38,7 +38,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// for n in 0..100 {
 ///     client.start(&target, &Outgoing::new("text").with_text(&n.to_string()))?;
 /// }
-/// while let Some((_id, outcome)) = client.next_outcome() {
+/// while let Some((_id, outcome)) = client.next_outcome()? {
 ///     println!("{outcome}");
 /// }
 /// # Ok(())
@@ -146,17 +146,16 @@ impl Client {
     }
 
     /// Waits for what became of the next message that was [started](Self::start), each told once and not always in the
-    /// order of their starts; `None` if none is on its way, or if the system refuses to wait ([`outstanding`](Self::outstanding)
-    /// tells which). Blocks for at most the timeout.
-    pub fn next_outcome(&mut self) -> Option<(SendId, SendOutcome)> {
-        loop {
-            if let Some(outcome) = self.outcomes.pop_front() {
-                return Some(outcome);
-            }
-            if self.outbox.outstanding() == 0 || self.turn().is_err() {
-                return None;
-            }
+    /// order of their starts; `None` if none is on its way. Blocks for at most the timeout.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io): the system refuses to wait. What is on its way stays so; ask again.
+    pub fn next_outcome(&mut self) -> Result<Option<(SendId, SendOutcome)>, Error> {
+        while self.outcomes.is_empty() && self.outbox.outstanding() > 0 {
+            self.turn()?;
         }
+        Ok(self.outcomes.pop_front())
     }
 
     /// Messages that have no outcome yet.

@@ -203,14 +203,14 @@ fn a_server_that_is_killed_in_the_middle() {
         // Killed before anything is heard, or after some answers, and a little later.
         let at = if round % 4 == 0 { 0 } else { 40 * usize::try_from(round % 8).unwrap() };
         while told.len() < at
-            && let Some((id, outcome)) = client.next_outcome()
+            && let Some((id, outcome)) = client.next_outcome().unwrap()
         {
             told.insert(labels[&id], outcome);
         }
         std::thread::sleep(Duration::from_micros(137 * (round % 5)));
         child.kill().unwrap();
         child.wait().unwrap();
-        while let Some((id, outcome)) = client.next_outcome() {
+        while let Some((id, outcome)) = client.next_outcome().unwrap() {
             assert!(told.insert(labels[&id], outcome).is_none(), "told twice");
         }
         // A byte for each message that was in the inbox at the end of a turn: at least so many were there.
@@ -297,7 +297,7 @@ fn a_client_is_not_used_up_by_failures() {
     for n in 0..3_000 {
         let error = client.start(&absent, &message("a")).err().map(|error| error.kind());
         if error == Some(ErrorKind::OutboxFull) {
-            while client.next_outcome().is_some() {}
+            while client.next_outcome().unwrap().is_some() {}
         } else {
             assert_eq!(error, None, "attempt {n}");
         }
@@ -313,10 +313,10 @@ fn what_fails_at_once_is_told() {
     let started: Vec<SendId> = (0..3).map(|_| client.start(&absent, &message("a")).unwrap()).collect();
     assert_eq!(client.outstanding(), 3, "nothing was told yet");
     for id in started {
-        let (told, outcome) = client.next_outcome().expect("each is told");
+        let (told, outcome) = client.next_outcome().unwrap().expect("each is told");
         assert_eq!((told, outcome.code()), (id, "not_sent"));
     }
-    assert!(client.next_outcome().is_none() && client.outstanding() == 0);
+    assert!(client.next_outcome().unwrap().is_none() && client.outstanding() == 0);
 }
 
 /// Outcomes that nobody asked for yet do not keep `send` from getting its own.
@@ -344,9 +344,9 @@ fn send_gets_its_own_outcome_while_others_wait_to_be_told() {
     });
     let (mut client, outcome) = told.recv_timeout(Duration::from_secs(6)).expect("it is told in time");
     assert!(outcome.is_accepted(), "{outcome}");
-    let (id, outcome) = client.next_outcome().unwrap();
+    let (id, outcome) = client.next_outcome().unwrap().unwrap();
     assert!(id == first && outcome.is_accepted(), "{outcome}");
-    assert!(client.next_outcome().is_none());
+    assert!(client.next_outcome().unwrap().is_none());
 }
 
 #[test]
@@ -544,7 +544,7 @@ fn a_connection_is_kept_and_used_again() {
     assert_eq!(fake.accepted(), 1);
     let started: Vec<SendId> =
         (0..200).map(|_| client.start(&fake.address, &message("a")).unwrap()).collect();
-    let told: Vec<SendId> = std::iter::from_fn(|| client.next_outcome()).map(|(id, _)| id).collect();
+    let told: Vec<SendId> = std::iter::from_fn(|| client.next_outcome().unwrap()).map(|(id, _)| id).collect();
     assert_eq!((told, fake.accepted()), (started, 1));
     drop(client);
     assert!(home.client().send(&fake.address, &message("a")).is_accepted());
@@ -747,11 +747,12 @@ fn pipelined_messages_arrive_exactly_once_and_in_order() {
         let begin = Instant::now();
         let mut started = HashMap::new();
         let mut told: Vec<(String, usize)> = Vec::new();
-        let mut hear = |client: &mut Client, started: &HashMap<SendId, usize>| match client.next_outcome() {
-            Some((id, SendOutcome::Accepted { id: Some(name) })) => told.push((name, started[&id])),
-            Some((_, other)) => panic!("{other}"),
-            None => panic!("nothing is on its way"),
-        };
+        let mut hear =
+            |client: &mut Client, started: &HashMap<SendId, usize>| match client.next_outcome().unwrap() {
+                Some((id, SendOutcome::Accepted { id: Some(name) })) => told.push((name, started[&id])),
+                Some((_, other)) => panic!("{other}"),
+                None => panic!("nothing is on its way"),
+            };
         for n in 0..count {
             loop {
                 match client.start(&address, &message(&n.to_string())) {

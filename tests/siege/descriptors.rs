@@ -1,15 +1,17 @@
 //! What peers can make a server keep open.
 
-use std::io::{IoSlice, Write};
+use std::io::{BufReader, IoSlice, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use udsmsg::{Client, Environment, ErrorKind, Namespace, Outgoing, SendOutcome, Server};
 
-use super::host::{Host, ask, is_pong};
+use super::host::{Host, ask, is_pong, listen, part, plays, say};
 use super::measure::{Hiccups, kib};
-use super::util::real::RawPeer;
+use super::util::real::{Home, RawPeer};
 use super::util::{ping, text};
 use super::{alone, times};
 
@@ -194,4 +196,37 @@ fn bytes_behind_descriptors_are_read_too() {
         signal(nix::sys::signal::SIGCONT);
         assert!(peer.line().unwrap().contains("uds-"), "pieces of {pieces:?}");
     }
+}
+
+/// The part: a client that is not allowed to wait, because `poll` takes no more descriptors than a process may have, and is
+/// then allowed again.
+#[test]
+fn waiter() {
+    if !plays("descriptors::waiter") {
+        return;
+    }
+    let environment = Environment::from_process();
+    let server = Server::builder().environment(environment.clone()).start().unwrap();
+    let client = Client::in_namespace(&Namespace::default(), &environment).unwrap();
+    let mut client = client.with_timeout(Duration::from_millis(300));
+    let id = client.start(server.address(), &Outgoing::new("ping")).unwrap();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 0, hard).unwrap();
+    let refused = client.next_outcome().expect_err("nothing can be waited for");
+    assert_eq!((refused.kind(), client.outstanding()), (ErrorKind::Io, 1), "{refused}");
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    let (told, outcome) = client.next_outcome().unwrap().expect("it is still on its way");
+    assert!(told == id && matches!(outcome, SendOutcome::Unknown(_)), "{outcome}");
+    assert!(client.next_outcome().unwrap().is_none());
+    say("done");
+}
+
+#[test]
+fn a_client_that_cannot_wait_says_so_and_forgets_nothing() {
+    let _alone = alone("a_client_that_cannot_wait_says_so_and_forgets_nothing");
+    let home = Home::new();
+    let mut process = part("descriptors::waiter", &home).spawn().unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap());
+    assert_eq!(listen(&mut lines), "done");
+    assert!(process.wait().unwrap().success());
 }
