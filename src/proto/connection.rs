@@ -103,6 +103,8 @@ pub(crate) struct Connection {
     pub(crate) has_news: bool,
     /// The shell is to be told that it can read again.
     pub(crate) has_resumed: bool,
+    /// Grows with every closing: which began first.
+    pub(crate) closing_serial: u64,
     is_input_finished: bool,
     is_output_dead: bool,
     framer: Framer,
@@ -133,6 +135,7 @@ impl Connection {
             is_in_steps: false,
             has_news: false,
             has_resumed: false,
+            closing_serial: 0,
             is_input_finished: false,
             is_output_dead: false,
             framer: Framer::new(limits.frame_bytes_max),
@@ -408,11 +411,11 @@ impl Connection {
         Ending::ShutWrite
     }
 
-    /// Why this connection is closing, if it is, and until when it may.
-    pub(crate) fn closing(&self) -> Option<(CloseReason, Mono)> {
+    /// Why this connection is closing, if it is.
+    pub(crate) fn closing(&self) -> Option<CloseReason> {
         match self.phase {
             Phase::Open => None,
-            Phase::Closing { reason, deadline, .. } => Some((reason, deadline)),
+            Phase::Closing { reason, .. } => Some(reason),
         }
     }
 
@@ -451,7 +454,7 @@ impl Connection {
         if self.deadline(limits).is_none_or(|deadline| deadline > now) {
             return None;
         }
-        Some(if let Some((reason, _)) = self.closing() {
+        Some(if let Some(reason) = self.closing() {
             reason
         } else if self.is_stalled() {
             CloseReason::OutputStalled

@@ -77,6 +77,8 @@ pub struct Endpoint {
     has_enqueued: bool,
     /// Connections ever given a slot: the serial number of the newest.
     admitted: u64,
+    /// Connections that ever began to close: the serial number of the last.
+    closings: u64,
     /// Connections that are open; the others in `slots` are closing.
     open: usize,
     /// Connections with frames left over, in the order in which they go on.
@@ -174,6 +176,7 @@ impl Endpoint {
             spare_outputs: Vec::new(),
             has_enqueued: false,
             admitted: 0,
+            closings: 0,
             open: 0,
             work: queue(slots_max)?,
             spent: queue(slots_max)?,
@@ -583,6 +586,8 @@ impl Endpoint {
         let ts = self.stamp.text(now.wall);
         connection.lend_output_buffer(&mut self.spare_outputs);
         connection.close(reason, ts, self.limits.closing_timeout, now.mono);
+        self.closings += 1;
+        connection.closing_serial = self.closings;
         let had_promise = std::mem::take(&mut connection.has_promise);
         connection.is_starved = false;
         if connection.is_read_refused {
@@ -599,9 +604,9 @@ impl Endpoint {
         if self.slots.len() - self.open > self.limits.clients_max {
             // One that has been given everything can be spared before one that is still owed something.
             let others = self.slots.iter().filter(|(other, _)| *other != key);
-            let closing = others.filter_map(|(other, c)| Some((other, c.closing()?, !c.output().is_empty())));
-            if let Some((oldest, (reason, _), _)) =
-                closing.min_by_key(|(_, (_, until), is_owed)| (*is_owed, *until))
+            let closing = others.filter_map(|(other, c)| Some((other, c.closing()?, c)));
+            if let Some((oldest, reason, _)) =
+                closing.min_by_key(|(_, _, c)| (!c.output().is_empty(), c.closing_serial))
             {
                 self.remove(oldest, reason);
             }

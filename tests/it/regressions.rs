@@ -107,3 +107,29 @@ fn an_outcome_that_comes_at_once_is_told() {
     }
     assert!(client.next_outcome().unwrap().is_none());
 }
+
+/// Of two that were closing and owed something, one that had just finished was cut off instead of the older one, if both
+/// had begun within one reading of the clock.
+#[test]
+fn too_many_that_are_closing_cost_the_oldest() {
+    let mut sim = Sim::new(|l| l.clients_max = 2);
+    let (owed, other) = (sim.join_known(), sim.join());
+    sim.peer(owed).room = 10;
+    sim.send(owed, &text("a"));
+    let refused: Vec<_> = (0..2)
+        .map(|_| {
+            let id = sim.connect();
+            sim.peer(id).room = 0;
+            id
+        })
+        .collect();
+    sim.turn();
+    sim.peer(owed).room = usize::MAX;
+    sim.half_close(owed);
+    sim.half_close(other);
+    sim.turn();
+    assert!(sim.take(owed).contains("uds-1"), "it finished and was there to take its answer");
+    for id in refused {
+        assert_eq!(sim.closed(id), Some(CloseReason::TooManyClients), "{id:?} was closing before");
+    }
+}
