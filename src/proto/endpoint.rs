@@ -361,6 +361,10 @@ impl Endpoint {
     /// of those that were served.
     fn process(&mut self, key: ConnKey, work: Work, now: Now) {
         let Some(connection) = self.slots.get_mut(key) else { return };
+        if !connection.is_open() {
+            // What it sends is thrown away.
+            return self.settle(key);
+        }
         let env = Env {
             limits: &self.limits,
             auth_token: &self.auth_token,
@@ -444,8 +448,8 @@ impl Endpoint {
             });
         }
         match fatal {
-            Some(reason) if connection.is_open() => self.close(key, reason, now),
-            _ => self.settle(key),
+            Some(reason) => self.close(key, reason, now),
+            None => self.settle(key),
         }
     }
 

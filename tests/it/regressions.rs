@@ -133,3 +133,22 @@ fn too_many_that_are_closing_cost_the_oldest() {
         assert_eq!(sim.closed(id), Some(CloseReason::TooManyClients), "{id:?} was closing before");
     }
 }
+
+/// What a closing connection still sends is thrown away; the framer, which had searched the beginning of it, was asked about
+/// what was left when the inbox was full.
+#[test]
+fn a_closing_connection_is_not_asked_for_frames() {
+    let mut sim = Sim::new(|l| l.inbox_entries_max = 1);
+    let (busy, closing) = (sim.join_known(), sim.join_known());
+    sim.peer(closing).room = 0;
+    sim.send(closing, b"{\"");
+    sim.advance(29_000);
+    sim.send(busy, b"\n");
+    sim.advance(1_000);
+    assert_eq!(sim.endpoint.clients(), 1, "one is closing");
+    sim.send(busy, &text("a"));
+    sim.send(closing, b"more");
+    sim.turn();
+    assert!(sim.take(busy).contains("uds-1"));
+    assert_eq!(sim.unread(closing), 0);
+}
