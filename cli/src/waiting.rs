@@ -44,8 +44,8 @@ impl Signals {
     pub(crate) fn take(&mut self) -> Vec<i32> {
         let is_raised = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
         if self.may_hold_bytes || self.came.iter().any(|(_, flag)| is_raised(flag)) {
-            // Before the flags are lowered: one that is raised from here on leaves a byte to wake up for.
-            let _ = self.read.read(&mut [0; 64]);
+            // All, and before the flags are lowered: one that is raised from here on leaves a byte to wake up for.
+            while matches!(self.read.read(&mut [0; 64]), Ok(1..)) {}
         }
         let came = self.came.iter().filter(|(_, flag)| flag.swap(false, Ordering::Relaxed));
         let came: Vec<i32> = came.map(|(signal, _)| *signal).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -857,4 +857,31 @@ fn bursts_are_not_refused_while_the_owner_drains() {
         .collect();
     let accepted: Vec<usize> = clients.into_iter().map(|client| client.join().unwrap()).collect();
     assert_eq!(accepted, [200; 50]);
+}
+
+/// More signals than are taken in one look leave nothing behind that wakes it up for ever.
+#[test]
+fn a_burst_of_signals_does_not_keep_it_awake() {
+    let home = Home::new();
+    let mut command = home.serve_command(&[]);
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut serve = Process::spawn_as_is(command, WATCHDOG);
+    let mut stdout = BufReader::new(serve.take_stdout());
+    let mut first = String::new();
+    stdout.read_line(&mut first).unwrap();
+    let burst = Instant::now();
+    while burst.elapsed() < Duration::from_millis(500) {
+        serve.signal(Signal::SIGUSR2);
+    }
+    let cpu = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/schedstat", serve.pid())).unwrap();
+        Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+    };
+    thread::sleep(Duration::from_millis(100));
+    let before = cpu();
+    thread::sleep(Duration::from_millis(400));
+    let spent = cpu() - before;
+    assert!(spent < Duration::from_millis(100), "{spent:?} of 400 ms with nothing to do");
+    serve.signal(Signal::SIGTERM);
+    assert!(serve.end().status.success());
 }
