@@ -47,11 +47,10 @@ pub(crate) fn run(
             return Ok(ExitCode::FAILURE);
         }
     };
+    // The answer was acknowledged: it is printed, whatever became of the stop.
+    let printed = writeln!(io::stdout(), "{answer}");
     stopped?;
-    Ok(match writeln!(io::stdout(), "{answer}") {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    })
+    Ok(if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The answer as it is to be printed, or why there is none.

@@ -1,5 +1,9 @@
 //! `udsmsg send --wait-reply`: a question, and the message that answers it.
 
+use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -71,5 +75,28 @@ fn a_message_that_answers_nothing_is_no_answer_and_a_signal_ends_the_waiting() {
     assert!(ended.stderr.contains("no answer; it is dropped"), "{ended:?}");
     assert!(begun.elapsed() < WATCHDOG / 4);
     assert_eq!(home.traces(), before);
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+}
+
+/// An answer that was acknowledged is printed, even if the stop afterwards fails.
+#[test]
+fn an_answer_is_printed_whatever_becomes_of_the_stop() {
+    let home = Home::new();
+    let mut serve = home.serve(&[]);
+    let process =
+        Process::spawn(home.udsmsg(&["send", "--wait-reply", "--timeout=15", &serve.socket, "query", "?"]));
+    let question = serve.entry().json();
+    let asker = question["from"].as_str().unwrap();
+    // Its names are removed under the lock on their directory, and that is ours.
+    let lock = fs::File::open(Path::new(asker).parent().unwrap()).unwrap();
+    lock.lock().unwrap();
+    let meta = json!({"authToken": home.token(asker), "inReplyTo": question["meta"]["queryId"]});
+    let mut stream = UnixStream::connect(asker).unwrap();
+    writeln!(stream, "{}", json!({"type": "response", "data": "yes", "meta": meta})).unwrap();
+    let ended = process.end();
+    assert!(ended.stdout.contains("\"yes\""), "{ended:?}");
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("try again"), "{ended:?}");
+    drop(lock);
     serve.stop(Signal::SIGTERM).assert_clean(0);
 }
