@@ -237,7 +237,7 @@ impl Server {
     pub fn on_event(&mut self, event: &Event) -> bool {
         let streams = STREAMS..STREAMS + self.clients.len();
         match self.event_loop.number(event.token()) {
-            Some(LISTENER) => self.is_listener_ready = true,
+            Some(LISTENER) => self.is_listener_ready = self.listener.is_some(),
             Some(WAKER) => self.event_loop.rest(),
             Some(TIMER) => {}
             Some(number) if streams.contains(&number) => self.note_event(number - STREAMS, event),

@@ -313,3 +313,18 @@ mod outer {
         }
     }
 }
+
+/// An event of the listener that was fetched before a stop and handed over after it kept the server asking for turns.
+#[test]
+fn an_event_of_a_listener_that_is_gone_does_nothing() {
+    let _watchdog = watchdog::watch("an_event_of_a_listener_that_is_gone_does_nothing");
+    let mut host = Host::new();
+    let _waiting = host.connect();
+    let events = host.events();
+    assert!(!events.is_empty());
+    host.server.shutdown(Duration::ZERO).unwrap();
+    host.hand_over(&events);
+    for _ in 0..3 {
+        assert!(!host.server.turn(Some(Duration::ZERO)).unwrap().more);
+    }
+}
