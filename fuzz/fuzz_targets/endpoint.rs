@@ -401,7 +401,9 @@ fuzz_target!(|input: Input| {
         peer.has_finished = true;
     }
     world.backlog.clear();
-    for _ in 0..20_000 {
+    // A turn takes a byte of each, or a line, at least.
+    let unread: usize = world.peers.iter().map(|peer| peer.inbound.len()).sum();
+    for _ in 0..20_000 + 2 * unread {
         world.turn();
         if world.peers.iter().all(|peer| peer.is_closed) {
             break;

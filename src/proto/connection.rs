@@ -79,7 +79,7 @@ pub(crate) struct Connection {
     is_authenticated: bool,
     /// Whether it ever sent a byte.
     has_spoken: bool,
-    /// The last byte in either direction.
+    /// The last byte in either direction, or the last line that was taken up: while some were left over nothing was read.
     active_at: Mono,
     /// When the first byte of the unfinished line came.
     frame_begun_at: Option<Mono>,
@@ -95,6 +95,9 @@ pub(crate) struct Connection {
     pub(crate) is_read_refused: bool,
     /// It stands in the endpoint's list of connections with frames left over.
     pub(crate) is_in_work: bool,
+    /// What it has sent waits there for room in the inbox: neither its silence nor that it has not authenticated is its
+    /// fault.
+    pub(crate) is_deferred: bool,
     /// Lines taken from it in this turn.
     pub(crate) turn_frames: usize,
     /// It stands in the endpoint's list of connections with something for the shell to do.
@@ -131,6 +134,7 @@ impl Connection {
             has_promise: false,
             is_read_refused: false,
             is_in_work: false,
+            is_deferred: false,
             turn_frames: 0,
             is_in_steps: false,
             has_news: false,
@@ -314,6 +318,14 @@ impl Connection {
         })
     }
 
+    /// Lines of it were taken up. It was not silent as long as they lay here.
+    pub(crate) fn taken_up(&mut self, lines: usize, now: Mono) {
+        self.turn_frames += lines;
+        if lines > 0 {
+            self.active_at = now;
+        }
+    }
+
     /// After all whole frames were taken: from when the unfinished one, if there is one, has its time.
     pub(crate) fn note_unfinished(&mut self, now: Mono) {
         if self.ring.as_ref().is_some_and(|ring| !ring.is_empty()) {
@@ -424,11 +436,14 @@ impl Connection {
         if let Phase::Closing { deadline, .. } = self.phase {
             return Some(deadline);
         }
-        if self.is_starved {
+        if self.is_starved || self.is_deferred {
             return None;
         }
         if let Some(stalled_at) = self.stalled_at {
-            return Some(stalled_at.plus(limits.output_timeout));
+            // Nothing is read meanwhile: it was active when it last took something. If it did so in this turn, there may be
+            // more that it could not be offered before; the next turn, which is due at once, will tell.
+            let after_last = self.active_at.plus(Duration::from_nanos(1));
+            return Some(stalled_at.plus(limits.output_timeout).max(after_last));
         }
         if let Some(until) = self.throttled_until {
             // That it is paused is our doing; that it has not authenticated may still be its own.

@@ -148,7 +148,8 @@ impl Endpoint {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidLimit`] if `limits` do not pass [`Limits::check`], [`ErrorKind::InvalidAddress`] if `path`
-    /// is longer than 512 bytes, [`ErrorKind::OutOfMemory`] if the inbox cannot be reserved.
+    /// is longer than 512 bytes, [`ErrorKind::OutOfMemory`] if the inbox, the slots, the timers or the queues cannot be
+    /// reserved.
     pub fn new(path: &str, owner: u32, auth_token: AuthToken, limits: Limits) -> Result<Self, Error> {
         limits.check()?;
         if path.len() > PATH_BYTES_MAX {
@@ -210,7 +211,8 @@ impl Endpoint {
     ///
     /// When `clients_max` are open, the newcomer takes the slot of the one that has been connected longest without
     /// authenticating, if that is at least `eviction_age`, those that never sent a byte first. Otherwise the key
-    /// returned is that of a connection that is being refused. O(clients) then, O(1) otherwise.
+    /// returned is that of a connection that is being refused. O(clients) then; otherwise O(1), and with `pid_rate_max`
+    /// now and then O(processes).
     pub fn accepted(&mut self, peer: PeerIdentity, now: Now) -> Option<ConnKey> {
         if !peer.is_trusted_by(self.owner) {
             self.stats.strangers += 1;
@@ -245,7 +247,7 @@ impl Endpoint {
     fn find_victim(&self, now: Mono) -> Option<ConnKey> {
         self.slots
             .iter()
-            .filter(|(_, c)| c.is_open() && !c.is_authenticated())
+            .filter(|(_, c)| c.is_open() && !c.is_authenticated() && !c.is_deferred)
             .filter(|(_, c)| now.since(c.accepted_at()) >= self.limits.eviction_age)
             .min_by_key(|(_, c)| (c.has_spoken(), c.serial()))
             .map(|(key, _)| key)
@@ -316,13 +318,18 @@ impl Endpoint {
         }
     }
 
-    /// For hosts whose reads are completed elsewhere: copies as much of `bytes` as there is space for and returns how
-    /// much that was. What is left must be offered again after [`Step::Read`].
+    /// For hosts whose reads are completed elsewhere: copies as much of `bytes` as there is space for, `turn_bytes_max`
+    /// or not, and returns how much that was. What is left must be offered again after [`Step::Read`].
     pub fn received_bytes(&mut self, key: ConnKey, bytes: &[u8], now: Now) -> usize {
         let Some(space) = self.lend_space(key) else { return 0 };
         let n = space.len().min(bytes.len());
         for (to, from) in space.iter_mut().zip(bytes) {
             *to = *from;
+        }
+        if n < bytes.len()
+            && let Some(connection) = self.slots.get_mut(key)
+        {
+            connection.is_read_refused = true;
         }
         self.received(key, n, now);
         n
@@ -357,8 +364,8 @@ impl Endpoint {
     /// a peer wants is decided here, and nowhere else.
     ///
     /// A message that finds the inbox full is refused only if nothing was put into it in this turn. Otherwise it waits
-    /// for the next one, so that an owner who drains after every turn never has a message refused; and it waits ahead
-    /// of those that were served.
+    /// for the next one, so that an owner who drains after every turn never has a message refused; it waits ahead of
+    /// those that were served, and its sender is not judged meanwhile.
     fn process(&mut self, key: ConnKey, work: Work, now: Now) {
         let Some(connection) = self.slots.get_mut(key) else { return };
         if !connection.is_open() {
@@ -380,7 +387,7 @@ impl Endpoint {
         };
         let (mut taken, mut is_deferred) = (0, false);
         while taken < budget && fatal.is_none() {
-            if work == Work::Budget && self.has_enqueued && self.inbox.is_tight(peer.pid) {
+            if self.has_enqueued && self.inbox.is_tight(peer.pid) {
                 is_deferred = true;
                 break;
             }
@@ -432,7 +439,8 @@ impl Endpoint {
         if taken > 0 && connection.turn_frames == 0 {
             self.served.push_back(key);
         }
-        connection.turn_frames += taken;
+        connection.taken_up(taken, now.mono);
+        connection.is_deferred = is_deferred && has_leftover;
         if !has_leftover {
             connection.note_unfinished(now.mono);
         } else if !is_paused && !connection.is_in_work {

@@ -235,10 +235,12 @@ impl Inbox {
             return (entries, bytes);
         }
         let (held_entries, held_bytes) = self.held.get(&pid).copied().unwrap_or_default();
-        let of_share = |max: usize, held: usize| (max * self.share_max / 100).saturating_sub(held);
+        let share = |max: usize| max / 100 * self.share_max + max % 100 * self.share_max / 100;
+        // A share that is rounded down to nothing would let nobody send anything.
+        let share_entries = share(self.entries_max).max(1);
         (
-            entries.min(of_share(self.entries_max, held_entries)),
-            bytes.min(of_share(self.bytes_max, held_bytes)),
+            entries.min(share_entries.saturating_sub(held_entries)),
+            bytes.min(share(self.bytes_max).saturating_sub(held_bytes)),
         )
     }
 
@@ -258,13 +260,13 @@ impl Inbox {
         if entries == 0 || message.len() > bytes {
             return Err(InboxFull);
         }
+        let store = &mut self.store;
+        // Only the first message after a swap with a new batch finds anything to reserve.
+        store.reserve(self.bytes_max, self.entries_max).map_err(|_| InboxFull)?;
         if self.share_max < 100 {
             let held = self.held.entry(peer.pid).or_default();
             *held = (held.0 + 1, held.1 + message.len());
         }
-        let store = &mut self.store;
-        // Only the first message after a swap with a new batch finds anything to reserve.
-        store.reserve(self.bytes_max, self.entries_max).map_err(|_| InboxFull)?;
         let start = store.text.len();
         store.text.push_str(message.head);
         store.text.push_str(message.tail);

@@ -22,11 +22,11 @@ pub struct Limits {
     pub inbox_bytes_max: usize,
     /// Clients served at once. Default 128; at most 65,536. As many again may be on their way out.
     pub clients_max: usize,
-    /// Bytes of unfinished lines, all clients together; one frame more is there for reading. Default 8 MiB.
+    /// Bytes of unfinished lines, all clients together; one frame more is there for reading. Default 8 MiB; at most 1 GiB.
     pub unfinished_bytes_max: usize,
     /// Bytes of answers a client may leave unread. Default 64 KiB, at least 4 KiB; one error line fits beyond it.
     pub output_bytes_max: usize,
-    /// Percent of the inbox that the messages of one process may fill. Default 100: all of it.
+    /// Percent of the inbox that the messages of one process may fill, one message at least. Default 100: all of it.
     pub inbox_share_max: usize,
     /// Lines a second, blank ones not counted, that are taken from one process; beyond, its connections are not read for a while. Bursts of one
     /// second's worth are fine. Default 0: as many as come.
@@ -100,7 +100,7 @@ impl Limits {
             ("inbox_entries_max", self.inbox_entries_max, 1, 1 << 24),
             ("inbox_bytes_max", self.inbox_bytes_max, 1, 1 << 30),
             ("clients_max", self.clients_max, 1, 65_536),
-            ("unfinished_bytes_max", self.unfinished_bytes_max, 0, 1 << 40),
+            ("unfinished_bytes_max", self.unfinished_bytes_max, 0, 1 << 30),
             ("output_bytes_max", self.output_bytes_max, 4096, 1 << 30),
             ("inbox_share_max", self.inbox_share_max, 1, 100),
             ("pid_rate_max", self.pid_rate_max, 0, 1_000_000_000),

@@ -12,7 +12,7 @@ pub struct Stats {
     pub clients: usize,
     /// The most that there were at once.
     pub clients_peak: usize,
-    /// Connections that were let in.
+    /// Connections that were accepted, those that were told `too many clients` included.
     pub connections: u64,
     /// Connections of other users, closed without a word.
     pub strangers: u64,

@@ -187,3 +187,129 @@ fn a_first_message_behind_a_budget_of_blank_lines_counts() {
         assert!(answer.contains("uds-1"), "behind {blank_lines} blank lines, all sent at once: {answer}");
     }
 }
+
+/// Lines that were read and left over are no silence, and neither is what lies in the socket because they were.
+#[test]
+fn what_lies_behind_lines_that_were_left_over_counts() {
+    type Prepare = fn(&mut Sim, Id) -> usize;
+    let cases: [(&str, Prepare); 3] = [
+        ("a sender that wrote all and went", |sim, peer| {
+            sim.send(peer, &text("m").repeat(900));
+            sim.vanish(peer);
+            900
+        }),
+        ("blank lines, then a message", |sim, peer| {
+            sim.send_raw(peer, &vec![b'\n'; 20_000]);
+            sim.send(peer, &text("m"));
+            1
+        }),
+        ("one that takes no answers", |sim, peer| {
+            sim.peer(peer).room = 0;
+            sim.send(peer, &text("m").repeat(300));
+            300
+        }),
+    ];
+    for (name, prepare) in cases {
+        for away in [0, 31_000] {
+            let mut sim = Sim::new(|_| ());
+            let peer = sim.join_known();
+            let sent = prepare(&mut sim, peer);
+            sim.turn();
+            let mut taken = sim.drain().len();
+            sim.host_away(away);
+            for _ in 0..2_000 {
+                sim.turn();
+                taken += sim.drain().len();
+            }
+            assert_eq!(taken, sent, "{name}, away for {away} ms: {:?}", sim.closed(peer));
+        }
+    }
+}
+
+/// The same where it is a rate that leaves lines over.
+#[test]
+fn what_lies_behind_lines_that_a_rate_left_over_counts() {
+    let mut sim = Sim::new(|l| {
+        l.pid_rate_max = 1;
+        l.auth_timeout = std::time::Duration::from_secs(1_000);
+    });
+    let crowd: Vec<Id> = (0..60).map(|_| sim.join()).collect();
+    for &peer in &crowd {
+        sim.send(peer, &text("a"));
+    }
+    sim.advance(25_000);
+    for &peer in &crowd {
+        sim.send(peer, &text("b"));
+    }
+    for _ in 0..400 {
+        sim.advance(500);
+    }
+    for &peer in &crowd {
+        assert_eq!(sim.take(peer).matches("uds-").count(), 2, "{:?}", sim.closed(peer));
+    }
+}
+
+/// Whoever waits for room in the inbox is not judged: not for time, and not to make room for a newcomer.
+#[test]
+fn who_waits_for_room_in_the_inbox_is_not_judged() {
+    for (clients, newcomers, away) in [(100, 0, 3_000), (128, 50, 150)] {
+        let mut sim = Sim::new(|_| ());
+        let crowd: Vec<Id> = (0..clients).map(|_| sim.connect()).collect();
+        sim.run();
+        sim.advance(away.min(150));
+        for &peer in &crowd {
+            sim.send(peer, &text("m").repeat(16));
+        }
+        for _ in 0..newcomers {
+            sim.connect();
+        }
+        sim.host_away(away);
+        let mut taken = 0;
+        for _ in 0..20 {
+            sim.turn();
+            taken += sim.drain().len();
+        }
+        for &peer in &crowd {
+            let answers = sim.take(peer);
+            assert!(!answers.contains("error"), "{clients} clients: {answers}");
+        }
+        assert_eq!(taken, 16 * clients);
+    }
+    let mut sim = Sim::new(|l| l.inbox_entries_max = 1);
+    let (first, second) = (sim.join_known(), sim.join_known());
+    let line = text("b");
+    sim.send(second, &line[..10]);
+    sim.run();
+    sim.send(second, &line[10..]);
+    sim.send(first, &text("a"));
+    sim.host_away(31_000);
+    for expected in ["a", "b"] {
+        sim.turn();
+        assert_eq!(sim.drain(), [crate::util::stored(expected)]);
+    }
+}
+
+/// What one write takes may be less than what was held back for the peer while the host was away.
+#[test]
+fn answers_that_could_not_be_offered_before_are_offered_first() {
+    for away in [0, 31_000] {
+        let mut sim = Sim::new(|l| l.output_bytes_max = 1 << 20);
+        let (reader, stuck) = (sim.join_known(), sim.join_known());
+        for peer in [reader, stuck] {
+            sim.peer(peer).room = 200_000;
+            sim.send(peer, &ping().repeat(16_000));
+        }
+        sim.run();
+        assert!(sim.unread(reader) > 0, "it reached its bound");
+        sim.host_away(20_000);
+        sim.run();
+        sim.take(reader);
+        sim.host_away(away.max(10_000));
+        for _ in 0..4_000 {
+            sim.turn();
+            sim.take(reader);
+        }
+        assert!(sim.is_open(reader), "away for {away} ms: {:?}", sim.closed(reader));
+        assert_eq!(sim.closed(stuck), Some(CloseReason::OutputStalled));
+    }
+}

@@ -152,3 +152,31 @@ fn a_closing_connection_is_not_asked_for_frames() {
     assert!(sim.take(busy).contains("uds-1"));
     assert_eq!(sim.unread(closing), 0);
 }
+
+/// A part of what a host had read was taken, and the host was never told when to offer the rest.
+#[test]
+fn the_rest_of_what_was_offered_is_asked_for() {
+    let mut sim = Sim::new(|_| ());
+    let peer = sim.join_known();
+    let (now, key) = (sim.now(), sim.key(peer));
+    let line = crate::util::fill(&text(&"x".repeat(60_000)), crate::util::sim::token().expose(), "");
+    let bytes = line.repeat(2);
+    let taken = sim.endpoint.received_bytes(key, &bytes, now);
+    assert!(taken < bytes.len());
+    let steps: Vec<_> = std::iter::from_fn(|| sim.endpoint.next_step()).collect();
+    assert!(steps.contains(&(key, udsmsg::Step::Read)), "{steps:?}");
+    assert_eq!(sim.endpoint.received_bytes(key, &bytes[taken..], now), bytes.len() - taken);
+    assert_eq!(sim.endpoint.inbox_len(), 2);
+}
+
+/// A share of an inbox was rounded down to no message at all.
+#[test]
+fn a_small_share_holds_a_message() {
+    let mut sim = Sim::new(|l| {
+        l.inbox_entries_max = 10;
+        l.inbox_share_max = 5;
+    });
+    let peer = sim.join_known();
+    assert!(sim.ask(peer, &text("a")).contains("uds-1"));
+    assert!(sim.ask(peer, &text("b")).contains("inbox full"));
+}
