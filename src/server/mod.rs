@@ -386,7 +386,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Nothing was taken: what [`Outbox::send`](crate::proto::outbox::Outbox::send) refuses, [`ErrorKind::PathTooLong`].
+    /// Nothing was taken: what [`Outbox::send`](crate::proto::outbox::Outbox::send) refuses, [`ErrorKind::PathTooLong`], and
+    /// [`ErrorKind::OutboxFull`] while `outbox_entries_max` outcomes wait for [`next_event`](Self::next_event).
     pub fn send(&mut self, target: &Address, message: &Outgoing, timeout: Duration) -> Result<SendId, Error> {
         let sent = self.sending.send(target, message, self.claim.address(), timeout, self.clock.now());
         self.arm();

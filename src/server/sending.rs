@@ -40,7 +40,9 @@ pub(super) struct Sending {
     streams: Vec<LinkStream>,
     /// The token of a stream is this plus the index of its link.
     base: Token,
+    /// Bounded: nothing is sent while as many wait as messages may be on their way.
     events: VecDeque<ServerEvent>,
+    events_max: usize,
 }
 
 impl Sending {
@@ -52,6 +54,7 @@ impl Sending {
             asked: HashMap::new(),
             base: Token(0),
             events: VecDeque::new(),
+            events_max: limits.outbox_entries_max,
         })
     }
 
@@ -88,6 +91,10 @@ impl Sending {
         now: Now,
     ) -> Result<SendId, Error> {
         target.check_length()?;
+        if self.events.len() >= self.events_max {
+            let sentence = format!("{} outcomes wait for whoever takes the events", self.events.len());
+            return Err(Error::new(ErrorKind::OutboxFull, sentence));
+        }
         self.outbox.send(target.path(), message, Some(from.path()), timeout, now)
     }
 

@@ -228,3 +228,22 @@ fn strange_marks_are_no_marks() {
     let taken = Outgoing::new("response").with_meta(&serde_json::json!({"hops": 1})).unwrap();
     assert_eq!(taken.in_reply_to(&message).unwrap_err().kind(), ErrorKind::InvalidMessage);
 }
+
+/// An owner that takes no outcomes is told so; they are not kept without end.
+#[test]
+fn outcomes_that_nobody_takes_keep_more_from_being_sent() {
+    const MAX: usize = 3;
+    let _watchdog = watchdog::watch("outcomes_that_nobody_takes_keep_more_from_being_sent");
+    let home = Home::new();
+    let mut server = home.start(|l| l.outbox_entries_max = MAX);
+    let nowhere = Address::from_path(&home.path().join("nowhere.sock")).unwrap();
+    for _ in 0..MAX {
+        server.send(&nowhere, &text("a"), TIMEOUT).unwrap();
+        let _ = server.turn(SOON).unwrap();
+    }
+    assert_eq!(server.outstanding(), 0, "each has its outcome");
+    let refused = server.send(&nowhere, &text("a"), TIMEOUT).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::OutboxFull, "{refused}");
+    assert!(matches!(server.next_event(), Some(ServerEvent::Sent { outcome: SendOutcome::NotSent(_), .. })));
+    server.send(&nowhere, &text("a"), TIMEOUT).unwrap();
+}
