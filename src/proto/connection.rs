@@ -447,21 +447,21 @@ impl Connection {
         }
         if let Some(until) = self.throttled_until {
             // That it is paused is our doing; that it has not authenticated may still be its own.
-            let has_time = self.is_authenticated;
-            return Some(if has_time {
-                until
-            } else {
-                until.min(self.accepted_at.plus(limits.auth_timeout))
-            });
+            return [Some(until), self.auth_deadline(limits)].into_iter().flatten().min();
         }
-        let mut deadline = self.active_at.plus(limits.idle_timeout);
-        if !self.is_authenticated {
-            deadline = deadline.min(self.accepted_at.plus(limits.auth_timeout));
-        }
-        if let Some(begun_at) = self.frame_begun_at {
-            deadline = deadline.min(begun_at.plus(limits.frame_timeout));
-        }
-        Some(deadline)
+        let idle_deadline = self.active_at.plus(limits.idle_timeout);
+        let frame_deadline = self.frame_deadline(limits);
+        [Some(idle_deadline), self.auth_deadline(limits), frame_deadline].into_iter().flatten().min()
+    }
+
+    /// When it must have authenticated, if it has not.
+    fn auth_deadline(&self, limits: &Limits) -> Option<Mono> {
+        (!self.is_authenticated).then(|| self.accepted_at.plus(limits.auth_timeout))
+    }
+
+    /// When its unfinished line must be whole, if there is one.
+    fn frame_deadline(&self, limits: &Limits) -> Option<Mono> {
+        self.frame_begun_at.map(|begun_at| begun_at.plus(limits.frame_timeout))
     }
 
     /// Which of its deadlines has passed at `now`; the reason to close it with.
@@ -473,9 +473,9 @@ impl Connection {
             reason
         } else if self.is_stalled() {
             CloseReason::OutputStalled
-        } else if !self.is_authenticated && self.accepted_at.plus(limits.auth_timeout) <= now {
+        } else if self.auth_deadline(limits).is_some_and(|deadline| deadline <= now) {
             CloseReason::AuthTimeout
-        } else if self.frame_begun_at.is_some_and(|begun_at| begun_at.plus(limits.frame_timeout) <= now) {
+        } else if self.frame_deadline(limits).is_some_and(|deadline| deadline <= now) {
             CloseReason::FrameTimeout
         } else {
             CloseReason::IdleTimeout

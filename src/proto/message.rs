@@ -9,7 +9,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::auth::AuthToken;
-use super::error::{CloseReason, Error, ErrorKind};
+use super::error::{Error, ErrorKind};
 use super::scan::{self, Field, Fields, Kind, Redacted, Scan};
 
 /// A message, borrowed from wherever its JSON is kept and decoded on demand.
@@ -180,15 +180,6 @@ impl Verdict<'_> {
     /// Whether the line proved that its sender holds the token.
     pub fn is_authenticated(&self) -> bool {
         !matches!(self, Self::Unreadable | Self::Unauthorized)
-    }
-
-    /// Why the connection is to be closed; `None` if the line is good.
-    pub fn close_reason(&self) -> Option<CloseReason> {
-        match self {
-            Self::Unreadable | Self::Malformed => Some(CloseReason::InvalidFrame),
-            Self::Unauthorized => Some(CloseReason::Unauthorized),
-            Self::Ping | Self::Deliver(_) => None,
-        }
     }
 }
 

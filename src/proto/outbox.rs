@@ -152,8 +152,8 @@ struct Link {
     waiting: VecDeque<ConnKey>,
     state: State,
     pause: Duration,
-    /// Why the last attempt failed: what a message that waited in vain is told.
-    last_failure: Option<ErrorKind>,
+    /// The last attempt found the receiver busy: what a message that waited in vain is told.
+    was_busy: bool,
     is_in_steps: bool,
     has_news: bool,
     /// A connection that the shell still has is to be closed.
@@ -274,7 +274,7 @@ impl Outbox {
             waiting: VecDeque::new(),
             state: State::Idle,
             pause: BACKOFF.0,
-            last_failure: None,
+            was_busy: false,
             is_in_steps: false,
             has_news: false,
             must_close: false,
@@ -381,7 +381,7 @@ impl Outbox {
         let Some(link) = self.links.get_mut(key) else { return };
         let until = now.mono.plus(link.pause);
         link.pause = (link.pause * 2).min(BACKOFF.1);
-        link.last_failure = Some(ErrorKind::Busy);
+        link.was_busy = true;
         link.state = State::BackingOff { until };
         self.link_wheel.schedule(key, until);
     }
@@ -477,7 +477,7 @@ impl Outbox {
                     }
                     if let Some(link) = self.links.get_mut(key) {
                         link.pause = BACKOFF.0;
-                        link.last_failure = None;
+                        link.was_busy = false;
                     }
                 }
                 Heard::No { reason } => return self.refused(key, reason, now),
@@ -611,7 +611,7 @@ impl Outbox {
         let Some(link) = self.links.get_mut(key) else {
             return self.finish(message, SendOutcome::NotSent(timed_out()));
         };
-        let was_busy = link.last_failure == Some(ErrorKind::Busy);
+        let was_busy = link.was_busy;
         let State::Open(wire) = &mut link.state else {
             let error = if was_busy { busy(&link.target) } else { timed_out() };
             self.finish(message, SendOutcome::NotSent(error));
