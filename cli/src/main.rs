@@ -17,6 +17,7 @@ mod waiting;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use udsmsg::{Environment, Error, Namespace};
 
@@ -61,7 +62,7 @@ enum Command {
 #[derive(clap::Args)]
 struct ServeArgs {
     /// Where to listen. Its directory must be private; by default one is made.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = any_path())]
     socket: Option<PathBuf>,
 
     /// Clients served at once.
@@ -75,6 +76,11 @@ struct ServeArgs {
     /// Keep messages in the inbox until SIGUSR1, and print what is left at the end.
     #[arg(long)]
     no_drain: bool,
+}
+
+/// Also the empty path: it is refused as every other that cannot be a socket's.
+fn any_path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// What to sweep.

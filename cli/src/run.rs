@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitCode, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{Signal, kill};
@@ -18,14 +18,14 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use udsmsg::{Address, Environment, Error, Namespace, Server};
 
 use crate::output::{Style, complain};
-use crate::serve::{GRACE, PENDING_MAX, Printer, say_what_was_skipped, take_name_again};
+use crate::serve::{GRACE, PENDING_MAX, Printer, STOP, say_what_was_skipped, take_name_again};
 use crate::waiting::{self, CLOSED, Signals};
 
 /// What to run, and what it gets.
 #[derive(clap::Args)]
 pub(crate) struct RunArgs {
     /// Where to listen. Its directory must be private; by default one is made.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = crate::any_path())]
     socket: Option<PathBuf>,
 
     /// Hand each message to the standard input of COMMAND, as a line of JSON, and print nothing.
@@ -85,6 +85,7 @@ pub(crate) fn run(
         }
     };
     let status = serve(&mut server, &mut child, &mut signals, &mut printer, &mut taker);
+    let until = Instant::now() + STOP;
     let stopped = server.shutdown(GRACE);
     if let Err(error) = &stopped {
         complain(error);
@@ -100,7 +101,7 @@ pub(crate) fn run(
     };
     match taker {
         Taker::Stdout => {
-            if let Err(error) = printer.last_lines(&mut server) {
+            if let Err(error) = printer.last_lines(&mut server, until) {
                 complain(&error);
             }
         }

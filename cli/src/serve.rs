@@ -3,6 +3,7 @@
 //! One loop over `poll(2)`: the server, the signals, stdout. A reader of stdout that falls behind makes the inbox fill
 //! up, and senders are told so; it never blocks the loop.
 
+use std::borrow::Cow;
 use std::io;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -23,8 +24,9 @@ pub(crate) const PENDING_MAX: usize = 1 << 20;
 /// For clients to take their last answers after a stop was asked for.
 pub(crate) const GRACE: Duration = Duration::from_millis(500);
 
-/// For the reader of stdout to take the last lines after that.
-const LAST_LINES: Duration = Duration::from_secs(1);
+/// For the reader of stdout to take the last lines, counted from the beginning of the stop: it is promised within two
+/// seconds.
+pub(crate) const STOP: Duration = Duration::from_millis(1_800);
 
 /// Serves until a signal or the reader of stdout ends it.
 pub(crate) fn run(
@@ -54,8 +56,9 @@ pub(crate) fn run(
     printer.first_line(&server);
     let printed = serve(&mut server, &mut signals, &mut printer, args.no_drain);
     // From here on nothing is accepted, and everything that was accepted is printed.
+    let until = Instant::now() + STOP;
     let stopped = server.shutdown(GRACE);
-    let printed = printed.and(printer.last_lines(&mut server));
+    let printed = printed.and(printer.last_lines(&mut server, until));
     match &printed {
         // Whoever closed stdout knows.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => complain(error),
@@ -209,14 +212,14 @@ impl Printer {
     }
 
     /// After the stop: everything that was accepted.
-    pub(crate) fn last_lines(&mut self, server: &mut Server) -> io::Result<()> {
+    pub(crate) fn last_lines(&mut self, server: &mut Server, until: Instant) -> io::Result<()> {
         self.drain(server);
-        let begun = Instant::now();
         while self.lines.pending() > 0 {
-            let left = LAST_LINES.saturating_sub(begun.elapsed());
+            let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let bytes = self.lines.pending();
-                let why = format!("{bytes} bytes of messages were not printed: nobody reads stdout");
+                let why =
+                    format!("{bytes} bytes of messages were not printed: stdout did not take them in time");
                 return Err(io::Error::new(io::ErrorKind::TimedOut, why));
             }
             self.lines.flush(left)?;
@@ -225,18 +228,22 @@ impl Printer {
     }
 }
 
-/// One entry as a line of JSON. The message is JSON on one line already.
+/// One entry as a line of JSON. The message is JSON on one line already, but for carriage returns: in JSON that is valid they
+/// are white space wherever they stand, and there are readers to whom they end a line.
 struct JsonEntry<'b>(InboxEntry<'b>);
 
 impl std::fmt::Display for JsonEntry<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let entry = &self.0;
         let peer = entry.peer();
+        let message = entry.message();
+        let json = message.json();
+        let json = if json.contains('\r') { Cow::from(json.replace('\r', " ")) } else { Cow::from(json) };
         write!(
             f,
             r#"{{"id":"{}","message":{},"receivedAt":{},"status":"processed","peer":{}}}"#,
             entry.id(),
-            entry.message().json(),
+            json,
             entry.received_at().as_millis(),
             json!({"uid": peer.uid, "pid": peer.pid}),
         )

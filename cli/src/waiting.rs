@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
 use signal_hook::flag;
 use signal_hook::low_level::pipe;
 
@@ -30,13 +31,17 @@ impl Signals {
         let (read, write) = UnixStream::pair()?;
         read.set_nonblocking(true)?;
         let mut came = Vec::new();
+        // Whoever started us may have blocked them, and that is inherited.
+        let mut unblocked = SigSet::empty();
         for signal in signals {
+            unblocked.add(Signal::try_from(*signal)?);
             // Before the byte: whoever is woken by it finds the flag.
             let flag = Arc::new(AtomicBool::new(false));
             flag::register(*signal, Arc::clone(&flag))?;
             pipe::register(*signal, write.try_clone()?)?;
             came.push((*signal, flag));
         }
+        unblocked.thread_unblock()?;
         Ok(Self { read, came, may_hold_bytes: false })
     }
 

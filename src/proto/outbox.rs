@@ -152,8 +152,8 @@ struct Link {
     waiting: VecDeque<ConnKey>,
     state: State,
     pause: Duration,
-    /// The last attempt found the receiver busy: what a message that waited in vain is told.
-    was_busy: bool,
+    /// How the last attempt found the receiver busy, if it did: what a message that waited in vain is told.
+    busy: Option<Busy>,
     is_in_steps: bool,
     has_news: bool,
     /// A connection that the shell still has is to be closed.
@@ -274,7 +274,7 @@ impl Outbox {
             waiting: VecDeque::new(),
             state: State::Idle,
             pause: BACKOFF.0,
-            was_busy: false,
+            busy: None,
             is_in_steps: false,
             has_news: false,
             must_close: false,
@@ -366,7 +366,7 @@ impl Outbox {
     /// the end of all that wait.
     pub fn connect_failed(&mut self, key: ConnKey, error: &Error, now: Now) {
         if error.kind() == ErrorKind::Busy {
-            return self.back_off(key, now);
+            return self.back_off(key, Busy::Backlog, now);
         }
         let Some(link) = self.links.get_mut(key) else { return };
         link.state = State::Idle;
@@ -377,11 +377,11 @@ impl Outbox {
     }
 
     /// The receiver is busy: the next attempt is made after a while.
-    fn back_off(&mut self, key: ConnKey, now: Now) {
+    fn back_off(&mut self, key: ConnKey, busy: Busy, now: Now) {
         let Some(link) = self.links.get_mut(key) else { return };
         let until = now.mono.plus(link.pause);
         link.pause = (link.pause * 2).min(BACKOFF.1);
-        link.was_busy = true;
+        link.busy = Some(busy);
         link.state = State::BackingOff { until };
         self.link_wheel.schedule(key, until);
     }
@@ -477,7 +477,7 @@ impl Outbox {
                     }
                     if let Some(link) = self.links.get_mut(key) {
                         link.pause = BACKOFF.0;
-                        link.was_busy = false;
+                        link.busy = None;
                     }
                 }
                 Heard::No { reason } => return self.refused(key, reason, now),
@@ -502,7 +502,7 @@ impl Outbox {
             self.requeue(key);
             self.close(key);
             return if self.links.get(key).is_some_and(|link| !link.waiting.is_empty()) {
-                self.back_off(key, now)
+                self.back_off(key, Busy::Clients, now)
             } else {
                 self.advance(key)
             };
@@ -611,9 +611,9 @@ impl Outbox {
         let Some(link) = self.links.get_mut(key) else {
             return self.finish(message, SendOutcome::NotSent(timed_out()));
         };
-        let was_busy = link.was_busy;
+        let busy = link.busy;
         let State::Open(wire) = &mut link.state else {
-            let error = if was_busy { busy(&link.target) } else { timed_out() };
+            let error = busy.map_or_else(timed_out, |busy| busy.error(&link.target));
             self.finish(message, SendOutcome::NotSent(error));
             return self.advance(key);
         };
@@ -699,9 +699,24 @@ fn timed_out() -> Error {
 }
 
 /// What a message is told that waited in vain for a receiver to have time.
-fn busy(target: &str) -> Error {
-    let text = CloseReason::TooManyClients.wire_text().unwrap_or_default();
-    Error::new(ErrorKind::Busy, format!("{text}: {target:?} was busy all the time"))
+/// Why a receiver took nothing.
+#[derive(Clone, Copy)]
+enum Busy {
+    /// It had no time to accept.
+    Backlog,
+    /// It said that it has too many clients.
+    Clients,
+}
+
+impl Busy {
+    /// What a message is told that waited for it in vain.
+    fn error(self, target: &str) -> Error {
+        let (text, what) = match self {
+            Self::Backlog => ("Connection timed out".into(), "had a full backlog"),
+            Self::Clients => (CloseReason::TooManyClients.wire_text().unwrap_or_default(), "was busy"),
+        };
+        Error::new(ErrorKind::Busy, format!("{text}: {target:?} {what} all the time"))
+    }
 }
 
 impl Link {
@@ -782,8 +797,8 @@ impl Wire {
                 Answer::Accepted { id } => return Ok(Some(Heard::Yes { id })),
                 Answer::Pong => return Ok(Some(Heard::Yes { id: None })),
                 Answer::Rejected { reason } => {
-                    let reason =
-                        reason.map_or_else(|| "UDS receiver rejected message".to_owned(), Into::into);
+                    let told = reason.filter(|reason| !reason.is_empty());
+                    let reason = told.map_or_else(|| "UDS receiver rejected message".to_owned(), Into::into);
                     return Ok(Some(Heard::No { reason }));
                 }
                 Answer::Other => {}

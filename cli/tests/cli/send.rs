@@ -266,6 +266,11 @@ fn scripts() -> Vec<Scripted> {
         ("an error without data", line(r#"{"type":"error"}"#), Err("UDS receiver rejected message")),
         ("an error with null", line(r#"{"type":"error","data":null}"#), Err("UDS receiver rejected message")),
         (
+            "an error with nothing",
+            line(r#"{"type":"error","data":""}"#),
+            Err("UDS receiver rejected message"),
+        ),
+        (
             "an error before the receipt",
             line(&format!("{{\"type\":\"error\"}}\n{OK}")),
             Err("UDS receiver rejected message"),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -689,7 +689,7 @@ fn arguments_that_make_no_sense_are_refused() {
         ("--max-clients=-1", 2),
         ("--max-clients=many", 2),
         ("--max-clients=99999999999999999999999", 2),
-        ("--socket=", 2),
+        ("--socket=", 1),
     ];
     for (arg, code) in table {
         let ended = home.run(&["serve", arg]);
@@ -857,6 +857,79 @@ fn bursts_are_not_refused_while_the_owner_drains() {
         .collect();
     let accepted: Vec<usize> = clients.into_iter().map(|client| client.join().unwrap()).collect();
     assert_eq!(accepted, [200; 50]);
+}
+
+/// A reader of stdout that is behind when the stop begins, and keeps reading, gets everything within the two seconds.
+#[test]
+fn a_slow_reader_gets_everything_that_a_stop_has_time_for() {
+    let home = Home::new();
+    let mut process = Process::spawn(home.serve_command(&[]));
+    let mut out = BufReader::with_capacity(1, process.take_stdout());
+    let mut first = String::new();
+    out.read_line(&mut first).unwrap();
+    let first: Value = serde_json::from_str(&first).unwrap();
+    let socket = first["socket"].as_str().unwrap();
+    let line = text_line(&"x".repeat(30_000)).replace("TOKEN", &home.token(socket));
+    let mut stream = BufReader::new(UnixStream::connect(socket).unwrap());
+    let mut accepted = 0;
+    loop {
+        stream.get_mut().write_all(format!("{line}\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_line(&mut answer).unwrap();
+        if !answer.contains("\"ok\"") {
+            break;
+        }
+        accepted += 1;
+    }
+    drop(stream);
+    process.signal(Signal::SIGTERM);
+    // Three quarters of the time that a stop has.
+    let begun = Instant::now();
+    let bytes = accepted * 30_000;
+    let (mut read, mut scrap) = (Vec::new(), vec![0; 16_384]);
+    loop {
+        let n = out.get_mut().read(&mut scrap).unwrap();
+        if n == 0 {
+            break;
+        }
+        read.extend_from_slice(&scrap[..n]);
+        let due = Duration::from_millis(1_350).mul_f64(read.len() as f64 / bytes as f64);
+        thread::sleep(due.saturating_sub(begun.elapsed()));
+    }
+    let ended = process.end();
+    ended.assert_code(0);
+    assert_eq!(read.iter().filter(|byte| **byte == b'\n').count(), accepted, "{ended:?}");
+}
+
+/// White space in a message stays within its line, also for those to whom a carriage return ends one.
+#[test]
+fn a_carriage_return_in_a_message_ends_no_line() {
+    let home = Home::new();
+    let mut serve = home.serve(&[]);
+    let mut peer = serve.peer(&home.token(&serve.socket));
+    peer.ask("{\"type\":\"text\",\"x\":\r{\"a\":\"\\r\"}\r,\"meta\":{\"authToken\":\"TOKEN\"}}");
+    let line = serve.line();
+    assert!(!line.contains('\r'), "{line:?}");
+    let entry: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(entry["message"], json!({"type": "text", "x": {"a": "\r"}}));
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+}
+
+/// Whoever starts it may have blocked the signals that stop it.
+#[test]
+fn signals_that_were_blocked_by_whoever_started_it_stop_it() {
+    const BLOCK: &str = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()); \
+                         os.execv(sys.argv[1], sys.argv[1:])";
+    let home = Home::new();
+    let mut command = home.command("python3");
+    command.args(["-c", BLOCK, env!("CARGO_BIN_EXE_udsmsg"), "serve"]);
+    Serve::start(command).stop(Signal::SIGTERM).assert_clean(0);
+}
+
+#[test]
+fn an_empty_path_is_a_refused_start() {
+    let home = Home::new();
+    home.run(&["serve", "--socket", ""]).assert_refused("empty");
 }
 
 /// More signals than are taken in one look leave nothing behind that wakes it up for ever.
