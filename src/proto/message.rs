@@ -233,7 +233,7 @@ pub enum Reply<'a> {
         /// The server's own socket path as a JSON string: [`quoted`] once, and kept.
         from_json: &'a str,
     },
-    /// The last line before the connection is closed: [`CloseReason::wire_text`].
+    /// The last line before the connection is closed: [`wire_text`](super::error::CloseReason::wire_text).
     Error {
         /// What was wrong.
         text: &'a str,
