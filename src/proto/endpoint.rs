@@ -440,7 +440,7 @@ impl Endpoint {
             self.served.push_back(key);
         }
         connection.taken_up(taken, now.mono);
-        connection.is_deferred = is_deferred && has_leftover;
+        connection.is_deferred = is_deferred && has_leftover && !is_paused;
         if !has_leftover {
             connection.note_unfinished(now.mono);
         } else if !is_paused && !connection.is_in_work {
