@@ -698,7 +698,6 @@ fn timed_out() -> Error {
     Error::new(ErrorKind::TimedOut, "Connection timed out")
 }
 
-/// What a message is told that waited in vain for a receiver to have time.
 /// Why a receiver took nothing.
 #[derive(Clone, Copy)]
 enum Busy {
