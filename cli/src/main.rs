@@ -16,6 +16,7 @@ mod waiting;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
@@ -91,16 +92,19 @@ struct SweepArgs {
     dry_run: bool,
 }
 
+/// For a slow reader of stderr to take the last complaints.
+const STDERR_PATIENCE: Duration = Duration::from_secs(2);
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let style = Style::of_stdout(cli.json);
-    match run(cli, style) {
-        Ok(code) => code,
-        Err(error) => {
-            output::complain(&error);
-            ExitCode::FAILURE
-        }
-    }
+    waiting::handle_file_size_limit();
+    let code = run(cli, style).unwrap_or_else(|error| {
+        output::complain(&error);
+        ExitCode::FAILURE
+    });
+    output::finish_stderr(Instant::now() + STDERR_PATIENCE);
+    code
 }
 
 fn run(cli: Cli, style: Style) -> Result<ExitCode, Error> {

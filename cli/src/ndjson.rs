@@ -6,28 +6,31 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
-use std::io::{self, IsTerminal, Read, Write};
-use std::os::fd::AsFd;
+use std::io::{self, IsTerminal, Read};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags};
 use serde_json::json;
 use serde_json::value::RawValue;
 use udsmsg::{Address, Client, ErrorKind, Message, Outgoing, SendId, SendOutcome};
 
-use crate::output::{Lines, Style, complain};
+use crate::output::{self, Json, Lines, Style, complain};
 use crate::send::FRAME_BYTES_MAX;
-use crate::waiting::{self, CLOSED};
+use crate::waiting::Stdin;
 
 /// Messages on their way at once: twice what a connection carries, so that the next are at hand.
 const WINDOW: usize = 128;
 
-/// No line is taken up while more than this waits for the reader of stdout.
+/// No line is taken up while more than this waits for the reader of stdout, or of stderr.
 const PENDING_MAX: usize = 1 << 20;
+const STDERR_PENDING_MAX: usize = 16_384;
 
 /// Bytes that are asked for at once.
 const CHUNK: usize = 65_536;
+
+/// Begins the line of a terminal once more.
+const ERASE: &str = "\r\x1b[K";
 
 /// How often a person is told how far it is.
 const PROGRESS: Duration = Duration::from_millis(100);
@@ -40,7 +43,7 @@ pub(crate) fn send_all(client: Client, target: Address, style: Style) -> ExitCod
         lines: HashMap::new(),
         report: Report {
             style,
-            lines: Lines::default(),
+            lines: Lines::to_stdout(),
             tally: Tally::default(),
             begun: Instant::now(),
             told: Instant::now(),
@@ -73,11 +76,11 @@ impl Sender {
     fn send_lines(&mut self) -> io::Result<()> {
         let mut input = Input::default();
         loop {
-            self.report.flush(Duration::ZERO)?;
+            self.report.flush()?;
             let is_idle = self.lines.is_empty();
-            if self.report.lines.pending() >= PENDING_MAX {
+            if self.report.is_behind() {
                 if is_idle {
-                    self.report.flush(Duration::MAX)?;
+                    self.report.wait([], None)?;
                 }
             } else if self.lines.len() < WINDOW {
                 match input.next_line() {
@@ -114,17 +117,10 @@ impl Sender {
     }
 
     /// Whether standard input has something; waits for it if there is nothing else to do.
-    fn wait_for_input(&self, is_idle: bool) -> io::Result<bool> {
-        let (stdin, stdout) = (io::stdin(), io::stdout());
-        let pending = self.report.lines.pending() > 0;
-        let wanted = if pending { PollFlags::POLLOUT } else { PollFlags::empty() };
-        let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN), PollFd::new(stdout.as_fd(), wanted)];
-        waiting::wait(&mut fds, if is_idle { None } else { Some(Duration::ZERO) })?;
-        let [stdin, stdout] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
-        if stdout.intersects(CLOSED) {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        Ok(!stdin.is_empty())
+    fn wait_for_input(&mut self, is_idle: bool) -> io::Result<bool> {
+        let timeout = if is_idle { None } else { Some(Duration::ZERO) };
+        let [is_ready] = self.report.wait([io::stdin().as_fd()], timeout)?;
+        Ok(is_ready)
     }
 
     /// Sets the message in one line on its way.
@@ -250,12 +246,7 @@ impl Input {
         self.start = 0;
         let len = self.bytes.len();
         self.bytes.resize(len + CHUNK, 0);
-        let read = loop {
-            match io::stdin().lock().read(self.bytes.get_mut(len..).unwrap_or_default()) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read,
-            }
-        };
+        let read = Stdin.read(self.bytes.get_mut(len..).unwrap_or_default());
         self.bytes.truncate(len + *read.as_ref().unwrap_or(&0));
         self.is_over = read? == 0;
         Ok(())
@@ -334,7 +325,7 @@ impl Report {
         };
         *count += 1;
         match self.style {
-            Style::Json => self.lines.push(format_args!("{receipt}")),
+            Style::Json => self.lines.push(format_args!("{}", Json(receipt))),
             Style::Text if outcome.is_accepted() => {}
             Style::Text => self.trouble(&format!("line {line}: {outcome}")),
         }
@@ -345,7 +336,7 @@ impl Report {
         match self.style {
             Style::Json => {
                 let receipt = json!({"event": "bad_line", "line": line, "reason": why});
-                self.lines.push(format_args!("{receipt}"));
+                self.lines.push(format_args!("{}", Json(receipt)));
             }
             Style::Text => self.trouble(&format!("line {line}: {why} (not sent)")),
         }
@@ -354,24 +345,39 @@ impl Report {
     /// Complains on a line of its own.
     fn trouble(&mut self, what: &str) {
         if std::mem::take(&mut self.is_untidy) {
-            let _ = io::stdout().write_all(b"\r\x1b[K").and_then(|()| io::stdout().flush());
+            self.lines.push_part(format_args!("{ERASE}"));
+            // An error is met again by the next that is written.
+            let _ = self.lines.flush();
         }
         complain(&what);
     }
 
+    /// Whether no more is to be taken up before what is pending was read.
+    fn is_behind(&self) -> bool {
+        self.lines.pending() >= PENDING_MAX || output::stderr_pending() >= STDERR_PENDING_MAX
+    }
+
+    /// Waits until one of `others` is readable or something pending can be written; which of them are.
+    fn wait<const N: usize>(
+        &mut self,
+        others: [BorrowedFd<'_>; N],
+        timeout: Option<Duration>,
+    ) -> io::Result<[bool; N]> {
+        let (ready, is_closed) = output::wait(others, Some(&mut self.lines), timeout)?;
+        if is_closed { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(ready) }
+    }
+
     /// Writes receipts, or how far it is.
-    fn flush(&mut self, timeout: Duration) -> io::Result<()> {
-        if self.style == Style::Json {
-            return self.lines.flush(timeout);
-        }
-        let mut stdout = io::stdout();
-        if self.told.elapsed() >= PROGRESS && stdout.is_terminal() {
+    fn flush(&mut self) -> io::Result<()> {
+        // A terminal that is behind is told later.
+        let is_due =
+            self.style == Style::Text && self.told.elapsed() >= PROGRESS && self.lines.pending() == 0;
+        if is_due && io::stdout().is_terminal() {
             self.told = Instant::now();
             self.is_untidy = true;
-            write!(stdout, "\r{}\x1b[K", self.tally)?;
-            stdout.flush()?;
+            self.lines.push_part(format_args!("\r{}\x1b[K", self.tally));
         }
-        Ok(())
+        self.lines.flush()
     }
 
     /// The last line, once everything has its outcome.
@@ -390,14 +396,12 @@ impl Report {
                     "millis": seconds * 1000.0,
                 });
                 self.lines.push(format_args!("{summary}"));
-                while self.lines.pending() > 0 {
-                    self.lines.flush(Duration::MAX)?;
-                }
-                if tally.failed() > 0 {
-                    complain(&format!("not everything was accepted: {tally}"));
-                }
             }
-            Style::Text => writeln!(io::stdout(), "\r\x1b[K{tally} in {seconds:.3} s")?,
+            Style::Text => self.lines.push(format_args!("{ERASE}{tally} in {seconds:.3} s")),
+        }
+        let _ = self.lines.flush_until(None)?;
+        if self.style == Style::Json && tally.failed() > 0 {
+            complain(&format!("not everything was accepted: {tally}"));
         }
         Ok(())
     }

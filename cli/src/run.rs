@@ -5,21 +5,27 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, ExitCode, ExitStatus, Stdio};
+use std::os::fd::AsFd;
+use std::path::{self, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use nix::unistd::{Pid, getpgid, getpgrp};
+use rustix::process::{WaitOptions, wait};
+use signal_hook::consts::{
+    SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU,
+};
 use udsmsg::{Address, Environment, Error, Namespace, Server};
 
-use crate::output::{Style, complain};
+use crate::output::{self, Lines, Style, complain};
 use crate::serve::{GRACE, PENDING_MAX, Printer, STOP, say_what_was_skipped, take_name_again};
-use crate::waiting::{self, CLOSED, Signals};
+use crate::waiting::{Came, Signals};
+
+/// The signals that would end this process, and that others send: the command gets them, and the inbox is there until it
+/// ends.
+const PASSED_ON: [i32; 10] =
+    [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGXCPU];
 
 /// What to run, and what it gets.
 #[derive(clap::Args)]
@@ -33,17 +39,9 @@ pub(crate) struct RunArgs {
     stdin: bool,
 
     /// The command and its arguments. It is started with the address in CLAUDE_CODE_MESSAGING_SOCKET (or the variable of
-    /// --namespace); SIGTERM, SIGINT and SIGHUP are passed on to it, and its exit status is ours.
+    /// --namespace); signals are passed on to it, and its exit status is ours.
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<OsString>,
-}
-
-/// Who gets the messages.
-enum Taker {
-    Stdout,
-    Command(ChildStdin),
-    /// It takes no more: messages stay in the inbox, and when that is full their senders are told.
-    Nobody,
 }
 
 /// Serves until the command ends, and ends as it did.
@@ -53,7 +51,7 @@ pub(crate) fn run(
     environment: Environment,
     style: Style,
 ) -> Result<ExitCode, Error> {
-    let mut signals = match Signals::of(&[SIGTERM, SIGINT, SIGHUP, SIGCHLD]) {
+    let mut signals = match Signals::of(&[&PASSED_ON[..], &[SIGCHLD]].concat()) {
         Ok(signals) => signals,
         Err(error) => {
             complain(&format!("cannot handle signals: {error}"));
@@ -62,7 +60,15 @@ pub(crate) fn run(
     };
     let mut builder = Server::builder().namespace(namespace).environment(environment);
     if let Some(path) = &args.socket {
-        builder = builder.address(Address::from_path(path)?);
+        let address = Address::parse(path)?;
+        // The command may change its directory.
+        builder = match path::absolute(address.path()) {
+            Ok(path) => builder.address(Address::from_path(&path)?),
+            Err(error) => {
+                complain(&format!("cannot say which directory {path:?} is relative to: {error}"));
+                return Ok(ExitCode::FAILURE);
+            }
+        };
     }
     let mut server = builder.start()?;
     say_what_was_skipped(&server);
@@ -76,43 +82,43 @@ pub(crate) fn run(
         }
     };
     // Lines of JSON for a command, whoever is looking.
-    let mut printer = Printer::new(if args.stdin { Style::Json } else { style }, false);
-    let mut taker = match child.stdin.take() {
-        Some(stdin) => Taker::Command(stdin),
+    let mut printer = match child.stdin.take() {
+        Some(stdin) => Printer::new(Lines::to_command(stdin), Style::Json, false),
         None => {
+            let mut printer = Printer::new(Lines::to_stdout(), style, false);
             printer.first_line(&server);
-            Taker::Stdout
+            printer
         }
     };
-    let status = serve(&mut server, &mut child, &mut signals, &mut printer, &mut taker);
+    let (status, takes_more) = serve(&mut server, &child, &mut signals, &mut printer);
     let until = Instant::now() + STOP;
-    let stopped = server.shutdown(GRACE);
+    let stopped = if takes_more && !args.stdin {
+        let (printed, stopped) = printer.stop(&mut server, until);
+        if let Err(error) = &printed {
+            complain(error);
+        }
+        stopped
+    } else {
+        let left = printer.unprinted() + server.inbox_len();
+        if left > 0 {
+            complain(&format!("messages that nobody took before the command ended: {left}"));
+        }
+        server.shutdown(GRACE)
+    };
     if let Err(error) = &stopped {
         complain(error);
     }
-    let status = match status {
-        Ok(status) => status,
+    let code = match status {
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             complain(&error);
             let _ = kill(pid(&child), Signal::SIGTERM);
             let _ = child.wait();
-            return Ok(ExitCode::FAILURE);
+            ExitCode::FAILURE
         }
     };
-    match taker {
-        Taker::Stdout => {
-            if let Err(error) = printer.last_lines(&mut server, until) {
-                complain(&error);
-            }
-        }
-        Taker::Command(_) | Taker::Nobody => {
-            let left = printer.lines.pending_lines() + server.inbox_len();
-            if left > 0 {
-                complain(&format!("messages that nobody took before the command ended: {left}"));
-            }
-        }
-    }
-    Ok(ExitCode::from(code_of(status)))
+    output::finish_stderr(until);
+    Ok(code)
 }
 
 fn start(args: &RunArgs, server: &Server) -> io::Result<Child> {
@@ -125,65 +131,83 @@ fn start(args: &RunArgs, server: &Server) -> io::Result<Child> {
     command.spawn()
 }
 
-/// The status that shells give: that of the command, or 128 and the signal that ended it.
-fn code_of(status: ExitStatus) -> u8 {
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
-    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
-}
-
 fn pid(child: &Child) -> Pid {
     Pid::from_raw(child.id().cast_signed())
 }
 
-/// Turns until the command has ended.
-fn serve(
-    server: &mut Server,
-    child: &mut Child,
-    signals: &mut Signals,
-    printer: &mut Printer,
-    taker: &mut Taker,
-) -> io::Result<ExitStatus> {
-    loop {
-        let flushed = match taker {
-            Taker::Stdout => printer.lines.flush(Duration::ZERO),
-            Taker::Command(stdin) => printer.lines.flush_to(stdin, Duration::ZERO),
-            Taker::Nobody => Ok(()),
-        };
-        if flushed.is_err() || wait(server, signals, printer, taker)? {
-            *taker = Taker::Nobody;
-        }
-        for signal in signals.take() {
-            if signal != SIGCHLD {
-                // The command is still ours: it was not waited for.
-                let _ = kill(pid(child), Signal::try_from(signal)?);
-            } else if let Some(status) = child.try_wait()? {
-                // It has ended; otherwise it was stopped.
-                return Ok(status);
-            }
-        }
-        let turn = server.turn(Some(Duration::ZERO)).map_err(io::Error::other)?;
-        if turn.name_lost {
-            take_name_again(server);
-        }
-        if !matches!(taker, Taker::Nobody) && printer.lines.pending() < PENDING_MAX {
-            printer.drain(server);
+/// Takes the status of every child that has ended: as process 1, and where we were made to adopt orphans, there are others
+/// than the command.
+///
+/// That of the command is as shells give it: its own, or 128 and the signal that ended it.
+fn reap(child: &Child) -> io::Result<Option<u8>> {
+    while let Some((pid, status)) = wait(WaitOptions::NOHANG)? {
+        if pid.as_raw_pid() == child.id().cast_signed() {
+            let code = status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal));
+            return Ok(Some(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)));
         }
     }
+    Ok(None)
 }
 
-/// Waits for the server, a signal, or whoever takes the messages; whether the latter is gone.
-fn wait(server: &mut Server, signals: &Signals, printer: &Printer, taker: &Taker) -> io::Result<bool> {
-    let timeout = server.next_timeout();
-    let stdout = io::stdout();
-    let out: Option<BorrowedFd<'_>> = match taker {
-        Taker::Stdout => Some(stdout.as_fd()),
-        Taker::Command(stdin) => Some(stdin.as_fd()),
-        Taker::Nobody => None,
+/// Gives a signal to the command, unless it has it already.
+fn pass_on(came: Came, child: &Child) -> io::Result<()> {
+    let is_in_our_group = getpgid(Some(pid(child))) == Ok(getpgrp());
+    if !(came.is_from_terminal && is_in_our_group) {
+        // The command is still ours: it was not waited for.
+        let _ = kill(pid(child), Signal::try_from(came.signal)?);
+    }
+    Ok(())
+}
+
+/// Turns until the command has ended. Its status, and whether the reader of the messages takes more: if not, they stay in
+/// the inbox, and when that is full their senders are told.
+fn serve(
+    server: &mut Server,
+    child: &Child,
+    signals: &mut Signals,
+    printer: &mut Printer,
+) -> (io::Result<u8>, bool) {
+    let mut takes_more = true;
+    let status = loop {
+        match turn(server, child, signals, printer, &mut takes_more) {
+            Ok(None) => {}
+            Ok(Some(code)) => break Ok(code),
+            Err(error) => break Err(error),
+        }
     };
-    let mut fds =
-        vec![PollFd::new(server.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-    let wanted = if printer.lines.pending() > 0 { PollFlags::POLLOUT } else { PollFlags::empty() };
-    fds.extend(out.map(|fd| PollFd::new(fd, wanted)));
-    waiting::wait(&mut fds, timeout)?;
-    Ok(fds.get(2).and_then(PollFd::revents).is_some_and(|got| got.intersects(CLOSED)))
+    (status, takes_more)
+}
+
+/// The status of the command, if it has ended.
+fn turn(
+    server: &mut Server,
+    child: &Child,
+    signals: &mut Signals,
+    printer: &mut Printer,
+    takes_more: &mut bool,
+) -> io::Result<Option<u8>> {
+    if *takes_more && printer.lines.flush().is_err() {
+        *takes_more = false;
+    }
+    let timeout = server.next_timeout();
+    let lines = takes_more.then_some(&mut printer.lines);
+    let ([_, has_signals], is_closed) = output::wait([server.as_fd(), signals.as_fd()], lines, timeout)?;
+    *takes_more &= !is_closed;
+    if has_signals {
+        for came in signals.take() {
+            if came.signal != SIGCHLD {
+                pass_on(came, child)?;
+            } else if let Some(code) = reap(child)? {
+                return Ok(Some(code));
+            }
+        }
+    }
+    let turn = server.turn(Some(Duration::ZERO)).map_err(io::Error::other)?;
+    if turn.name_lost {
+        take_name_again(server);
+    }
+    if *takes_more && printer.lines.pending() < PENDING_MAX {
+        printer.drain(server);
+    }
+    Ok(None)
 }

@@ -13,6 +13,7 @@ use udsmsg::{Address, Client, Environment, Error, Namespace, Outgoing, SendOutco
 use crate::ask;
 use crate::ndjson;
 use crate::output::{Escaped, Style, complain};
+use crate::waiting::Stdin;
 
 /// Bytes that a line may have, and so what stands in it.
 pub(crate) const FRAME_BYTES_MAX: usize = 65_536;
@@ -205,7 +206,7 @@ pub(crate) fn run(
 fn text_of_stdin() -> io::Result<String> {
     let mut bytes = Vec::new();
     let limit = FRAME_BYTES_MAX as u64;
-    io::stdin().lock().take(limit + 1).read_to_end(&mut bytes)?;
+    Stdin.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() > FRAME_BYTES_MAX {
         let why = format!("standard input is longer than the {limit} bytes that a whole message may have");
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));

@@ -3,20 +3,18 @@
 //! One loop over `poll(2)`: the server, the signals, stdout. A reader of stdout that falls behind makes the inbox fill
 //! up, and senders are told so; it never blocks the loop.
 
-use std::borrow::Cow;
 use std::io;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags};
 use serde_json::json;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use udsmsg::{Address, Batch, Environment, Error, InboxEntry, Limits, Namespace, Server};
 
 use crate::ServeArgs;
-use crate::output::{Escaped, Lines, Style, complain};
-use crate::waiting::{self, CLOSED, Signals};
+use crate::output::{self, Escaped, Json, Lines, Style, complain};
+use crate::waiting::Signals;
 
 /// The inbox is not drained while more than this waits for the reader of stdout.
 pub(crate) const PENDING_MAX: usize = 1 << 20;
@@ -35,7 +33,7 @@ pub(crate) fn run(
     environment: Environment,
     style: Style,
 ) -> Result<ExitCode, Error> {
-    let mut signals = match Signals::of(&[SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2]) {
+    let mut signals = match Signals::of(&[SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2]) {
         Ok(signals) => signals,
         Err(error) => {
             complain(&format!("cannot handle signals: {error}"));
@@ -48,25 +46,25 @@ pub(crate) fn run(
     }
     let mut builder = Server::builder().namespace(namespace).environment(environment).limits(limits);
     if let Some(path) = &args.socket {
-        builder = builder.address(Address::from_path(path)?);
+        builder = builder.address(Address::parse(path)?);
     }
     let mut server = builder.start()?;
     say_what_was_skipped(&server);
-    let mut printer = Printer::new(style, args.quiet);
+    let mut printer = Printer::new(Lines::to_stdout(), style, args.quiet);
     printer.first_line(&server);
     let printed = serve(&mut server, &mut signals, &mut printer, args.no_drain);
-    // From here on nothing is accepted, and everything that was accepted is printed.
     let until = Instant::now() + STOP;
-    let stopped = server.shutdown(GRACE);
-    let printed = printed.and(printer.last_lines(&mut server, until));
+    let (rest, stopped) = printer.stop(&mut server, until);
+    let printed = printed.and(rest);
     match &printed {
-        // Whoever closed stdout knows.
+        // A closed stdout was closed by its reader, who knows.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => complain(error),
         _ => {}
     }
     if let Err(error) = &stopped {
         complain(error);
     }
+    output::finish_stderr(until);
     Ok(if printed.is_ok() && stopped.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -80,13 +78,17 @@ fn serve(
     // Asked for, and not done yet: while stdout is behind, it waits.
     let mut print_now = false;
     loop {
-        printer.lines.flush(Duration::ZERO).map_err(|error| {
-            let what = format!("cannot write to stdout: {error}");
-            io::Error::new(error.kind(), what)
-        })?;
-        wait(server, signals, printer)?;
-        for signal in signals.take() {
-            match signal {
+        printer.lines.flush()?;
+        // With --quiet nobody needs to read.
+        let lines = (!printer.is_quiet || printer.lines.pending() > 0).then_some(&mut printer.lines);
+        let timeout = server.next_timeout();
+        let ([_, has_signals], is_closed) = output::wait([server.as_fd(), signals.as_fd()], lines, timeout)?;
+        if is_closed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let came = if has_signals { signals.take() } else { Vec::new() };
+        for came in came {
+            match came.signal {
                 SIGUSR1 => print_now = true,
                 SIGUSR2 => summarise(server),
                 _ => return Ok(()),
@@ -155,34 +157,19 @@ pub(crate) fn take_name_again(server: &mut Server) {
     }
 }
 
-/// Waits for the server, a signal, or stdout.
-fn wait(server: &mut Server, signals: &Signals, printer: &Printer) -> io::Result<()> {
-    let stdout = io::stdout();
-    // A closed pipe is reported whether or not anything else is asked for. With --quiet nobody needs to read.
-    let wanted = if printer.lines.pending() > 0 { PollFlags::POLLOUT } else { PollFlags::empty() };
-    let timeout = server.next_timeout();
-    let fd = |fd| PollFd::new(fd, PollFlags::POLLIN);
-    let mut fds = [fd(server.as_fd()), fd(signals.as_fd()), PollFd::new(stdout.as_fd(), wanted)];
-    let watched: &mut [PollFd<'_>] =
-        if printer.is_quiet && printer.lines.pending() == 0 { &mut fds[..2] } else { &mut fds };
-    waiting::wait(watched, timeout)?;
-    match watched.get(2).and_then(PollFd::revents) {
-        Some(got) if got.intersects(CLOSED) => Err(io::ErrorKind::BrokenPipe.into()),
-        _ => Ok(()),
-    }
-}
-
 /// What the owner of this inbox does with a message: it prints it.
 pub(crate) struct Printer {
     pub(crate) lines: Lines,
     batch: Batch,
     style: Style,
     is_quiet: bool,
+    /// Where the first line ends, among all that is printed.
+    first_line_end: u64,
 }
 
 impl Printer {
-    pub(crate) fn new(style: Style, is_quiet: bool) -> Self {
-        Self { lines: Lines::default(), batch: Batch::new(), style, is_quiet }
+    pub(crate) fn new(lines: Lines, style: Style, is_quiet: bool) -> Self {
+        Self { lines, batch: Batch::new(), style, is_quiet, first_line_end: 0 }
     }
 
     pub(crate) fn first_line(&mut self, server: &Server) {
@@ -190,11 +177,17 @@ impl Printer {
         match self.style {
             Style::Json => self.lines.push(format_args!(
                 r#"{{"event":"listening","socket":{},"address":{}}}"#,
-                json!(address.path()),
-                json!(address.to_string())
+                Json(json!(address.path())),
+                Json(json!(address.to_string()))
             )),
             Style::Text => self.lines.push(format_args!("listening at {}", Escaped(&address.to_string()))),
         }
+        self.first_line_end = self.lines.end();
+    }
+
+    /// Messages that were drained and not written to their ends.
+    pub(crate) fn unprinted(&self) -> usize {
+        self.lines.pending_lines() - usize::from(!self.lines.is_written(self.first_line_end))
     }
 
     /// Takes everything out of the inbox and puts it on its way to stdout.
@@ -205,31 +198,37 @@ impl Printer {
         }
         for entry in &self.batch {
             match self.style {
-                Style::Json => self.lines.push(format_args!("{}", JsonEntry(entry))),
+                Style::Json => self.lines.push(format_args!("{}", Json(JsonEntry(entry)))),
                 Style::Text => self.lines.push(format_args!("{}", TextEntry(entry))),
             }
         }
     }
 
-    /// After the stop: everything that was accepted.
-    pub(crate) fn last_lines(&mut self, server: &mut Server, until: Instant) -> io::Result<()> {
+    /// Stops the server by `until` at the latest, and prints everything that was accepted: first what stdout takes at once,
+    /// whatever the stop meets later; then the rest, for as long as there is time.
+    pub(crate) fn stop(
+        &mut self,
+        server: &mut Server,
+        until: Instant,
+    ) -> (io::Result<()>, Result<(), Error>) {
         self.drain(server);
-        while self.lines.pending() > 0 {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                let bytes = self.lines.pending();
-                let why =
-                    format!("{bytes} bytes of messages were not printed: stdout did not take them in time");
-                return Err(io::Error::new(io::ErrorKind::TimedOut, why));
-            }
-            self.lines.flush(left)?;
+        let begun = self.lines.flush_until(Some(Instant::now()));
+        let grace = GRACE.min(until.saturating_duration_since(Instant::now()));
+        let stopped = server.shutdown(grace);
+        (begun.and_then(|_| self.last_lines(until)), stopped)
+    }
+
+    fn last_lines(&mut self, until: Instant) -> io::Result<()> {
+        if self.lines.flush_until(Some(until))? {
+            return Ok(());
         }
-        Ok(())
+        let bytes = self.lines.pending();
+        let why = format!("{bytes} bytes of messages were not printed: stdout did not take them in time");
+        Err(io::Error::new(io::ErrorKind::TimedOut, why))
     }
 }
 
-/// One entry as a line of JSON. The message is JSON on one line already, but for carriage returns: in JSON that is valid they
-/// are white space wherever they stand, and there are readers to whom they end a line.
+/// One entry as a line of JSON.
 struct JsonEntry<'b>(InboxEntry<'b>);
 
 impl std::fmt::Display for JsonEntry<'_> {
@@ -237,13 +236,11 @@ impl std::fmt::Display for JsonEntry<'_> {
         let entry = &self.0;
         let peer = entry.peer();
         let message = entry.message();
-        let json = message.json();
-        let json = if json.contains('\r') { Cow::from(json.replace('\r', " ")) } else { Cow::from(json) };
         write!(
             f,
             r#"{{"id":"{}","message":{},"receivedAt":{},"status":"processed","peer":{}}}"#,
             entry.id(),
-            json,
+            message.json(),
             entry.received_at().as_millis(),
             json!({"uid": peer.uid, "pid": peer.pid}),
         )

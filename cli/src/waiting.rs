@@ -1,67 +1,112 @@
 //! What a loop waits for beside its sockets: signals and time.
 
+use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::libc::SIGXFSZ;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT};
 use signal_hook::flag;
-use signal_hook::low_level::pipe;
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::WithRawSiginfo;
 
 /// The other end is gone, whatever was asked for.
 pub(crate) const CLOSED: PollFlags = PollFlags::POLLERR.union(PollFlags::POLLHUP).union(PollFlags::POLLNVAL);
 
 /// Signals, as something to wait for. From its making on, they no longer end the process.
 pub(crate) struct Signals {
-    /// Readable when one of them came.
-    read: UnixStream,
-    came: Vec<(i32, Arc<AtomicBool>)>,
-    /// Of signals that have been taken.
-    may_hold_bytes: bool,
+    delivery: SignalDelivery<UnixStream, WithRawSiginfo>,
+}
+
+/// A signal that came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Came {
+    pub(crate) signal: i32,
+    /// A terminal sent it, to its whole foreground group. Known on Linux; elsewhere it is taken for another process's.
+    pub(crate) is_from_terminal: bool,
 }
 
 impl Signals {
-    /// All of `signals`.
+    /// All of `signals`, but for those of a terminal that were ignored when this process was started: `nohup` and shells
+    /// do that to keep them from it, and from what it starts.
     pub(crate) fn of(signals: &[i32]) -> io::Result<Self> {
+        let ignored = ignored_signals();
+        let stays_ignored =
+            |signal: i32| [SIGHUP, SIGINT, SIGQUIT].contains(&signal) && ignored.contains(signal);
+        let wanted: Vec<i32> = signals.iter().copied().filter(|signal| !stays_ignored(*signal)).collect();
         let (read, write) = UnixStream::pair()?;
-        read.set_nonblocking(true)?;
-        let mut came = Vec::new();
-        // Whoever started us may have blocked them, and that is inherited.
+        let delivery = SignalDelivery::with_pipe(read, write, WithRawSiginfo, &wanted)?;
+        // The process that started us may have blocked them, and that is inherited.
         let mut unblocked = SigSet::empty();
-        for signal in signals {
-            unblocked.add(Signal::try_from(*signal)?);
-            // Before the byte: whoever is woken by it finds the flag.
-            let flag = Arc::new(AtomicBool::new(false));
-            flag::register(*signal, Arc::clone(&flag))?;
-            pipe::register(*signal, write.try_clone()?)?;
-            came.push((*signal, flag));
+        for signal in wanted {
+            unblocked.add(Signal::try_from(signal)?);
         }
         unblocked.thread_unblock()?;
-        Ok(Self { read, came, may_hold_bytes: false })
+        Ok(Self { delivery })
     }
 
-    /// Those that came since the last time it was asked, each once. No system call if there are none.
-    pub(crate) fn take(&mut self) -> Vec<i32> {
-        let is_raised = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
-        if self.may_hold_bytes || self.came.iter().any(|(_, flag)| is_raised(flag)) {
-            // All, and before the flags are lowered: one that is raised from here on leaves a byte to wake up for.
-            while matches!(self.read.read(&mut [0; 64]), Ok(1..)) {}
-        }
-        let came = self.came.iter().filter(|(_, flag)| flag.swap(false, Ordering::Relaxed));
-        let came: Vec<i32> = came.map(|(signal, _)| *signal).collect();
-        self.may_hold_bytes = !came.is_empty();
-        came
+    /// Those that came since the last time it was asked.
+    pub(crate) fn take(&mut self) -> Vec<Came> {
+        let is_from_terminal = |code: i32| cfg!(any(target_os = "linux", target_os = "android")) && code > 0;
+        self.delivery
+            .pending()
+            .map(|info| Came { signal: info.si_signo, is_from_terminal: is_from_terminal(info.si_code) })
+            .collect()
     }
 }
 
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.read.as_fd()
+        self.delivery.get_read().as_fd()
+    }
+}
+
+/// The signals that this process ignores, a bit for each.
+struct Ignored(u64);
+
+impl Ignored {
+    fn contains(&self, signal: i32) -> bool {
+        self.0.checked_shr(signal.cast_unsigned().wrapping_sub(1)).is_some_and(|bits| bits & 1 != 0)
+    }
+}
+
+/// None where the system does not say.
+fn ignored_signals() -> Ignored {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    Ignored(mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0))
+}
+
+/// From here on a write beyond the file size limit is an error that can be told. What is started gets the signal back.
+pub(crate) fn handle_file_size_limit() {
+    if !ignored_signals().contains(SIGXFSZ) {
+        // Without it the signal ends the process, which is no reason not to start.
+        let _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
+    }
+}
+
+/// Standard input, waited for also if somebody has set it not to wait.
+pub(crate) struct Stdin;
+
+impl Read for Stdin {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut stdin = io::stdin().lock();
+        loop {
+            match stdin.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    wait(&mut [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)], None)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
     }
 }
 

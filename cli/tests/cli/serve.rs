@@ -95,7 +95,7 @@ fn a_given_path_gets_private_parents_and_a_new_token_every_time() {
 fn paths_are_taken_literally() {
     let home = Home::new();
     home.private("d");
-    for socket in ["s.sock", "./s.sock", "d/s.sock", "d//./s.sock", "d/../d/s.sock", "uds:s.sock"] {
+    for socket in ["s.sock", "./s.sock", "d/s.sock", "d//./s.sock", "d/../d/s.sock"] {
         let serve = home.serve(&["--socket", socket]);
         assert_eq!(serve.socket, socket);
         let address = format!("uds:{socket}");
