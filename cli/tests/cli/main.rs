@@ -10,6 +10,7 @@
 mod ask;
 mod interop;
 mod many;
+mod output;
 mod peers;
 mod ping;
 mod run;

@@ -1,0 +1,234 @@
+//! What the tool prints where nobody reads it: terminals, pipes, sockets, full disks. The loop goes on, and a stop ends.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
+use nix::pty::{OpenptyResult, openpty};
+use nix::sys::signal::Signal;
+use nix::sys::termios::{FlowArg, tcflow};
+use serde_json::Value;
+
+use crate::util::{Home, Peer, Process, WATCHDOG, text_line};
+
+
+
+/// A server whose stdout is `out`, and a client of it.
+struct Served {
+    process: Process,
+    peer: Peer,
+    socket: String,
+}
+
+/// Starts `command`, which is to listen at a path that is added to it, with `out` as its stdout.
+fn start(home: &Home, mut command: Command, out: impl Into<Stdio>) -> Served {
+    let socket = home.private("d").join("s").to_str().unwrap().to_owned();
+    command.args(["--socket", &socket]).stdout(out).stderr(Stdio::piped());
+    let process = Process::spawn_as_is(command, WATCHDOG);
+    let peer = connect(home, &socket);
+    Served { process, peer, socket }
+}
+
+/// Waits for a server at `socket`.
+fn connect(home: &Home, socket: &str) -> Peer {
+    while UnixStream::connect(socket).is_err() || !home.capability_file(socket).exists() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    Peer::connect(socket, &home.token(socket))
+}
+
+/// Sends texts of `len` bytes until one is refused; the reason, and how many were not.
+fn send_until_refused(peer: &mut Peer, len: usize) -> (String, usize) {
+    for accepted in 0..20_000 {
+        let answer = peer.ask(&text_line(&"x".repeat(len)));
+        if answer["data"] != "ok" {
+            return (answer["data"].as_str().unwrap().to_owned(), accepted);
+        }
+    }
+    panic!("what waits is not bounded");
+}
+
+fn set_nonblocking(fd: impl AsFd) {
+    let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL).unwrap());
+    fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).unwrap();
+}
+
+fn is_nonblocking(fd: impl AsFd) -> bool {
+    OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL).unwrap()).contains(OFlag::O_NONBLOCK)
+}
+
+fn terminal() -> (File, OwnedFd) {
+    let OpenptyResult { master, slave } = openpty(None, None).unwrap();
+    (File::from(master), slave)
+}
+
+/// A server that prints to what `out` makes, and that nobody reads: senders read `inbox full`, others are served, and it
+/// stops.
+#[track_caller]
+fn assert_goes_on_unread(out: impl FnOnce() -> (OwnedFd, OwnedFd)) {
+    let home = Home::new();
+    let (unread, out) = out();
+    let shared = out.try_clone().unwrap();
+    let mut served = start(&home, home.serve_command(&[]), out);
+    assert_eq!(send_until_refused(&mut served.peer, 1_000).0, "inbox full");
+    connect(&home, &served.socket).ping();
+    assert!(!is_nonblocking(&shared), "a flag of a file that others share was changed");
+    served.process.signal(Signal::SIGTERM);
+    let ended = served.process.end();
+    ended.assert_code(1);
+    assert!(ended.stderr.contains("bytes of messages were not printed"), "{ended:?}");
+    assert!(home.traces().is_empty(), "{:?}", home.traces());
+    drop((unread, shared));
+}
+
+#[test]
+fn an_unread_terminal_does_not_block_the_server() {
+    assert_goes_on_unread(|| {
+        let (screen, out) = terminal();
+        (screen.into(), out)
+    });
+}
+
+#[test]
+fn a_stopped_terminal_does_not_block_the_server() {
+    assert_goes_on_unread(|| {
+        let (screen, out) = terminal();
+        tcflow(&out, FlowArg::TCOOFF).unwrap();
+        (screen.into(), out)
+    });
+}
+
+#[test]
+fn an_unread_socket_as_stdout_does_not_block_the_server() {
+    assert_goes_on_unread(|| {
+        let (unread, out) = UnixStream::pair().unwrap();
+        (unread.into(), out.into())
+    });
+}
+
+#[test]
+fn an_unread_pipe_does_not_block_the_server() {
+    assert_goes_on_unread(|| {
+        let (unread, out) = std::io::pipe().unwrap();
+        (unread.into(), out.into())
+    });
+}
+
+/// A terminal that another process is writing to, and is stuck with, has its lock taken.
+#[test]
+fn a_terminal_that_another_writer_holds_does_not_block_the_server() {
+    assert_goes_on_unread(|| {
+        let (screen, out) = terminal();
+        let mut other = File::from(out.try_clone().unwrap());
+        thread::spawn(move || other.write_all(&[b'x'; 1 << 20]));
+        thread::sleep(Duration::from_millis(100));
+        (screen.into(), out)
+    });
+}
+
+/// It was set not to wait by somebody else who has it open: what it does not take at once comes later.
+#[test]
+fn a_terminal_that_is_set_not_to_wait_gets_every_message() {
+    let home = Home::new();
+    let (screen, out) = terminal();
+    set_nonblocking(&out);
+    let mut served = start(&home, home.serve_command(&["--json"]), out);
+    for _ in 0..30 {
+        served.peer.send_text(&"x".repeat(3_000));
+    }
+    let mut lines = BufReader::new(screen).lines().map_while(Result::ok);
+    assert!(lines.next().unwrap().contains("listening"));
+    for number in 1..=30 {
+        let entry: Value = serde_json::from_str(&lines.next().expect("the next message")).unwrap();
+        assert_eq!(entry["id"], format!("uds-{number}"));
+    }
+    served.process.signal(Signal::SIGTERM);
+    served.process.end().assert_code(0);
+}
+
+#[test]
+fn an_unread_stderr_does_not_block_the_server() {
+    for is_terminal in [false, true] {
+        let home = Home::new();
+        let (unread, errors): (OwnedFd, OwnedFd) = if is_terminal {
+            let (screen, out) = terminal();
+            (screen.into(), out)
+        } else {
+            let (unread, out) = std::io::pipe().unwrap();
+            (unread.into(), out.into())
+        };
+        let socket = home.private("d").join("s").to_str().unwrap().to_owned();
+        let mut command = home.serve_command(&["--socket", &socket]);
+        command.stdout(Stdio::null()).stderr(errors);
+        let mut process = Process::spawn_as_is(command, WATCHDOG);
+        let mut peer = connect(&home, &socket);
+        for _ in 0..1_000 {
+            process.signal(Signal::SIGUSR2);
+            peer.ping();
+        }
+        // What comes later says how much is missing before it.
+        let reader = thread::spawn(move || {
+            let lines = BufReader::new(File::from(unread)).lines();
+            lines.map_while(Result::ok).any(|line| line.contains("lines for stderr were dropped"))
+        });
+        process.signal(Signal::SIGTERM);
+        assert_eq!(process.wait().code(), Some(0));
+        assert!(reader.join().unwrap(), "nothing says that lines are missing");
+    }
+}
+
+/// Unread stdout and stderr of a command with an inbox: it is served, and its end is the end.
+#[test]
+fn an_unread_terminal_does_not_block_the_inbox_of_a_command() {
+    let home = Home::new();
+    let (screen, out) = terminal();
+    let socket = home.private("d").join("s").to_str().unwrap().to_owned();
+    let mut command = home.udsmsg(&["run", "--socket", &socket, "--", "sh", "-c", "read -r line; exit 7"]);
+    command.stdin(Stdio::piped()).stdout(out.try_clone().unwrap()).stderr(out);
+    let process = Process::spawn_as_is(command, WATCHDOG);
+    let mut peer = connect(&home, &socket);
+    assert_eq!(send_until_refused(&mut peer, 1_000).0, "inbox full");
+    connect(&home, &socket).ping();
+    process.take_stdin().write_all(b"go\n").unwrap();
+    process.end().assert_code(7);
+    assert!(home.traces().is_empty());
+    drop(screen);
+}
+
+/// Messages that were answered `ok` are in the file, though the stop has to wait for a lock that others hold.
+#[test]
+fn a_stop_under_a_held_lock_prints_what_was_accepted() {
+    let home = Home::new();
+    let dir = home.private("d");
+    let path = home.path().join("out");
+    let mut served = start(&home, home.serve_command(&["--no-drain"]), File::create(&path).unwrap());
+    for _ in 0..100 {
+        served.peer.send_text(&"x".repeat(10_000));
+    }
+    let _held = Flock::lock(File::open(dir).unwrap(), FlockArg::LockExclusive).unwrap();
+    served.process.signal(Signal::SIGTERM);
+    let ended = served.process.end();
+    let printed = fs::read_to_string(path).unwrap();
+    assert_eq!(printed.lines().count(), 101, "{ended:?}");
+}
+
+#[test]
+fn a_full_disk_is_a_stop_with_a_reason() {
+    let home = Home::new();
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let mut command = home.serve_command(&[]);
+    command.stdout(full()).stderr(Stdio::piped());
+    let ended = Process::spawn_as_is(command, WATCHDOG).end();
+    ended.assert_refused("cannot write to stdout: ");
+    let mut command = home.udsmsg(&["send", "--ndjson", "/nowhere"]);
+    let input = home.path().join("input");
+    fs::write(&input, "{\"type\":\"text\"}\n").unwrap();
+    command.stdin(File::open(input).unwrap()).stdout(full()).stderr(Stdio::piped());
+    let ended = Process::spawn_as_is(command, WATCHDOG).end();
+    ended.assert_refused("cannot write to stdout: ");
+}
