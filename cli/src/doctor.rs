@@ -91,6 +91,7 @@ pub(crate) fn doctor(
     capability_dir(&mut checks, namespace, environment);
     default_location(&mut checks, namespace, environment)?;
     descriptors(&mut checks);
+    passed_descriptors(&mut checks);
     identity(&mut checks);
     inherited_socket(&mut checks, namespace, environment);
     files(&mut checks, namespace, environment);
@@ -189,6 +190,15 @@ fn default_location(
         }
     }
     Ok(())
+}
+
+/// Whether the kernel keeps out what peers pass along.
+fn passed_descriptors(checks: &mut Checks) {
+    if let Ok(false) = udsmsg::os::sys::can_refuse_descriptors() {
+        let detail = "this system cannot refuse descriptors that peers pass along (Linux 6.16 can): \
+                      a process of yours can hold up a server or a client with one";
+        checks.note("passed descriptors", detail);
+    }
 }
 
 /// Whether as many clients as are allowed can be open, and as many again that are being closed.

@@ -17,7 +17,6 @@ use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{self, Backlog, SockType, UnixAddr, sockopt};
 use nix::sys::stat::Mode;
@@ -191,9 +190,7 @@ impl Claim {
         };
         let _lock = Lock::take(&dir, &Clock::new())?;
         claim.record_adopted(&listener)?;
-        fcntl(&listener, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
-            .map_err(|cause| claim.cannot("take over", cause.into()))?;
-        listener.set_nonblocking(true).map_err(|cause| claim.cannot("take over", cause))?;
+        sys::take_over(&listener).map_err(|cause| claim.cannot("take over", cause))?;
         claim.publish(capabilities, random)?;
         Ok((listener, claim))
     }
@@ -502,6 +499,9 @@ fn path_of(listener: &UnixListener) -> Result<Address, Error> {
     let is_stream = socket::getsockopt(listener, sockopt::SockType) == Ok(SockType::Stream);
     if !is_stream || socket::getsockopt(listener, sockopt::AcceptConn) != Ok(true) {
         return Err(invalid_listener("it is not a stream socket that listens"));
+    }
+    if sys::is_shut_down(listener) {
+        return Err(invalid_listener("it was shut down, and no connection will come"));
     }
     match name.as_pathname() {
         Some(path) => Address::from_path(path),

@@ -719,6 +719,11 @@ impl Endpoint {
         }
     }
 
+    /// Whether a connection is there and not on its way out.
+    pub fn is_open(&self, key: ConnKey) -> bool {
+        self.slots.get(key).is_some_and(Connection::is_open)
+    }
+
     /// Every connection as it stands, in no order.
     pub fn connections(&self) -> impl Iterator<Item = ConnectionStats> {
         self.slots.iter().map(|(_, connection)| connection.stats())

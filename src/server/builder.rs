@@ -11,7 +11,7 @@ use mio::{Interest, Registry};
 use super::TIMER;
 use super::event_loop::EventLoop;
 use super::sending::Sending;
-use super::{LISTENER, STREAMS, Server, WAKER, Waker};
+use super::{Accepting, LISTENER, STREAMS, Server, WAKER, Waker};
 use crate::os::address::Address;
 use crate::os::capability::CapabilityDir;
 use crate::os::claim::Claim;
@@ -200,8 +200,8 @@ impl ServerBuilder {
             namespace: self.namespace,
             ready: VecDeque::new(),
             unblocked: VecDeque::new(),
-            is_listener_ready: false,
-            accept_again_at: None,
+            accepting: Accepting::Idle,
+            has_told_pause: false,
             turn_accepts_max: self.limits.turn_accepts_max,
             on_enqueue: None,
             sending,

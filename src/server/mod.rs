@@ -52,7 +52,8 @@ const WAKER: usize = 1;
 const TIMER: usize = 2;
 const STREAMS: usize = 3;
 
-/// How long the listener rests after the descriptor table was found full: no event tells when it no longer is.
+/// How long the listener rests after the system refused to accept, be it because the descriptor table is full: no event
+/// tells when it no longer does.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// What one turn did.
@@ -123,10 +124,21 @@ struct Client {
     stream: Stream,
     is_readable: bool,
     is_writable: bool,
-    /// The event said that the peer has finished sending: read to the end, a short read proves nothing.
-    is_read_closed: bool,
     /// It stands in the ready list.
     is_queued: bool,
+}
+
+/// Whether the listener is asked for connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accepting {
+    /// None is waiting; an event will tell.
+    Idle,
+    /// One may be waiting.
+    Ready,
+    /// The system refuses for now.
+    Paused { until: Mono },
+    /// No connection will come any more.
+    Broken,
 }
 
 /// A private inbox on a Unix domain socket, drained by the one thread that owns it.
@@ -166,9 +178,9 @@ pub struct Server {
     ready: VecDeque<ConnKey>,
     /// Streams that took nothing and do again.
     unblocked: VecDeque<ConnKey>,
-    is_listener_ready: bool,
-    /// After descriptors ran out: when to try again.
-    accept_again_at: Option<Mono>,
+    accepting: Accepting,
+    /// That accepting is paused was reported, and it has not worked since.
+    has_told_pause: bool,
     turn_accepts_max: usize,
     on_enqueue: Option<Box<dyn FnMut() + Send>>,
     sending: Sending,
@@ -237,7 +249,7 @@ impl Server {
     pub fn on_event(&mut self, event: &Event) -> bool {
         let streams = STREAMS..STREAMS + self.clients.len();
         match self.event_loop.number(event.token()) {
-            Some(LISTENER) => self.is_listener_ready = self.listener.is_some(),
+            Some(LISTENER) => self.note_listener_event(event),
             Some(WAKER) => self.event_loop.rest(),
             Some(TIMER) => {}
             Some(number) if streams.contains(&number) => self.note_event(number - STREAMS, event),
@@ -247,6 +259,14 @@ impl Server {
             _ => return false,
         }
         true
+    }
+
+    fn note_listener_event(&mut self, event: &Event) {
+        let Some(listener) = &mut self.listener else { return };
+        listener.note_event(event);
+        if self.accepting == Accepting::Idle {
+            self.accepting = Accepting::Ready;
+        }
     }
 
     /// The tokens that this server uses in the loop it lives in.
@@ -278,15 +298,17 @@ impl Server {
     /// Takes over a connection that somebody else has made, as one end of a socket pair. Its peer is what the kernel says
     /// of it, and has to show the token like any other.
     ///
+    /// The connection is made non-blocking and close-on-exec.
+    ///
     /// # Errors
     ///
-    /// [`ErrorKind::ForeignPeer`] if the other end belongs to another user, [`ErrorKind::Busy`] if there is no slot for it
-    /// in this turn, [`ErrorKind::ShutDown`], [`ErrorKind::Io`].
+    /// [`ErrorKind::ForeignPeer`] if the other end belongs to another user, [`ErrorKind::Busy`] if `clients_max` are
+    /// connected (then the peer reads `too many clients`) or there is no slot for it in this turn,
+    /// [`ErrorKind::ShutDown`], [`ErrorKind::Io`].
     #[cfg(unix)]
     pub fn adopt_stream(&mut self, stream: std::os::unix::net::UnixStream) -> Result<(), Error> {
         let refused = |what| move |e| Error::new(ErrorKind::Io, what).with_source(e);
         let peer = sys::peer_identity(&stream).map_err(refused("the system does not say who the peer is"))?;
-        stream.set_nonblocking(true).map_err(refused("the stream cannot be made non-blocking"))?;
         let now = self.clock.now();
         if self.listener.is_none() {
             return Err(Error::new(ErrorKind::ShutDown, "the server has been shut down"));
@@ -294,13 +316,19 @@ impl Server {
         if !self.endpoint.can_accept() {
             return Err(Error::new(ErrorKind::Busy, "there is no slot for another connection in this turn"));
         }
+        sys::take_over(&stream).map_err(refused("the stream cannot be taken over"))?;
         let key = self.endpoint.accepted(peer, now).ok_or_else(|| {
             Error::new(ErrorKind::ForeignPeer, format!("the peer is user id {}, who is not let in", peer.uid))
         })?;
+        let is_admitted = self.endpoint.is_open(key);
         let taken = self.take_stream(key, Stream::new(stream));
         self.take_steps(now);
         self.arm();
-        taken
+        taken?;
+        if is_admitted {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Busy, "as many clients are connected as may be, and the peer is told so"))
     }
 
     /// How long a host that waits in a loop of its own may wait before it calls [`turn`](Self::turn), if nothing
@@ -313,13 +341,14 @@ impl Server {
         Some(deadline.since(self.clock.now().mono))
     }
 
-    /// Whether clients can find this server: it has not been shut down, and the last check found its socket in place.
+    /// Whether clients can find this server: it has not been shut down, its listener has not broken, and the last check
+    /// found its socket in place.
     pub fn is_reachable(&self) -> bool {
-        self.listener.is_some() && !self.is_name_lost
+        self.listener.is_some() && self.accepting != Accepting::Broken && !self.is_name_lost
     }
 
-    /// Takes the name again after the socket has vanished, with the same token. Connections go on. Does nothing if the
-    /// socket is there.
+    /// Takes the name again after the socket has vanished or the listener broke, with the same token. Connections go on.
+    /// Does nothing if the socket is there and its listener works.
     ///
     /// # Errors
     ///
@@ -333,7 +362,7 @@ impl Server {
                 "the server has been shut down and takes no name again",
             ));
         };
-        if self.claim.still_there() {
+        if self.claim.still_there() && self.accepting != Accepting::Broken {
             self.is_name_lost = false;
             return Ok(());
         }
@@ -350,6 +379,7 @@ impl Server {
             .register(&mut listener, token, Interest::READABLE)
             .map_err(|e| Error::new(ErrorKind::Io, "cannot watch the new listener").with_source(e))?;
         (self.listener, self.claim) = (Some(listener), claim);
+        self.accepting = Accepting::Idle;
         self.is_name_lost = false;
         tracing::info!(address = %self.address(), "listening again");
         Ok(())
@@ -472,8 +502,7 @@ impl Server {
             Some(listener) => self.claim.release(&listener),
             None => Ok(()),
         };
-        self.is_listener_ready = false;
-        self.accept_again_at = None;
+        self.accepting = Accepting::Idle;
         released
     }
 }

@@ -6,7 +6,7 @@ use mio::Interest;
 use mio::event::Event;
 
 use super::event_loop::Source;
-use super::{ACCEPT_RETRY, Client, STREAMS, Server, Turn};
+use super::{ACCEPT_RETRY, Accepting, Client, STREAMS, Server, Turn};
 use crate::os::transport::{AcceptError, Progress, Stream};
 use crate::proto::endpoint::{Endpoint, Step};
 use crate::proto::error::{Error, ErrorKind};
@@ -60,7 +60,7 @@ impl Server {
         self.endpoint.has_work()
             || !self.ready.is_empty()
             || !self.unblocked.is_empty()
-            || (self.is_listener_ready && self.accept_again_at.is_none())
+            || self.accepting == Accepting::Ready
             || self.sending.has_more()
     }
 
@@ -68,10 +68,11 @@ impl Server {
     pub(super) fn next_deadline(&mut self) -> Option<Mono> {
         let name_check_at = self.listener.is_some().then_some(self.name_check_at);
         let sending = self.sending.next_deadline();
-        [self.endpoint.next_deadline(), sending, self.accept_again_at, name_check_at]
-            .into_iter()
-            .flatten()
-            .min()
+        let accept_again_at = match self.accepting {
+            Accepting::Paused { until } => Some(until),
+            _ => None,
+        };
+        [self.endpoint.next_deadline(), sending, accept_again_at, name_check_at].into_iter().flatten().min()
     }
 
     /// Looks whether the socket is still there, and sets the time for the next look.
@@ -88,8 +89,7 @@ impl Server {
     /// Remembers what the kernel said of the stream in a slot.
     pub(super) fn note_event(&mut self, index: usize, event: &Event) {
         let Some(client) = self.clients.get_mut(index).and_then(Option::as_mut) else { return };
-        client.is_read_closed |= event.is_read_closed() || event.is_error();
-        client.is_readable |= event.is_readable() || client.is_read_closed;
+        client.is_readable |= client.stream.note_event(event);
         if client.is_readable && !client.is_queued {
             client.is_queued = true;
             self.ready.push_back(client.key);
@@ -112,7 +112,7 @@ impl Server {
             match client.stream.read(space) {
                 moved @ (Progress::Moved(n) | Progress::Cut(n)) => {
                     let is_cut = matches!(moved, Progress::Cut(_));
-                    client.is_readable = n == asked || is_cut || client.is_read_closed;
+                    client.is_readable = n == asked || is_cut;
                     if client.is_readable {
                         client.is_queued = true;
                         self.ready.push_back(key);
@@ -180,16 +180,17 @@ impl Server {
 
     /// Accepts what waits, up to the bound of a turn.
     fn accept(&mut self, now: Now) -> Result<(), Error> {
-        if self.accept_again_at.is_some_and(|at| at <= now.mono) {
-            self.accept_again_at = None;
+        if matches!(self.accepting, Accepting::Paused { until } if until <= now.mono) {
+            self.accepting = Accepting::Ready;
         }
         for _ in 0..self.turn_accepts_max {
-            if !self.is_listener_ready || self.accept_again_at.is_some() || !self.endpoint.can_accept() {
+            if self.accepting != Accepting::Ready || !self.endpoint.can_accept() {
                 break;
             }
             let Some(listener) = &self.listener else { break };
             match listener.accept() {
                 Ok((stream, peer)) => {
+                    self.has_told_pause = false;
                     let Some(key) = self.endpoint.accepted(peer, now) else { continue };
                     if let Err(error) = self.take_stream(key, stream) {
                         tracing::warn!(%error, "a new connection is dropped");
@@ -197,13 +198,19 @@ impl Server {
                     self.take_steps(now);
                 }
                 Err(AcceptError::Aborted) => {}
-                Err(AcceptError::Blocked) => self.is_listener_ready = false,
-                Err(AcceptError::Exhausted(error)) => {
-                    tracing::warn!(%error, "cannot accept for now");
-                    self.accept_again_at = Some(now.mono.plus(ACCEPT_RETRY));
+                Err(AcceptError::Blocked) => {
+                    self.has_told_pause = false;
+                    self.accepting = Accepting::Idle;
+                }
+                Err(AcceptError::NotNow(error)) => {
+                    if !self.has_told_pause {
+                        tracing::warn!(%error, "cannot accept for now");
+                        self.has_told_pause = true;
+                    }
+                    self.accepting = Accepting::Paused { until: now.mono.plus(ACCEPT_RETRY) };
                 }
                 Err(AcceptError::Broken(error)) => {
-                    self.is_listener_ready = false;
+                    self.accepting = Accepting::Broken;
                     let what = format!("cannot accept connections at {}", self.address());
                     return Err(Error::new(ErrorKind::Io, what).with_source(error));
                 }
@@ -221,14 +228,7 @@ impl Server {
             return Err(Error::new(ErrorKind::Io, "cannot watch a new connection").with_source(error));
         }
         if let Some(slot) = self.clients.get_mut(key.index()) {
-            *slot = Some(Client {
-                key,
-                stream,
-                is_readable: false,
-                is_writable: true,
-                is_read_closed: false,
-                is_queued: false,
-            });
+            *slot = Some(Client { key, stream, is_readable: false, is_writable: true, is_queued: false });
         }
         Ok(())
     }

@@ -26,8 +26,6 @@ struct LinkStream {
     stream: Stream,
     is_readable: bool,
     is_writable: bool,
-    /// The event said that the receiver has finished sending: read to the end, a short read proves nothing.
-    is_read_closed: bool,
 }
 
 /// Everything that a server has on its way to others.
@@ -126,8 +124,7 @@ impl Sending {
     /// Remembers what the kernel said of the stream of the link with this index.
     pub(super) fn note_event(&mut self, index: usize, event: &Event) {
         if let Some(link) = self.streams.iter_mut().find(|link| link.key.index() == index) {
-            link.is_read_closed |= event.is_read_closed() || event.is_error();
-            link.is_readable |= event.is_readable() || link.is_read_closed;
+            link.is_readable |= link.stream.note_event(event);
             link.is_writable |= event.is_writable();
         }
     }
@@ -201,13 +198,7 @@ impl Sending {
             let error = Error::new(ErrorKind::Io, "cannot watch a connection").with_source(error);
             return self.outbox.connect_failed(key, &error, now);
         }
-        self.streams.push(LinkStream {
-            key,
-            stream,
-            is_readable: false,
-            is_writable: true,
-            is_read_closed: false,
-        });
+        self.streams.push(LinkStream { key, stream, is_readable: false, is_writable: true });
         self.outbox.connected(key, auth_token, now);
     }
 }
@@ -222,7 +213,7 @@ fn read(outbox: &mut Outbox, link: &mut LinkStream, now: Now) {
     match link.stream.read(space) {
         moved @ (Progress::Moved(n) | Progress::Cut(n)) => {
             let is_cut = matches!(moved, Progress::Cut(_));
-            link.is_readable = n == asked || is_cut || link.is_read_closed;
+            link.is_readable = n == asked || is_cut;
             outbox.received(link.key, n, now);
         }
         Progress::Blocked => link.is_readable = false,

@@ -26,4 +26,5 @@ mod load;
 mod outbox;
 mod regressions;
 mod sending;
+mod transport;
 mod util;

@@ -1,18 +1,24 @@
 //! What peers can make a server keep open.
 
-use std::io::{BufReader, IoSlice, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use udsmsg::{Client, Environment, ErrorKind, Namespace, Outgoing, SendOutcome, Server};
 
-use super::host::{Host, ask, is_pong, listen, part, plays, say};
+use super::host::{Host, ask, is_pong, listen, part, plays, rest, say};
 use super::measure::{Hiccups, kib};
 use super::util::real::{Home, RawPeer};
-use super::util::{ping, text};
+use super::util::rights::{can_be_refused, send_with};
+use super::util::{loud, ping, text};
 use super::{alone, times};
 
 /// 200 want in where there is room for 4 more: the server waits for a free descriptor without spinning, and goes on with
@@ -137,30 +143,31 @@ fn connections_that_come_and_go_leave_nothing_behind() {
     assert_eq!(host.figure("auth"), 0, "nobody was left to a deadline");
 }
 
-/// Sends `bytes` with `count` copies of a descriptor.
-fn send_with(stream: &UnixStream, bytes: &[u8], count: usize) {
-    let file = std::fs::File::open("/dev/null").unwrap();
-    let fds = vec![file.as_raw_fd(); count];
-    let rights = [ControlMessage::ScmRights(&fds)];
-    let sent =
-        sendmsg::<()>(stream.as_fd().as_raw_fd(), &[IoSlice::new(bytes)], &rights, MsgFlags::empty(), None);
-    assert_eq!(sent, Ok(bytes.len()));
-}
-
+/// Where the kernel can refuse them (Linux 6.16), who sends them is told so; elsewhere they are thrown away by the read.
 #[test]
 fn descriptors_that_a_peer_sends_along_do_not_get_in() {
-    let _alone = alone("descriptors_that_a_peer_sends_along_do_not_get_in");
+    let name = "descriptors_that_a_peer_sends_along_do_not_get_in";
+    let _alone = alone(name);
     let mut host = Host::start(&[]);
     assert_eq!(host.tell("drain"), "ok");
     let mut peer = host.connect_known();
     let before = host.descriptors();
     let line = peer.fill(&text("with a gift"));
+    let gift = File::open("/dev/null").unwrap();
+    let is_refused = can_be_refused(name);
+    let send = |peer: &mut RawPeer, bytes: &[u8], count| {
+        let sent = send_with(&peer.stream, bytes, &gift, count);
+        assert_eq!(sent, if is_refused { Err(Errno::EPERM) } else { Ok(bytes.len()) });
+        if is_refused {
+            peer.stream.write_all(bytes).unwrap();
+        }
+    };
     let rounds = times(200, 10_000);
     for round in 0..rounds {
         // With a whole line, and with the two halves of one.
-        send_with(&peer.stream, &line, 8);
+        send(&mut peer, &line, 8);
         assert!(peer.line().unwrap().contains("uds-"), "round {round}");
-        send_with(&peer.stream, &line[..20], 100);
+        send(&mut peer, &line[..20], 100);
         peer.stream.write_all(&line[20..]).unwrap();
         assert!(peer.line().unwrap().contains("uds-"), "round {round}");
         if round % 50 == 0 {
@@ -168,34 +175,107 @@ fn descriptors_that_a_peer_sends_along_do_not_get_in() {
         }
     }
     assert_eq!(host.descriptors(), before);
-    println!("{} descriptors sent along: none got in", 109 * rounds);
+    let how = if is_refused { "refused" } else { "thrown away" };
+    println!("{} descriptors sent along: all {how}", 108 * rounds);
 }
 
 /// The kernel ends a read behind bytes that came with descriptors, though there is more: a short read proves nothing then,
-/// and no further event tells of what is left.
+/// and no further event tells of what is left. Where descriptors are refused they can only have come before that: here,
+/// before the stream was adopted.
 #[test]
 fn bytes_behind_descriptors_are_read_too() {
     let _alone = alone("bytes_behind_descriptors_are_read_too");
-    let host = Host::start(&[]);
-    let signal = |signal| {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(host.pid()).unwrap());
-        nix::sys::signal::kill(pid, signal).unwrap();
-    };
+    let home = Home::new();
+    let mut server = home.start(|_| ());
+    let (path, token) = (Path::new(server.address().path()).to_owned(), home.token_of(&server));
+    let gift = File::open("/dev/null").unwrap();
     for pieces in [[20, 60], [0, 0], [1, 2]] {
-        let mut peer = host.connect_known();
-        peer.stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut peer = RawPeer::adopt(theirs, &path, &token);
         let line = peer.fill(&text("in pieces"));
-        // All of it is there before the server looks.
-        signal(nix::sys::signal::SIGSTOP);
         let [first, second] = pieces;
         if second > 0 {
-            send_with(&peer.stream, &line[..first], 1);
-            send_with(&peer.stream, &line[first..second], 2);
+            send_with(&peer.stream, &line[..first], &gift, 1).unwrap();
+            send_with(&peer.stream, &line[first..second], &gift, 2).unwrap();
         }
         peer.stream.write_all(&line[second..]).unwrap();
-        signal(nix::sys::signal::SIGCONT);
+        // All of it is there before the server looks, so that no turn has to wait.
+        server.adopt_stream(ours).unwrap();
+        for _ in 0..10 {
+            let _ = server.turn(Some(Duration::ZERO)).unwrap();
+        }
+        peer.stream.set_nonblocking(true).unwrap();
         assert!(peer.line().unwrap().contains("uds-"), "pieces of {pieces:?}");
     }
+}
+
+/// The part: a server that a filter of system calls does not let accept, for ten pauses.
+#[test]
+fn forbidden() {
+    if !plays("descriptors::forbidden") {
+        return;
+    }
+    loud::if_asked();
+    let environment = Environment::from_process();
+    let mut server = Server::builder().environment(environment).start().unwrap();
+    let path = Path::new(server.address().path()).to_owned();
+    let turn = |server: &mut Server| {
+        for _ in 0..10 {
+            let _ = server.turn(Some(Duration::ZERO)).unwrap();
+        }
+    };
+    let mut served = RawPeer::connect(&path, "it needs none");
+    turn(&mut server);
+    let Some(filter) = no_accept() else {
+        say("skipped");
+        return;
+    };
+    seccompiler::apply_filter(&filter).unwrap();
+    let _waiting = UnixStream::connect(&path).unwrap();
+    const PAUSE: Duration = Duration::from_millis(50);
+    let (begun, mut turns) = (Instant::now(), 0);
+    while begun.elapsed() < 10 * PAUSE {
+        let _ = server.turn(None).unwrap();
+        turns += 1;
+    }
+    // A turn at the end of each pause, and some more for what else may end a wait. A slow machine makes fewer.
+    let pauses = begun.elapsed().div_duration_f64(PAUSE);
+    assert!(f64::from(turns) <= 2.0 * pauses + 10.0, "{turns} turns in {pauses} pauses");
+    // Who is served stays served.
+    served.stream.write_all(b"{\n").unwrap();
+    turn(&mut server);
+    assert!(served.line().unwrap().contains("invalid frame"));
+    say(format_args!("{turns} turns in {pauses:.1} pauses"));
+}
+
+/// A filter that answers `accept4` with EPERM; `None` where there is none for this machine.
+fn no_accept() -> Option<BpfProgram> {
+    let arch = std::env::consts::ARCH.try_into().ok()?;
+    let calls = BTreeMap::from([(libc::SYS_accept4, Vec::new())]);
+    let refuse = SeccompAction::Errno(u32::try_from(libc::EPERM).unwrap());
+    SeccompFilter::new(calls, SeccompAction::Allow, refuse, arch).ok()?.try_into().ok()
+}
+
+/// A system that does not let a server accept (a security module, a filter of system calls) is asked again now and then, not
+/// all the time, and that is reported once.
+#[test]
+fn refused_accept_is_paused_and_reported_once() {
+    let name = "refused_accept_is_paused_and_reported_once";
+    let _alone = alone(name);
+    let home = Home::new();
+    let mut part = part("descriptors::forbidden", &home);
+    let mut process = part.env("UDSMSG_TEST_TRACE", "1").stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap());
+    let said = listen(&mut lines);
+    let traced = rest(process.stderr.take().unwrap());
+    assert!(process.wait().unwrap().success(), "{traced}");
+    if said == "skipped" {
+        eprintln!("SKIPPED: {name}: no filter of system calls for this machine");
+        return;
+    }
+    let reports = traced.matches("cannot accept for now").count();
+    println!("accepting is forbidden: {said}, reported {reports} times");
+    assert_eq!(reports, 1, "{traced}");
 }
 
 /// The part: a client that is not allowed to wait, because `poll` takes no more descriptors than a process may have, and is

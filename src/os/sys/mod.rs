@@ -6,18 +6,19 @@
 //! - who we are and who the peer is: `effective_uid`, `peer_identity`
 //! - writing to a peer that may be gone without a signal in the host: `send`
 //! - what stands at a name without following it, and which file it is: `Facts`, `FileId`
+//! - sockets that refuse descriptors, and whether there are such: `refuse_descriptors`, `can_refuse_descriptors`
 //! - the room for a path in a socket address: `SUN_PATH_BYTES`
 
 #[cfg(unix)]
 mod unix;
 
-#[cfg(all(unix, feature = "server"))]
-pub(crate) use unix::receive;
 #[cfg(unix)]
 pub(crate) use unix::{
     Facts, FileId, FileKind, SUN_PATH_BYTES, chmod_unfollowed, facts_at, facts_of, facts_of_path,
-    group_is_private, home_directory, is_local, is_writable, names_in, open_at, pin, process_exists,
-    stream_socket,
+    group_is_private, home_directory, is_local, is_shut_down, is_writable, names_in, open_at, pin,
+    process_exists, stream_socket, take_over,
 };
 #[cfg(unix)]
-pub use unix::{effective_uid, peer_identity, send};
+pub use unix::{can_refuse_descriptors, effective_uid, peer_identity, send};
+#[cfg(all(unix, feature = "server"))]
+pub(crate) use unix::{receive, refuse_descriptors};

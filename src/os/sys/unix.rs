@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use nix::NixPath;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType};
 use nix::sys::stat::{self, FchmodatFlags, FileStat, Mode, SFlag};
@@ -81,8 +82,10 @@ pub fn send(fd: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(socket::send(fd.as_fd().as_raw_fd(), bytes, flags)?)
 }
 
-/// Reads from the connected socket `fd` into `space`: how many bytes, and whether descriptors came with them. Those are
-/// closed by the system, never opened here; it ends a read behind them, though more may wait.
+/// Reads from the connected socket `fd` into `space`: how many bytes, and whether something else than a lack of bytes may
+/// have ended the read, so that it proves nothing if it was short.
+///
+/// Descriptors do that, and what else the system puts between bytes. They are closed by the system, never opened here.
 ///
 /// # Errors
 ///
@@ -90,12 +93,86 @@ pub fn send(fd: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
 #[cfg(feature = "server")]
 pub(crate) fn receive(fd: &impl AsFd, space: &mut [u8]) -> io::Result<(usize, bool)> {
     let mut parts = [io::IoSliceMut::new(space)];
-    // Without room for control messages none is taken in; what was thrown away is flagged.
+    // Without room for control messages none is taken in; what was thrown away is flagged on Linux, and not everywhere.
     let received = socket::recvmsg::<()>(fd.as_fd().as_raw_fd(), &mut parts, None, MsgFlags::empty())?;
-    Ok((received.bytes, received.flags.contains(MsgFlags::MSG_CTRUNC)))
+    let is_flagged = cfg!(any(target_os = "linux", target_os = "android"));
+    Ok((received.bytes, !is_flagged || received.flags.contains(MsgFlags::MSG_CTRUNC)))
 }
 
-/// A new non-blocking, close-on-exec Unix stream socket.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod pass_rights {
+    use nix::libc;
+    use nix::sys::socket::sockopt::{GetBool, SetBool};
+
+    /// Of Linux 6.16; not in `libc` yet.
+    #[cfg(not(any(target_arch = "sparc", target_arch = "sparc64")))]
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    #[cfg(any(target_arch = "sparc", target_arch = "sparc64"))]
+    const SO_PASSRIGHTS: libc::c_int = 0x5c;
+
+    /// Whether others may pass descriptors along to a socket.
+    #[derive(Clone, Copy, Debug)]
+    pub(super) struct PassRights;
+
+    nix::setsockopt_impl!(PassRights, libc::SOL_SOCKET, SO_PASSRIGHTS, bool, SetBool);
+    nix::getsockopt_impl!(PassRights, libc::SOL_SOCKET, SO_PASSRIGHTS, bool, GetBool);
+}
+
+/// From now on, who passes descriptors along to the socket `fd` is told that it is not permitted. What a listener accepts
+/// inherits that.
+///
+/// Reading bytes that came with descriptors closes these, and so does closing the socket. The last close of a file can
+/// take as long as its owner likes: that of a TCP socket with `SO_LINGER` and a full send buffer, for one.
+///
+/// Does nothing where the system has no such option; see [`can_refuse_descriptors`].
+pub(crate) fn refuse_descriptors(fd: &impl AsFd) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = socket::setsockopt(fd, pass_rights::PassRights, &false);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = fd;
+}
+
+/// Whether this system lets a socket refuse descriptors that its peer passes along (Linux 6.16 and later does).
+///
+/// Where it does not, a peer can hold up the thread that reads from it: passing a descriptor whose last close takes long
+/// is enough.
+///
+/// # Errors
+///
+/// What the system says: no socket can be made.
+pub fn can_refuse_descriptors() -> io::Result<bool> {
+    let socket = stream_socket()?;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    return Ok(socket::getsockopt(&socket, pass_rights::PassRights) == Ok(false));
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        drop(socket);
+        Ok(false)
+    }
+}
+
+/// Makes a socket that somebody else has made like one of ours: non-blocking, close-on-exec, and refusing descriptors.
+pub(crate) fn take_over(fd: &impl AsFd) -> io::Result<()> {
+    let fd = fd.as_fd();
+    refuse_descriptors(&fd);
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    let flags = FdFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFD)?);
+    fcntl(fd, FcntlArg::F_SETFD(flags | FdFlag::FD_CLOEXEC))?;
+    Ok(())
+}
+
+/// Whether the socket `fd` was shut, be it by another process that holds it.
+pub(crate) fn is_shut_down(fd: &impl AsFd) -> bool {
+    // `POLLHUP` and the like are told unasked; this one is not, and where there is none they have to do.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let asked = PollFlags::from_bits_retain(libc::POLLRDHUP);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let asked = PollFlags::empty();
+    poll(&mut [PollFd::new(fd.as_fd(), asked)], PollTimeout::ZERO).is_ok_and(|told| told > 0)
+}
+
+/// A new Unix stream socket: non-blocking, close-on-exec, and refusing descriptors.
 pub(crate) fn stream_socket() -> io::Result<OwnedFd> {
     #[cfg(not(target_vendor = "apple"))]
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
@@ -103,11 +180,8 @@ pub(crate) fn stream_socket() -> io::Result<OwnedFd> {
     let flags = SockFlag::empty();
     let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     #[cfg(target_vendor = "apple")]
-    {
-        use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-        fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-        fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    }
+    take_over(&fd)?;
+    refuse_descriptors(&fd);
     Ok(fd)
 }
 

@@ -4,8 +4,8 @@
 //!
 //! | type | what it does |
 //! |---|---|
-//! | `Listener` | a `mio::event::Source`; `accept()` gives the next `(Stream, PeerIdentity)`, or why there is none |
-//! | `Stream` | a `mio::event::Source`; `read`, `write` report a [`Progress`]; `shut_write`; `close` (never resets the peer) |
+//! | `Listener` | a `mio::event::Source`; `note_event` takes what the kernel says of it; `accept()` gives the next `(Stream, PeerIdentity)`, or why there is none |
+//! | `Stream` | watched with `STREAM_INTEREST`; `note_event` says what an event means; `read`, `write` report a [`Progress`]; `shut_write`; `close` (never resets the peer) |
 //! | `WakeSource`, `WakeHandle` | the two ends of a waker, made by `wake_pair()`; the source is a `mio::event::Source` |
 //! | `Timer` | where the queue's own descriptor can be made readable by a timer (Linux) |
 //!
@@ -24,7 +24,7 @@ pub(crate) use unix::{Listener, Stream, WakeHandle, WakeSource, wake_pair};
 pub(crate) enum Progress {
     /// So many bytes, at least one.
     Moved(usize),
-    /// Reading: the same, but however few they are there may be more, and no event will tell of it.
+    /// Reading: the same, but however few they are there may be more, and no event will tell of it. Read on.
     Cut(usize),
     /// Nothing now; an event will tell.
     Blocked,
@@ -41,8 +41,8 @@ pub(crate) enum AcceptError {
     Blocked,
     /// The one that was waiting went away; ask for the next.
     Aborted,
-    /// Descriptors or memory have run out; ask again later, no event will tell.
-    Exhausted(std::io::Error),
+    /// Descriptors or memory have run out, or the system forbids it for now; ask again later, no event will tell.
+    NotNow(std::io::Error),
     /// The listener is of no use any more.
     Broken(std::io::Error),
 }

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, Read};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use mio::event::Source;
+use mio::event::{Event, Source};
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
@@ -18,58 +18,89 @@ const CLOSE_READS_MAX: usize = 16;
 
 /// A listening socket.
 #[derive(Debug)]
-pub(crate) struct Listener(UnixListener);
+pub(crate) struct Listener {
+    socket: UnixListener,
+    /// Another process that holds it too has shut it: accepting fails as if only nobody were waiting.
+    is_shut: bool,
+}
 
 impl Listener {
     /// Takes over a listener that does not block.
     pub(crate) fn new(listener: std::os::unix::net::UnixListener) -> Self {
-        Self(UnixListener::from_std(listener))
+        Self { socket: UnixListener::from_std(listener), is_shut: false }
+    }
+
+    /// Takes what the kernel says of it. A hint: a host may hand over events of something else.
+    pub(crate) fn note_event(&mut self, event: &Event) {
+        self.is_shut |= event.is_read_closed() && sys::is_shut_down(&self.socket);
     }
 
     /// The next connection, with the facts that the kernel vouches for.
     pub(crate) fn accept(&self) -> Result<(Stream, PeerIdentity), AcceptError> {
-        let stream = match self.0.accept() {
+        let stream = match self.socket.accept() {
             Ok((stream, _)) => stream,
             Err(error) => {
                 return Err(match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
-                    Errno::EAGAIN => AcceptError::Blocked,
-                    Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO | Errno::EPERM => AcceptError::Aborted,
-                    Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => {
-                        AcceptError::Exhausted(error)
+                    Errno::EAGAIN if self.is_shut => {
+                        let what = "the listener was shut down by another process that holds it";
+                        AcceptError::Broken(io::Error::new(ErrorKind::NotConnected, what))
                     }
+                    Errno::EAGAIN => AcceptError::Blocked,
+                    Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO => AcceptError::Aborted,
+                    Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => {
+                        AcceptError::NotNow(error)
+                    }
+                    // A security module or a system call filter. Its rules may change.
+                    Errno::EPERM | Errno::EACCES => AcceptError::NotNow(error),
                     _ => AcceptError::Broken(error),
                 });
             }
         };
+        // One that was waiting when an adopted listener came to us has not inherited it.
+        sys::refuse_descriptors(&stream);
         // A peer whose identity the kernel does not tell is a stranger.
         let peer = sys::peer_identity(&stream).map_err(|_| AcceptError::Aborted)?;
-        Ok((Stream(stream), peer))
+        Ok((Stream { socket: stream, reads_on: false }, peer))
     }
 }
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
 /// One connection.
 #[derive(Debug)]
-pub(crate) struct Stream(UnixStream);
+pub(crate) struct Stream {
+    socket: UnixStream,
+    /// A short read does not prove that nothing is left: an event said that the peer has finished sending, or that it has
+    /// sent urgent data, before which a read ends.
+    reads_on: bool,
+}
 
 impl Stream {
     /// Takes over a connection that does not block.
     pub(crate) fn new(stream: std::os::unix::net::UnixStream) -> Self {
-        Self(UnixStream::from_std(stream))
+        Self { socket: UnixStream::from_std(stream), reads_on: false }
+    }
+
+    /// Takes what the kernel says of it: whether there may be something to read.
+    ///
+    /// What arrives after an event and before the read causes an event of its own, so nothing is lost between the two.
+    pub(crate) fn note_event(&mut self, event: &Event) -> bool {
+        let has_ended = event.is_read_closed() || event.is_error();
+        self.reads_on |= has_ended || event.is_priority();
+        event.is_readable() || has_ended
     }
 
     /// One read into `space`, which must not be empty.
     pub(crate) fn read(&mut self, space: &mut [u8]) -> Progress {
         loop {
-            return match sys::receive(&self.0, space) {
+            return match sys::receive(&self.socket, space) {
                 Ok((0, _)) => Progress::End,
-                Ok((n, true)) => Progress::Cut(n),
-                Ok((n, false)) => Progress::Moved(n),
+                Ok((n, is_cut)) if is_cut || self.reads_on => Progress::Cut(n),
+                Ok((n, _)) => Progress::Moved(n),
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => Progress::Blocked,
                     ErrorKind::Interrupted => continue,
@@ -83,7 +114,7 @@ impl Stream {
     /// One plain write. Never a signal: the host may have left SIGPIPE at its default.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Progress {
         loop {
-            return match sys::send(&self.0, bytes) {
+            return match sys::send(&self.socket, bytes) {
                 Ok(n) => Progress::Moved(n),
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => Progress::Blocked,
@@ -97,7 +128,7 @@ impl Stream {
     /// Tells the peer that nothing more will come; it can go on sending.
     pub(crate) fn shut_write(&self) {
         // It fails only if the peer is gone, which the next read reports.
-        let _ = self.0.shutdown(Shutdown::Write);
+        let _ = self.socket.shutdown(Shutdown::Write);
     }
 
     /// Closes the connection so that the peer can still read what it was sent.
@@ -105,7 +136,7 @@ impl Stream {
     /// Closing a Unix socket with unread bytes in it resets the peer. After both sides are shut nothing more can come
     /// in, so that what is left can be read away first.
     pub(crate) fn close(mut self) {
-        if self.0.shutdown(Shutdown::Both).is_ok() {
+        if self.socket.shutdown(Shutdown::Both).is_ok() {
             let mut scrap = [0; 16 << 10];
             for _ in 0..CLOSE_READS_MAX {
                 if !matches!(self.read(&mut scrap), Progress::Moved(_) | Progress::Cut(_)) {
@@ -116,11 +147,22 @@ impl Stream {
     }
 }
 
+/// What a stream is watched for, if that is asked for: urgent data has an event of its own where there is any.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn and_urgent(interest: Interest) -> Interest {
+    interest | Interest::PRIORITY
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn and_urgent(interest: Interest) -> Interest {
+    interest
+}
+
 macro_rules! source {
-    ($type:ident) => {
+    ($type:ident, $field:tt, $watched_for:expr) => {
         impl Source for $type {
             fn register(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
-                self.0.register(registry, token, interest)
+                self.$field.register(registry, token, $watched_for(interest))
             }
 
             fn reregister(
@@ -129,18 +171,18 @@ macro_rules! source {
                 token: Token,
                 interest: Interest,
             ) -> io::Result<()> {
-                self.0.reregister(registry, token, interest)
+                self.$field.reregister(registry, token, $watched_for(interest))
             }
 
             fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-                self.0.deregister(registry)
+                self.$field.deregister(registry)
             }
         }
     };
 }
 
-source!(Listener);
-source!(Stream);
+source!(Listener, socket, std::convert::identity);
+source!(Stream, socket, and_urgent);
 
 /// The end of a waker that stands in the loop.
 #[derive(Debug)]
@@ -172,12 +214,12 @@ impl WakeHandle {
 /// A waker's two ends. It is a source of its own because a `Poll` that a host lends may have a waker already.
 pub(crate) fn wake_pair() -> io::Result<(WakeSource, WakeHandle)> {
     let (source, handle) = std::os::unix::net::UnixStream::pair()?;
-    source.set_nonblocking(true)?;
-    handle.set_nonblocking(true)?;
+    sys::take_over(&source)?;
+    sys::take_over(&handle)?;
     Ok((WakeSource(UnixStream::from_std(source)), WakeHandle(handle)))
 }
 
-source!(WakeSource);
+source!(WakeSource, 0, std::convert::identity);
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) use self::timer::Timer;

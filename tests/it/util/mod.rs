@@ -4,6 +4,7 @@ pub mod conversation;
 pub mod courier;
 pub mod loud;
 pub mod real;
+pub mod rights;
 pub mod sim;
 pub mod watchdog;
 
