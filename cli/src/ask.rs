@@ -13,7 +13,7 @@ use udsmsg::{
 };
 
 use crate::output::{Escaped, Style, complain};
-use crate::serve::{GRACE, say_what_was_skipped};
+use crate::serve::GRACE;
 use crate::waiting::{self, Signals};
 
 /// Asks, waits, and prints the message that answers.
@@ -35,7 +35,6 @@ pub(crate) fn run(
     };
     let builder = Server::builder().namespace(namespace.clone()).environment(environment.clone());
     let mut server = builder.start()?;
-    say_what_was_skipped(&server);
     let query = server.query(target, question, timeout)?;
     let answered = wait_for_answer(&mut server, query, timeout, &mut stop, style);
     // Whoever answered is told that it came.

@@ -5,6 +5,7 @@
 
 mod ask;
 mod doctor;
+mod log;
 mod ndjson;
 mod output;
 mod peers;
@@ -35,6 +36,15 @@ struct Cli {
     /// Use the names of this namespace instead of the default one's.
     #[arg(long, global = true, value_name = "NAME")]
     namespace: Option<String>,
+
+    /// Say nothing of warnings on stderr.
+    #[arg(short = 'q', global = true)]
+    no_warnings: bool,
+
+    /// Say on stderr what happens to each connection. UDSMSG_LOG says the same as a level: off, error, warn (the
+    /// default), info, debug.
+    #[arg(short, long, global = true, conflicts_with = "no_warnings")]
+    verbose: bool,
 
     #[command(subcommand)]
     command: Command,
@@ -110,6 +120,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli, style: Style) -> Result<ExitCode, Error> {
     let namespace = cli.namespace.as_deref().map(Namespace::new).transpose()?.unwrap_or_default();
     let environment = Environment::from_process();
+    log::start(cli.no_warnings, cli.verbose, &environment);
     match cli.command {
         Command::Serve(args) => serve::run(&args, namespace, environment, style),
         Command::Run(args) => run::run(&args, namespace, environment, style),

@@ -479,7 +479,6 @@ pub(crate) fn complain(what: &dyn fmt::Display) {
 }
 
 /// Stderr for those who write whole lines, one at each call, as [`complain`] does.
-#[allow(dead_code, reason = "for a subscriber of the library's events")]
 pub(crate) struct Stderr;
 
 impl Write for Stderr {

@@ -19,7 +19,7 @@ use signal_hook::consts::{
 use udsmsg::{Address, Environment, Error, Namespace, Server};
 
 use crate::output::{self, Lines, Style, complain};
-use crate::serve::{GRACE, PENDING_MAX, Printer, STOP, say_what_was_skipped, take_name_again};
+use crate::serve::{GRACE, PENDING_MAX, Printer, STOP, take_name_again};
 use crate::waiting::{Came, Signals};
 
 /// The signals that would end this process, and that others send: the command gets them, and the inbox is there until it
@@ -71,7 +71,6 @@ pub(crate) fn run(
         };
     }
     let mut server = builder.start()?;
-    say_what_was_skipped(&server);
     let mut child = match start(args, &server) {
         Ok(child) => child,
         Err(error) => {

@@ -49,7 +49,6 @@ pub(crate) fn run(
         builder = builder.address(Address::parse(path)?);
     }
     let mut server = builder.start()?;
-    say_what_was_skipped(&server);
     let mut printer = Printer::new(Lines::to_stdout(), style, args.quiet);
     printer.first_line(&server);
     let printed = serve(&mut server, &mut signals, &mut printer, args.no_drain);
@@ -137,13 +136,6 @@ fn summarise(server: &Server) {
             "outputStalled": closed.output_stalled,
         },
     }));
-}
-
-/// Says which default locations could not be used.
-pub(crate) fn say_what_was_skipped(server: &Server) {
-    for skipped in server.location().skipped() {
-        complain(&format!("default location not used: {}", skipped.reason));
-    }
 }
 
 /// Somebody removed the socket: nobody could find us any more.

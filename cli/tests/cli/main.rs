@@ -9,6 +9,7 @@
 
 mod ask;
 mod interop;
+mod log;
 mod many;
 mod output;
 mod peers;
