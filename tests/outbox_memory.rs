@@ -4,14 +4,18 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use udsmsg::proto::outbox::{LinkStep, Outbox};
-use udsmsg::{AuthToken, ConnKey, Limits, Now, Outgoing};
+use udsmsg::{AuthToken, ConnKey, Error, ErrorKind, Limits, Mono, Now, Outgoing, Wall};
 
 struct Counting;
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// Held by the test that counts.
+static COUNTS: Mutex<()> = Mutex::new(());
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -35,6 +39,7 @@ unsafe impl GlobalAlloc for Counting {
 /// 32 MB go through an outbox that always has a little left to write; it holds no more at the end than near the start.
 #[test]
 fn an_outbox_that_is_never_quite_empty_does_not_grow() {
+    let _alone = COUNTS.lock().unwrap_or_else(PoisonError::into_inner);
     let mut outbox = Outbox::new(Limits::default()).unwrap();
     let now = Now::default();
     let message = Outgoing::new("text").with_text(&"x".repeat(16_000));
@@ -80,4 +85,35 @@ fn an_outbox_that_is_never_quite_empty_does_not_grow() {
     let late = HELD.load(Ordering::Relaxed);
     assert!(written > 30_000_000, "{written} bytes were written");
     assert!(late < 2 * early, "{late} bytes are held; it was {early} at the start");
+}
+
+/// A host sends for ever to a receiver that is busy, and nearly all its messages expire behind one that waits for an hour.
+#[test]
+fn messages_that_expired_behind_one_that_waits_take_no_memory() {
+    let _alone = COUNTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut limits = Limits::default();
+    limits.outbox_entries_max = 10;
+    let mut outbox = Outbox::new(limits).unwrap();
+    let message = Outgoing::new("text");
+    let busy = Error::new(ErrorKind::Busy, "its backlog is full");
+    let mut early = 0;
+    for ms in 0..100_000 {
+        let now = Now { mono: Mono::from_nanos(ms * 1_000_000), wall: Wall::from_millis(0) };
+        let timeout = Duration::from_millis(if ms == 0 { 3_600_000 } else { 1 });
+        let _ = outbox.send("/r", &message, None, timeout, now).unwrap();
+        outbox.deadlines_reached(now);
+        while let Some((key, step)) = outbox.next_step() {
+            assert_eq!(step, LinkStep::Connect);
+            outbox.connect_failed(key, &busy, now);
+        }
+        outbox.turn_ended();
+        while let Some((_, outcome)) = outbox.next_outcome() {
+            assert_eq!(outcome.code(), "not_sent");
+        }
+        if ms == 1_000 {
+            early = HELD.load(Ordering::Relaxed);
+        }
+    }
+    let late = HELD.load(Ordering::Relaxed);
+    assert!(late < early + 1_000, "{late} bytes are held; it was {early} at the start");
 }

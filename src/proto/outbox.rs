@@ -13,13 +13,23 @@
 //!
 //! # Driving it
 //!
-//! 1. Do what [`next_step`](Outbox::next_step) says until it says nothing more: [`LinkStep::Connect`] is answered with
-//!    [`connected`](Outbox::connected) or [`connect_failed`](Outbox::connect_failed), [`LinkStep::Write`] with
-//!    [`sent`](Outbox::sent) or [`output_failed`](Outbox::output_failed).
-//! 2. For each link that can be read: [`recv_space`](Outbox::recv_space), [`received`](Outbox::received); at its end
-//!    [`ended`](Outbox::ended). Read before you write: an answer that has come explains why a write fails.
-//! 3. [`deadlines_reached`](Outbox::deadlines_reached), step 1 again, [`turn_ended`](Outbox::turn_ended).
-//! 4. [`next_outcome`](Outbox::next_outcome) until there is none; wait until [`next_deadline`](Outbox::next_deadline).
+//! [`LinkStep::Connect`] comes with a key that names the new attempt and the stream that it leads to, and nothing else:
+//! not the receiver, and not the stream before. Whatever is reported for a stream that is closed or replaced changes
+//! nothing, however late the report is.
+//!
+//! 1. For each stream that can be read: [`recv_space`](Outbox::recv_space), [`received`](Outbox::received); at its end
+//!    [`ended`](Outbox::ended).
+//! 2. Do what [`next_step`](Outbox::next_step) says until it says nothing more: [`LinkStep::Connect`] is answered, now or
+//!    in a later turn, with [`connected`](Outbox::connected) or [`connect_failed`](Outbox::connect_failed),
+//!    [`LinkStep::Write`] with [`sent`](Outbox::sent) or [`output_failed`](Outbox::output_failed). A stream that takes
+//!    only a part is written again when it can be.
+//! 3. [`deadlines_reached`](Outbox::deadlines_reached), step 2 again, [`turn_ended`](Outbox::turn_ended).
+//! 4. [`next_outcome`](Outbox::next_outcome) until there is none; wait until [`next_deadline`](Outbox::next_deadline),
+//!    not at all if [`has_steps`](Outbox::has_steps).
+//!
+//! Read each stream before you write to it, a new one too, and write only when nothing is left to read. Bytes that were
+//! there before a line was written whole are no answer to it, and only the order of the reports tells which were there.
+//! An error line that has come also explains why a write fails.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -98,11 +108,12 @@ impl fmt::Display for SendOutcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum LinkStep {
-    /// Look up the capability of [`Outbox::target`], connect, and make sure who is there before the token leaves.
+    /// Look up the capability of [`Outbox::target`], connect, and make sure who is there before the token leaves. The key
+    /// is new; it names this attempt and the stream that comes of it.
     Connect,
     /// Write [`Outbox::output`].
     Write,
-    /// Close the stream.
+    /// Close the stream, or give up the attempt to connect. The key is stale already.
     Close,
 }
 
@@ -114,23 +125,48 @@ struct Outstanding {
     deadline: Mono,
 }
 
+/// A message that was given to a connection.
+struct InFlight {
+    message: ConnKey,
+    /// Where its line ends among all bytes that were ever put into the output, and how long it is.
+    end: u64,
+    len: u64,
+    /// How many bytes had been received when its line was written whole, if it was: an answer to it begins there at the
+    /// earliest.
+    answers_from: Option<u64>,
+}
+
+/// Whether a connection can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Output {
+    Open,
+    /// A line was given up in its middle, and nothing may complete it. Answers to the lines before it still come.
+    Abandoned,
+    /// The stream takes nothing more; the reason may be waiting to be read.
+    Failed,
+}
+
 /// A connection to a receiver.
 struct Wire {
+    key: ConnKey,
     auth_token: AuthToken,
     framer: Framer,
     ring: Ring,
+    /// Bytes ever received.
+    received_total: u64,
     output: Vec<u8>,
     /// Bytes of `output` that were written.
     sent: usize,
     /// Bytes ever put into `output`, and ever written.
     queued_total: u64,
     sent_total: u64,
-    /// Messages whose answers are due, in order, and where their lines end. Those that expired stay: their answers come.
-    in_flight: VecDeque<(ConnKey, u64)>,
+    state: Output,
+    /// There is output that was not announced yet.
+    has_news: bool,
+    /// Messages whose answers have not come, in order. Those that expired stay: their answers come.
+    in_flight: VecDeque<InFlight>,
     /// The receiver has answered something: it is one, and it took our token.
     has_answered: bool,
-    /// Nothing more can be written; the reason may be waiting to be read.
-    is_output_dead: bool,
 }
 
 /// Where the connection of a link stands.
@@ -139,6 +175,8 @@ enum State {
     Idle,
     /// One is to be made at the next step.
     Wanted,
+    /// The shell was asked to make one and has not said yet what came of it.
+    Connecting(ConnKey),
     /// The receiver was busy: one is to be made at that time.
     BackingOff { until: Mono },
     /// There is one.
@@ -155,24 +193,30 @@ struct Link {
     /// How the last attempt found the receiver busy, if it did: what a message that waited in vain is told.
     busy: Option<Busy>,
     is_in_steps: bool,
-    has_news: bool,
-    /// A connection that the shell still has is to be closed.
-    must_close: bool,
 }
 
 /// Messages on their way, the connections under them, and what became of them. See the [module](self).
 ///
 /// Bounded by `outbox_entries_max`, `outbox_bytes_max`, `receivers_max` and `in_flight_max` of [`Limits`]. Every method
-/// is O(1) or linear in the bytes or messages that it moves.
+/// is O(1) or linear in the bytes or messages that it moves. A `now` before one that was given already counts as that
+/// one.
 pub struct Outbox {
     limits: Limits,
+    /// The latest time that was given.
+    latest: Mono,
     messages: Slots<Outstanding>,
     bytes: usize,
     message_wheel: Wheel,
     links: Slots<Link>,
     link_wheel: Wheel,
     by_target: HashMap<Box<str>, ConnKey>,
+    /// The link of each connection, and of each attempt to make one. Their keys are all that a shell sees.
+    wires: Slots<ConnKey>,
+    /// Links for which there may be a step.
     steps: VecDeque<ConnKey>,
+    /// Links that want a connection when the turn is over: all keys for connections were used in it.
+    parked: VecDeque<ConnKey>,
+    /// Connections that are to be closed.
     closed: VecDeque<ConnKey>,
     outcomes: VecDeque<(SendId, SendOutcome)>,
 }
@@ -185,23 +229,26 @@ impl Outbox {
     /// [`ErrorKind::InvalidLimit`] if `limits` do not pass [`Limits::check`], [`ErrorKind::OutOfMemory`].
     pub fn new(limits: Limits) -> Result<Self, Error> {
         limits.check()?;
-        // Keys freed in a turn rest until its end, so there are a few more than can be in use.
-        let (messages_max, links_max) = (2 * limits.outbox_entries_max, 2 * limits.receivers_max);
+        let (messages_max, links_max) = (limits.outbox_entries_max, limits.receivers_max);
         Ok(Self {
+            latest: Mono::default(),
             messages: Slots::new(messages_max)?,
             bytes: 0,
             message_wheel: Wheel::new(messages_max)?,
             links: Slots::new(links_max)?,
             link_wheel: Wheel::new(links_max)?,
             by_target: HashMap::new(),
+            // Keys freed in a turn rest until its end, so there are more than can be in use.
+            wires: Slots::new(2 * links_max)?,
             steps: VecDeque::new(),
+            parked: VecDeque::new(),
             closed: VecDeque::new(),
             outcomes: VecDeque::new(),
             limits,
         })
     }
 
-    /// Indices of link keys are below this.
+    /// Indices of the keys that come with steps are below this.
     pub fn slots_max(&self) -> usize {
         2 * self.limits.receivers_max
     }
@@ -214,7 +261,7 @@ impl Outbox {
     /// # Errors
     ///
     /// Nothing was taken: [`ErrorKind::MessageTooLarge`] or [`ErrorKind::InvalidMessage`] as [`Outgoing::encode`] says,
-    /// or [`ErrorKind::OutboxFull`] if too much is on its way already.
+    /// or [`ErrorKind::OutboxFull`] if too much is on its way already. A message counts until its outcome is taken.
     pub fn send(
         &mut self,
         target: &str,
@@ -223,17 +270,19 @@ impl Outbox {
         timeout: Duration,
         now: Now,
     ) -> Result<SendId, Error> {
+        let now = self.not_before(now);
         let ts = now.wall.to_string();
         let line =
             message.encode(&AuthToken::from_bytes([0; 32]), from, Some(&ts), self.limits.frame_bytes_max)?;
-        if self.messages.len() >= self.limits.outbox_entries_max
+        if self.messages.len() + self.outcomes.len() >= self.limits.outbox_entries_max
             || line.len() > self.limits.outbox_bytes_max - self.bytes
-            || !self.messages.has_room()
         {
             let sentence = format!(
-                "{} messages of {} bytes are on their way already; wait for their outcomes",
+                "{} messages of {} bytes are on their way already, and the outcomes of {} others were not taken; \
+                 take the outcomes",
                 self.messages.len(),
-                self.bytes
+                self.bytes,
+                self.outcomes.len()
             );
             return Err(Error::new(ErrorKind::OutboxFull, sentence));
         }
@@ -246,10 +295,16 @@ impl Outbox {
             .ok_or_else(|| Error::new(ErrorKind::OutboxFull, "no slot is free for another message"))?;
         self.bytes += bytes;
         self.message_wheel.schedule(key, deadline);
+        let messages = &self.messages;
         if let Some(link) = self.links.get_mut(link) {
+            // Those that expired behind one that did not would pile up.
+            if link.waiting.len() >= 2 * self.limits.outbox_entries_max {
+                link.waiting.retain(|message| messages.get(*message).is_some());
+            }
             link.waiting.push_back(key);
         }
         self.advance(link);
+        self.check_invariants();
         Ok(SendId(key))
     }
 
@@ -276,8 +331,6 @@ impl Outbox {
             pause: BACKOFF.0,
             busy: None,
             is_in_steps: false,
-            has_news: false,
-            must_close: false,
         };
         if self.by_target.len() < self.limits.receivers_max
             && let Some(key) = self.links.insert(link)
@@ -294,32 +347,30 @@ impl Outbox {
 
     // Steps.
 
-    /// What is to be done next, and for which link. Do it, and ask again until there is nothing.
+    /// What is to be done next, and for which stream. Do it, and ask again until there is nothing.
     pub fn next_step(&mut self) -> Option<(ConnKey, LinkStep)> {
         loop {
             if let Some(key) = self.closed.pop_front() {
                 return Some((key, LinkStep::Close));
             }
-            let key = *self.steps.front()?;
-            let Some(link) = self.links.get_mut(key) else {
-                self.steps.pop_front();
-                continue;
-            };
-            if std::mem::take(&mut link.must_close) {
-                if link.is_idle() {
-                    self.forget(key);
-                }
-                return Some((key, LinkStep::Close));
-            }
+            let key = self.steps.pop_front()?;
+            let Some(link) = self.links.get_mut(key) else { continue };
             link.is_in_steps = false;
-            self.steps.pop_front();
-            let has_news = std::mem::take(&mut link.has_news);
-            match &link.state {
-                State::Wanted => return Some((key, LinkStep::Connect)),
-                State::Open(wire) if has_news && !wire.output().is_empty() => {
-                    return Some((key, LinkStep::Write));
+            match &mut link.state {
+                State::Wanted => {
+                    if let Some(wire) = self.wires.insert(key) {
+                        link.state = State::Connecting(wire);
+                        return Some((wire, LinkStep::Connect));
+                    }
+                    link.is_in_steps = true;
+                    self.parked.push_back(key);
                 }
-                _ => {}
+                State::Open(wire) => {
+                    if std::mem::take(&mut wire.has_news) && !wire.output().is_empty() {
+                        return Some((wire.key, LinkStep::Write));
+                    }
+                }
+                State::Idle | State::Connecting(_) | State::BackingOff { .. } => {}
             }
         }
     }
@@ -329,47 +380,59 @@ impl Outbox {
         !self.steps.is_empty() || !self.closed.is_empty()
     }
 
-    /// The socket path of the receiver of a link; empty for a stale key.
+    /// The socket path of the receiver that a key leads to; empty for a stale key.
     pub fn target(&self, key: ConnKey) -> &str {
-        self.links.get(key).map(|link| &*link.target).unwrap_or_default()
+        let link = self.wires.get(key).and_then(|link| self.links.get(*link));
+        link.map(|link| &*link.target).unwrap_or_default()
+    }
+
+    /// The link for which the attempt `key` is being made.
+    fn connecting(&self, key: ConnKey) -> Option<ConnKey> {
+        let link = *self.wires.get(key)?;
+        matches!(self.links.get(link)?.state, State::Connecting(_)).then_some(link)
     }
 
     /// The connection was made, its other end is to be trusted, and `auth_token` is what it asks for.
     pub fn connected(&mut self, key: ConnKey, auth_token: AuthToken, now: Now) {
-        let ring = match Ring::new(self.limits.frame_bytes_max + 1) {
-            Ok(ring) => ring,
-            Err(error) => {
-                if let Some(link) = self.links.get_mut(key) {
-                    link.must_close = true;
+        let now = self.not_before(now);
+        let Some(link) = self.connecting(key) else { return };
+        match Ring::new(self.limits.frame_bytes_max + 1) {
+            Ok(ring) => {
+                let framer = Framer::new(self.limits.frame_bytes_max);
+                if let Some(link) = self.links.get_mut(link) {
+                    link.state = State::Open(Box::new(Wire::new(key, auth_token, framer, ring)));
                 }
-                return self.connect_failed(key, &error, now);
+                self.advance(link);
             }
-        };
-        if let Some(link) = self.links.get_mut(key) {
-            link.state = State::Open(Box::new(Wire {
-                auth_token,
-                framer: Framer::new(self.limits.frame_bytes_max),
-                ring,
-                output: Vec::new(),
-                sent: 0,
-                queued_total: 0,
-                sent_total: 0,
-                in_flight: VecDeque::new(),
-                has_answered: false,
-                is_output_dead: false,
-            }));
-            self.advance(key);
+            Err(error) => {
+                self.close(link);
+                self.attempt_failed(link, &error, now);
+            }
         }
+        self.check_invariants();
     }
 
-    /// The connection was not made. [`ErrorKind::Busy`] is tried again while the messages have time; anything else is
-    /// the end of all that wait.
+    /// The connection was not made, and there is no stream. [`ErrorKind::Busy`] is tried again while the messages have
+    /// time; anything else is the end of all that wait.
+    ///
+    /// The index of `key` can come again in the next step: nothing may be registered under it any more.
     pub fn connect_failed(&mut self, key: ConnKey, error: &Error, now: Now) {
+        let now = self.not_before(now);
+        let Some(link) = self.connecting(key) else { return };
+        self.wires.remove_now(key);
+        if let Some(link) = self.links.get_mut(link) {
+            link.state = State::Idle;
+        }
+        self.attempt_failed(link, error, now);
+        self.check_invariants();
+    }
+
+    /// What waits is told so, or waits longer if the receiver is busy.
+    fn attempt_failed(&mut self, key: ConnKey, error: &Error, now: Now) {
         if error.kind() == ErrorKind::Busy {
             return self.back_off(key, Busy::Backlog, now);
         }
         let Some(link) = self.links.get_mut(key) else { return };
-        link.state = State::Idle;
         for message in std::mem::take(&mut link.waiting) {
             self.finish(message, SendOutcome::NotSent(error.restated()));
         }
@@ -384,6 +447,7 @@ impl Outbox {
         link.busy = Some(busy);
         link.state = State::BackingOff { until };
         self.link_wheel.schedule(key, until);
+        self.advance(key);
     }
 
     /// Lets a link do what it can: wants a connection, fills its output, or is forgotten when nothing is left.
@@ -394,19 +458,24 @@ impl Outbox {
             link.waiting.pop_front();
         }
         match &mut link.state {
-            State::Idle if link.waiting.is_empty() && !link.must_close => return self.forget(key),
-            State::Idle if !link.waiting.is_empty() => link.state = State::Wanted,
             State::Open(wire) => {
-                while wire.in_flight.len() < self.limits.in_flight_max
+                while wire.state == Output::Open
+                    && wire.in_flight.len() < self.limits.in_flight_max
                     && wire.output.len() - wire.sent < self.limits.frame_bytes_max
                     && let Some(key) = link.waiting.pop_front()
                 {
                     let Some(message) = messages.get(key) else { continue };
                     wire.push(key, &message.line);
-                    link.has_news = true;
+                }
+                if !wire.has_news {
+                    return;
                 }
             }
-            _ => {}
+            // No message needs the connection that was to be made.
+            _ if link.waiting.is_empty() => return self.forget(key),
+            State::Idle => link.state = State::Wanted,
+            State::Wanted => {}
+            State::Connecting(_) | State::BackingOff { .. } => return,
         }
         if !link.is_in_steps {
             link.is_in_steps = true;
@@ -418,7 +487,8 @@ impl Outbox {
 
     /// Bytes to be written; empty for a stale key or if there are none.
     pub fn output(&self, key: ConnKey) -> &[u8] {
-        match self.links.get(key).map(|link| &link.state) {
+        let link = self.wires.get(key).and_then(|link| self.links.get(*link));
+        match link.map(|link| &link.state) {
             Some(State::Open(wire)) => wire.output(),
             _ => &[],
         }
@@ -426,151 +496,168 @@ impl Outbox {
 
     /// The first `n` bytes of [`output`](Self::output) were written.
     pub fn sent(&mut self, key: ConnKey, n: usize) {
-        if let Some(wire) = self.wire(key) {
-            let n = n.min(wire.output.len() - wire.sent);
-            wire.sent += n;
-            wire.sent_total += n as u64;
-            // Each byte is moved at most once, and what was written is no more than what was not.
-            if 2 * wire.sent >= wire.output.len() {
-                wire.output.drain(..wire.sent);
-                wire.sent = 0;
-            }
-            self.advance(key);
+        let Some(link) = self.wires.get(key).copied() else { return };
+        if let Some(wire) = self.wire(link) {
+            wire.written(n);
+            self.advance(link);
         }
+        self.check_invariants();
     }
 
     /// Nothing more can be written. The connection is read to its end: that says why.
     pub fn output_failed(&mut self, key: ConnKey) {
-        if let Some(wire) = self.wire(key) {
-            wire.is_output_dead = true;
+        let Some(link) = self.wires.get(key).copied() else { return };
+        if let Some(wire) = self.wire(link)
+            && wire.state == Output::Open
+        {
+            wire.state = Output::Failed;
         }
     }
 
     /// Space for the next read, at most one frame; `None` for a stale key.
     pub fn recv_space(&mut self, key: ConnKey) -> Option<&mut [u8]> {
-        self.wire(key).map(|wire| wire.ring.spare_mut())
+        let link = *self.wires.get(key)?;
+        self.wire(link).map(|wire| wire.ring.spare_mut())
     }
 
     /// `n` bytes were read into the space lent by [`recv_space`](Self::recv_space): answers are given to the messages
     /// that they belong to.
     pub fn received(&mut self, key: ConnKey, n: usize, now: Now) {
-        if let Some(wire) = self.wire(key) {
+        let now = self.not_before(now);
+        let Some(link) = self.wires.get(key).copied() else { return };
+        if let Some(wire) = self.wire(link) {
             wire.ring.filled(n);
+            wire.received_total += n as u64;
         }
-        loop {
-            let Some(wire) = self.wire(key) else { return };
-            let answer = match wire.next_answer() {
-                Ok(Some(answer)) => answer,
-                Ok(None) => break,
-                Err(error) => return self.cut(key, &error, now),
-            };
-            match answer {
-                Heard::Yes { id } => {
-                    if wire.in_flight.front().is_some_and(|(_, end)| *end > wire.sent_total) {
-                        let sentence = "the receiver answered before it had the whole message";
-                        return self.cut(key, &Error::new(ErrorKind::InvalidMessage, sentence), now);
-                    }
-                    // What nobody asked for is skipped.
-                    if let Some((message, _)) = wire.in_flight.pop_front() {
-                        wire.has_answered = true;
-                        self.finish(message, SendOutcome::Accepted { id });
-                    }
-                    if let Some(link) = self.links.get_mut(key) {
-                        link.pause = BACKOFF.0;
-                        link.busy = None;
-                    }
+        while let Some(wire) = self.wire(link) {
+            match wire.next_answer() {
+                Ok(Some(Heard::Yes { id, start })) => self.accepted(link, id, start),
+                Ok(Some(Heard::No { reason })) => self.refused(link, reason, now),
+                Ok(None) => {
+                    self.settle(link);
+                    break;
                 }
-                Heard::No { reason } => return self.refused(key, reason, now),
+                Err(error) => self.cut(link, &error, now),
             }
         }
-        self.advance(key);
-        self.cut_if_deserted(key, now);
+        self.check_invariants();
+    }
+
+    /// A yes came whose first byte was the byte `start` of the connection: it is the answer to the oldest message, if
+    /// that had been written whole. What no message asked for is skipped.
+    fn accepted(&mut self, key: ConnKey, id: Option<String>, start: u64) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let State::Open(wire) = &mut link.state else { return };
+        let is_answer = |oldest: &InFlight| oldest.answers_from.is_some_and(|from| start >= from);
+        if wire.in_flight.front().is_some_and(is_answer)
+            && let Some(InFlight { message, .. }) = wire.in_flight.pop_front()
+        {
+            wire.has_answered = true;
+            link.pause = BACKOFF.0;
+            link.busy = None;
+            self.finish(message, SendOutcome::Accepted { id });
+        }
     }
 
     /// The connection has ended.
     pub fn ended(&mut self, key: ConnKey, now: Now) {
-        self.cut(key, &Error::new(ErrorKind::Io, "UDS socket ended before response"), now);
+        let now = self.not_before(now);
+        let Some(link) = self.wires.get(key).copied() else { return };
+        self.cut(link, &Error::new(ErrorKind::Io, "UDS socket ended before response"), now);
+        self.check_invariants();
     }
 
     /// An error line came: it is the answer to the oldest message, and the end of the connection.
     fn refused(&mut self, key: ConnKey, reason: String, now: Now) {
+        let Some(wire) = self.wire(key) else { return };
         // These are said to a connection, not to a message: nothing that is in flight on it was looked at. That a
         // connection was idle too long is no news of a message only if it had been of use before.
-        let has_answered = self.wire(key).is_some_and(|wire| wire.has_answered);
         let is = |said: CloseReason| said.wire_text().is_some_and(|text| text == reason);
-        if is(CloseReason::TooManyClients) || (has_answered && is(CloseReason::IdleTimeout)) {
+        if is(CloseReason::TooManyClients) || (wire.has_answered && is(CloseReason::IdleTimeout)) {
             self.requeue(key);
             self.close(key);
-            return if self.links.get(key).is_some_and(|link| !link.waiting.is_empty()) {
-                self.back_off(key, Busy::Clients, now)
-            } else {
-                self.advance(key)
-            };
+            return self.back_off(key, Busy::Clients, now);
         }
-        if let Some(wire) = self.wire(key)
-            && let Some((message, _)) = wire.in_flight.pop_front()
-        {
-            wire.has_answered = true;
-            self.finish(message, SendOutcome::Rejected { reason });
-        }
+        let sent_total = wire.sent_total;
+        let is_begun = |oldest: &mut InFlight| oldest.end - oldest.len < sent_total;
+        let Some(InFlight { message, .. }) = wire.in_flight.pop_front_if(is_begun) else {
+            // It was said before any byte of a message was written, so it is no answer to one.
+            let sentence = format!("the receiver refused the connection: {reason:?}");
+            return self.cut(key, &Error::new(ErrorKind::Io, sentence), now);
+        };
+        wire.has_answered = true;
+        self.finish(message, SendOutcome::Rejected { reason });
         let error = Error::new(ErrorKind::Io, "the receiver rejected an earlier message and closed");
         self.cut(key, &error, now);
     }
 
-    /// The connection is of no use any more. What was written whole may have arrived; what was not did not.
+    /// The connection is of no use any more.
     fn cut(&mut self, key: ConnKey, error: &Error, now: Now) {
-        let Some(wire) = self.wire(key) else { return };
         // A receiver that never answered anything is not tried again with what is left.
-        let tries_again = wire.has_answered;
-        let sent_total = wire.sent_total;
-        let written = std::mem::take(&mut wire.in_flight);
-        wire.in_flight = written.iter().copied().filter(|(_, end)| *end > sent_total).collect();
-        for (message, _) in written.iter().filter(|(_, end)| *end <= sent_total) {
-            self.finish(*message, SendOutcome::Unknown(error.restated()));
-        }
-        self.requeue(key);
-        self.close(key);
+        let Some(Wire { has_answered: tries_again, .. }) = self.wire(key) else { return };
+        let tries_again = *tries_again;
+        self.drop_wire(key, error);
         if tries_again {
             self.advance(key);
         } else {
-            self.connect_failed(key, error, now);
+            self.attempt_failed(key, error, now);
         }
+    }
+
+    /// Takes the connection from a link. What was written whole may have arrived; what was not did not, and waits again.
+    fn drop_wire(&mut self, key: ConnKey, error: &Error) {
+        while let Some(wire) = self.wire(key)
+            && let Some(InFlight { message, .. }) = wire.in_flight.pop_front_if(|oldest| oldest.is_whole())
+        {
+            self.finish(message, SendOutcome::Unknown(error.restated()));
+        }
+        self.requeue(key);
+        self.close(key);
     }
 
     /// Puts messages in flight back in front of those that wait.
     fn requeue(&mut self, key: ConnKey) {
         let Some(link) = self.links.get_mut(key) else { return };
         let State::Open(wire) = &mut link.state else { return };
-        while let Some((message, _)) = wire.in_flight.pop_back() {
+        while let Some(InFlight { message, .. }) = wire.in_flight.pop_back() {
             if self.messages.get(message).is_some() {
                 link.waiting.push_front(message);
             }
         }
     }
 
-    /// Has the stream of a link closed.
-    fn close(&mut self, key: ConnKey) {
-        if let Some(link) = self.links.get_mut(key)
-            && let State::Open(_) = link.state
-        {
-            link.state = State::Idle;
-            link.must_close = true;
-            link.has_news = false;
-            if !link.is_in_steps {
-                link.is_in_steps = true;
-                self.steps.push_back(key);
+    /// The rest of a line that was written partly will not be written, and nothing can be written behind a part of a line.
+    /// So what was not written whole waits for another connection; the lines before it still get their answers here.
+    fn abandon(&mut self, key: ConnKey) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let State::Open(wire) = &mut link.state else { return };
+        wire.state = Output::Abandoned;
+        while let Some(InFlight { message, .. }) = wire.in_flight.pop_back_if(|last| !last.is_whole()) {
+            if self.messages.get(message).is_some() {
+                link.waiting.push_front(message);
             }
         }
     }
 
+    /// Has the stream of a link closed, or the attempt to make one given up.
+    fn close(&mut self, key: ConnKey) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let wire = match &link.state {
+            State::Open(wire) => wire.key,
+            State::Connecting(wire) => *wire,
+            State::Idle | State::Wanted | State::BackingOff { .. } => return,
+        };
+        link.state = State::Idle;
+        self.wires.remove(wire);
+        self.closed.push_back(wire);
+    }
+
     /// Drops a link for which nothing is left to do.
     fn forget(&mut self, key: ConnKey) {
-        if let Some(link) = self.links.remove(key) {
+        self.close(key);
+        if let Some(link) = self.links.remove_now(key) {
             self.by_target.remove(&link.target);
             self.link_wheel.cancel(key);
-            if link.must_close || matches!(link.state, State::Open(_)) {
-                self.closed.push_back(key);
-            }
         }
     }
 
@@ -586,6 +673,7 @@ impl Outbox {
 
     /// Tries again where it is time, and gives up the messages whose time is over.
     pub fn deadlines_reached(&mut self, now: Now) {
+        let now = self.not_before(now);
         loop {
             let links = &self.links;
             let truth = |key| links.get(key).and_then(Link::wakes_at);
@@ -599,67 +687,70 @@ impl Outbox {
             let messages = &self.messages;
             let truth = |key| messages.get(key).map(|m: &Outstanding| m.deadline);
             let Some(key) = self.message_wheel.next_expired(now.mono, truth) else { break };
-            self.expire(key, now);
+            self.expire(key);
         }
+        self.check_invariants();
     }
 
-    /// The time of one message is over.
-    fn expire(&mut self, message: ConnKey, now: Now) {
-        let Some((key, len)) = self.messages.get(message).map(|m| (m.link, m.line.len() as u64)) else {
-            return;
-        };
+    /// The time of one message is over. Each has its own: the others go on.
+    fn expire(&mut self, message: ConnKey) {
+        let Some(key) = self.messages.get(message).map(|m| m.link) else { return };
         let Some(link) = self.links.get_mut(key) else {
             return self.finish(message, SendOutcome::NotSent(timed_out()));
         };
-        let busy = link.busy;
         let State::Open(wire) = &mut link.state else {
-            let error = busy.map_or_else(timed_out, |busy| busy.error(&link.target));
+            let error = link.busy.map_or_else(timed_out, |busy| busy.error(&link.target));
             self.finish(message, SendOutcome::NotSent(error));
             return self.advance(key);
         };
-        let sent_total = wire.sent_total;
-        match wire.in_flight.iter().find(|(other, _)| *other == message) {
+        match wire.progress(message) {
             // Its answer may still come and must not be taken for another's, so its place is kept.
-            Some((_, end)) if *end <= sent_total => {
-                self.finish(message, SendOutcome::Unknown(timed_out()));
-                self.cut_if_deserted(key, now);
-            }
-            // Not a byte of it was written: it is taken back, and the others go on.
-            Some((_, end)) if *end - len >= sent_total => {
-                wire.withdraw(message, len);
+            Progress::Whole => self.finish(message, SendOutcome::Unknown(timed_out())),
+            Progress::Part => {
                 self.finish(message, SendOutcome::NotSent(timed_out()));
-                self.advance(key);
+                self.abandon(key);
             }
-            // Its line must never become whole after it was said not to be sent.
-            Some(_) => {
+            Progress::Nothing => {
+                wire.withdraw(message);
                 self.finish(message, SendOutcome::NotSent(timed_out()));
-                self.cut(key, &timed_out(), now);
-            }
-            None => {
-                self.finish(message, SendOutcome::NotSent(timed_out()));
-                self.advance(key);
             }
         }
+        self.settle(key);
     }
 
-    /// Nobody waits for the answers that are due any more: the connection goes.
-    fn cut_if_deserted(&mut self, key: ConnKey, now: Now) {
+    /// Goes on, with another connection if no message waits for an answer from this one.
+    ///
+    /// That cannot go on without end: each time at least one message has got its outcome.
+    fn settle(&mut self, key: ConnKey) {
+        self.advance(key);
         let messages = &self.messages;
-        let is_deserted = match self.links.get(key).map(|link| &link.state) {
-            Some(State::Open(wire)) => {
-                !wire.in_flight.is_empty() && wire.in_flight.iter().all(|(m, _)| messages.get(*m).is_none())
-            }
-            _ => false,
-        };
-        if is_deserted {
-            self.cut(key, &timed_out(), now);
+        let Some(State::Open(wire)) = self.links.get(key).map(|link| &link.state) else { return };
+        let is_dead = |flying: &InFlight| messages.get(flying.message).is_none();
+        let is_deserted = !wire.in_flight.is_empty() || wire.state == Output::Abandoned;
+        if is_deserted && wire.in_flight.iter().all(is_dead) {
+            self.drop_wire(key, &timed_out());
+            self.advance(key);
         }
     }
 
     /// The turn is over: keys freed in it may be used again.
     pub fn turn_ended(&mut self) {
-        self.messages.release_retired();
-        self.links.release_retired();
+        self.wires.release_retired();
+        self.steps.append(&mut self.parked);
+        self.check_invariants();
+    }
+
+    /// `now`, or the latest time that was given if that is later.
+    fn not_before(&mut self, now: Now) -> Now {
+        self.latest = self.latest.max(now.mono);
+        Now { mono: self.latest, ..now }
+    }
+
+    fn check_invariants(&self) {
+        debug_assert!(self.messages.len() + self.outcomes.len() <= self.limits.outbox_entries_max);
+        debug_assert!(self.bytes <= self.limits.outbox_bytes_max, "{} bytes", self.bytes);
+        debug_assert_eq!(self.links.len(), self.by_target.len(), "one link for each receiver");
+        debug_assert!(self.wires.len() <= self.links.len(), "one connection at most for each link");
     }
 
     // Outcomes.
@@ -670,13 +761,14 @@ impl Outbox {
     }
 
     fn finish(&mut self, message: ConnKey, outcome: SendOutcome) {
-        if let Some(gone) = self.messages.remove(message) {
+        if let Some(gone) = self.messages.remove_now(message) {
             self.bytes -= gone.line.len();
             self.message_wheel.cancel(message);
             self.outcomes.push_back((SendId(message), outcome));
         }
     }
 
+    /// The connection of a link.
     fn wire(&mut self, key: ConnKey) -> Option<&mut Wire> {
         match &mut self.links.get_mut(key)?.state {
             State::Open(wire) => Some(wire),
@@ -725,7 +817,7 @@ impl Link {
             && match &self.state {
                 State::Idle => true,
                 State::Open(wire) => wire.in_flight.is_empty(),
-                State::Wanted | State::BackingOff { .. } => false,
+                State::Wanted | State::Connecting(_) | State::BackingOff { .. } => false,
             }
     }
 
@@ -739,13 +831,54 @@ impl Link {
 
 /// An answer that means something to us.
 enum Heard {
-    Yes { id: Option<String> },
-    No { reason: String },
+    Yes {
+        id: Option<String>,
+        /// The byte of the connection that it began with.
+        start: u64,
+    },
+    No {
+        reason: String,
+    },
+}
+
+/// How much of a line was written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Nothing,
+    Part,
+    Whole,
+}
+
+impl InFlight {
+    fn is_whole(&self) -> bool {
+        self.answers_from.is_some()
+    }
 }
 
 impl Wire {
+    fn new(key: ConnKey, auth_token: AuthToken, framer: Framer, ring: Ring) -> Self {
+        Self {
+            key,
+            auth_token,
+            framer,
+            ring,
+            received_total: 0,
+            output: Vec::new(),
+            sent: 0,
+            queued_total: 0,
+            sent_total: 0,
+            state: Output::Open,
+            has_news: false,
+            in_flight: VecDeque::new(),
+            has_answered: false,
+        }
+    }
+
     fn output(&self) -> &[u8] {
-        if self.is_output_dead { &[] } else { self.output.get(self.sent..).unwrap_or_default() }
+        match self.state {
+            Output::Open => self.output.get(self.sent..).unwrap_or_default(),
+            Output::Abandoned | Output::Failed => &[],
+        }
     }
 
     /// Puts a line behind the others, with the token that this connection asks for.
@@ -755,27 +888,57 @@ impl Wire {
         if let Some(line) = self.output.get_mut(start..) {
             Outgoing::set_auth_token(line, &self.auth_token);
         }
-        self.queued_total += line.len() as u64;
-        self.in_flight.push_back((message, self.queued_total));
+        let len = line.len() as u64;
+        self.queued_total += len;
+        self.in_flight.push_back(InFlight { message, end: self.queued_total, len, answers_from: None });
+        self.has_news = true;
     }
 
-    /// Takes back the line of `message`, `len` bytes, of which none was written.
-    fn withdraw(&mut self, message: ConnKey, len: u64) {
-        let Some(at) = self.in_flight.iter().position(|(other, _)| *other == message) else { return };
-        let Some((_, end)) = self.in_flight.remove(at) else { return };
+    /// The first `n` bytes of the output were written.
+    fn written(&mut self, n: usize) {
+        let n = n.min(self.output().len());
+        self.sent += n;
+        self.sent_total += n as u64;
+        // Each byte is moved at most once, and what was written is no more than what was not.
+        if 2 * self.sent >= self.output.len() {
+            self.output.drain(..self.sent);
+            self.sent = 0;
+        }
+        let (sent_total, received_total) = (self.sent_total, self.received_total);
+        let is_new = |flying: &&mut InFlight| !flying.is_whole();
+        for flying in self.in_flight.iter_mut().rev().take_while(is_new) {
+            if flying.end <= sent_total {
+                flying.answers_from = Some(received_total);
+            }
+        }
+    }
+
+    fn progress(&self, message: ConnKey) -> Progress {
+        match self.in_flight.iter().find(|flying| flying.message == message) {
+            Some(flying) if flying.is_whole() => Progress::Whole,
+            Some(flying) if flying.end - flying.len < self.sent_total => Progress::Part,
+            _ => Progress::Nothing,
+        }
+    }
+
+    /// Takes back the line of `message`, if it is here; none of it was written.
+    fn withdraw(&mut self, message: ConnKey) {
+        let Some(at) = self.in_flight.iter().position(|flying| flying.message == message) else { return };
+        let Some(InFlight { end, len, .. }) = self.in_flight.remove(at) else { return };
         let before = usize::try_from(end - len - self.sent_total).unwrap_or(usize::MAX);
         let from = self.sent.saturating_add(before).min(self.output.len());
         let to = from.saturating_add(usize::try_from(len).unwrap_or(usize::MAX)).min(self.output.len());
         self.output.drain(from..to);
         self.queued_total -= len;
-        for (_, end) in self.in_flight.range_mut(at..) {
-            *end -= len;
+        for flying in self.in_flight.range_mut(at..) {
+            flying.end -= len;
         }
     }
 
     /// The next answer that has come; an error if what came is none.
     fn next_answer(&mut self) -> Result<Option<Heard>, Error> {
         loop {
+            let start = self.received_total - self.ring.len() as u64;
             let line = match self.framer.next_frame(&mut self.ring) {
                 FrameOutcome::Frame(line) => line,
                 FrameOutcome::NeedMore => return Ok(None),
@@ -793,8 +956,8 @@ impl Wire {
                 Error::new(ErrorKind::InvalidMessage, "Invalid UDS response frame").with_source(cause)
             };
             match Answer::from_line(line).map_err(invalid)? {
-                Answer::Accepted { id } => return Ok(Some(Heard::Yes { id })),
-                Answer::Pong => return Ok(Some(Heard::Yes { id: None })),
+                Answer::Accepted { id } => return Ok(Some(Heard::Yes { id, start })),
+                Answer::Pong => return Ok(Some(Heard::Yes { id: None, start })),
                 Answer::Rejected { reason } => {
                     let told = reason.filter(|reason| !reason.is_empty());
                     let reason = told.map_or_else(|| "UDS receiver rejected message".to_owned(), Into::into);

@@ -143,12 +143,25 @@ impl<T> Slots<T> {
     /// Takes the value out; from now on `key` finds nothing. Its index rests until
     /// [`Slots::release_retired`].
     pub fn remove(&mut self, key: ConnKey) -> Option<T> {
-        self.get(key)?;
-        let slot = self.slots.get_mut(key.index())?;
-        let state = mem::replace(&mut slot.state, State::Vacant { next: self.retired.first });
-        slot.generation = slot.generation.wrapping_add(1);
+        let value = self.vacate(key, self.retired.first)?;
         self.retired.first = Some(key.index);
         self.retired.last.get_or_insert(key.index);
+        Some(value)
+    }
+
+    /// The same for a key whose index no poll event carries: it can be used again at once.
+    pub fn remove_now(&mut self, key: ConnKey) -> Option<T> {
+        let value = self.vacate(key, self.free)?;
+        self.free = Some(key.index);
+        Some(value)
+    }
+
+    /// Takes the value out of its slot, which goes in front of `next` in a chain of vacant ones.
+    fn vacate(&mut self, key: ConnKey, next: Option<u32>) -> Option<T> {
+        self.get(key)?;
+        let slot = self.slots.get_mut(key.index())?;
+        let state = mem::replace(&mut slot.state, State::Vacant { next });
+        slot.generation = slot.generation.wrapping_add(1);
         self.live -= 1;
         match state {
             State::Live(value) => Some(value),

@@ -944,3 +944,405 @@ fn outcomes_are_true_whatever_fails() {
         assert!(total.get(code).is_some_and(|count| *count > 20), "too few are {code}: {total:?}");
     }
 }
+
+/// A moment on the clock of an outbox that a test drives by hand.
+fn at(ms: u64) -> Now {
+    Now { mono: Mono::from_nanos(ms * 1_000_000), wall: Wall::from_millis(0) }
+}
+
+fn put(outbox: &mut Outbox, target: &str, timeout_ms: u64, now: Now) -> Result<SendId, Error> {
+    outbox.send(target, &Outgoing::new("text"), None, Duration::from_millis(timeout_ms), now)
+}
+
+fn next_connect(outbox: &mut Outbox) -> ConnKey {
+    match outbox.next_step() {
+        Some((key, LinkStep::Connect)) => key,
+        other => panic!("no attempt to connect: {other:?}"),
+    }
+}
+
+fn next_write(outbox: &mut Outbox) -> ConnKey {
+    match outbox.next_step() {
+        Some((key, LinkStep::Write)) => key,
+        other => panic!("nothing to write: {other:?}"),
+    }
+}
+
+/// The receiver says `line`; whether there was anything to read it into.
+fn hear(outbox: &mut Outbox, key: ConnKey, line: &str, now: Now) -> bool {
+    let line = lines(&[line]);
+    let Some(space) = outbox.recv_space(key) else { return false };
+    space[..line.len()].copy_from_slice(&line);
+    outbox.received(key, line.len(), now);
+    true
+}
+
+fn write_all(outbox: &mut Outbox, key: ConnKey) {
+    let len = outbox.output(key).len();
+    assert!(len > 0, "there is something to write");
+    outbox.sent(key, len);
+}
+
+fn told(outbox: &mut Outbox) -> Vec<&'static str> {
+    std::iter::from_fn(|| outbox.next_outcome()).map(|(_, outcome)| outcome.code()).collect()
+}
+
+#[test]
+fn messages_for_a_receiver_that_is_being_connected_share_one_connection() {
+    let mut outbox = Outbox::new(Limits::default()).unwrap();
+    let first = put(&mut outbox, A, 100, at(0)).unwrap();
+    let key = next_connect(&mut outbox);
+    let second = put(&mut outbox, A, 100, at(0)).unwrap();
+    assert_eq!(outbox.next_step(), None, "one attempt is enough");
+    outbox.turn_ended();
+    assert!(!outbox.has_steps());
+    assert_eq!(outbox.target(key), A);
+
+    let token = AuthToken::from_bytes([1; 32]);
+    outbox.connected(key, token.clone(), at(1));
+    assert_eq!(next_write(&mut outbox), key);
+    write_all(&mut outbox, key);
+    outbox.connected(key, token, at(1));
+    outbox.connect_failed(key, &other_error(), at(1));
+    assert!(outbox.output(key).is_empty(), "what was written whole is not written again");
+    for id in [first, second] {
+        assert!(hear(&mut outbox, key, OK, at(2)));
+        let (told, outcome) = outbox.next_outcome().expect("it was answered");
+        assert!(told == id && outcome.is_accepted(), "{outcome}");
+    }
+    assert_eq!(outbox.next_step(), None);
+}
+
+#[test]
+fn late_reports_of_an_old_stream_do_not_change_its_successor() {
+    let mut outbox = Outbox::new(Limits::default()).unwrap();
+    let token = AuthToken::from_bytes([1; 32]);
+    put(&mut outbox, A, 100, at(0)).unwrap();
+    let old = next_connect(&mut outbox);
+    outbox.connected(old, token.clone(), at(0));
+    let _ = next_write_is(&mut outbox, old);
+    write_all(&mut outbox, old);
+    assert!(hear(&mut outbox, old, OK, at(0)));
+    assert_eq!(told(&mut outbox), ["accepted"]);
+    put(&mut outbox, A, 100, at(0)).unwrap();
+    put(&mut outbox, A, 100, at(0)).unwrap();
+    // Nothing of these was written: they go to the next connection.
+    outbox.ended(old, at(0));
+    assert_eq!(outbox.next_step(), Some((old, LinkStep::Close)));
+    let new = next_connect(&mut outbox);
+    outbox.connected(old, AuthToken::from_bytes([2; 32]), at(0));
+    outbox.connect_failed(old, &other_error(), at(0));
+    outbox.connected(new, token, at(0));
+    let _ = next_write_is(&mut outbox, new);
+
+    let waiting = outbox.output(new).to_vec();
+    outbox.sent(old, 10);
+    assert_eq!(outbox.output(new), waiting, "bytes that the old stream took are not taken from the new one");
+    outbox.output_failed(old);
+    outbox.ended(old, at(0));
+    assert!(!hear(&mut outbox, old, NO, at(0)), "there is no space to read into for the old stream");
+    outbox.received(old, 0, at(0));
+    outbox.connected(old, AuthToken::from_bytes([2; 32]), at(0));
+    outbox.connect_failed(old, &other_error(), at(0));
+    assert_eq!((outbox.output(old), outbox.target(old)), (&[][..], ""));
+    assert_eq!(outbox.next_step(), None);
+
+    write_all(&mut outbox, new);
+    outbox.turn_ended();
+    outbox.ended(old, at(1));
+    for _ in 0..2 {
+        assert!(hear(&mut outbox, new, OK, at(1)));
+    }
+    assert_eq!(told(&mut outbox), ["accepted", "accepted"]);
+}
+
+fn next_write_is(outbox: &mut Outbox, key: ConnKey) -> ConnKey {
+    assert_eq!(next_write(outbox), key);
+    key
+}
+
+#[test]
+fn an_attempt_to_connect_that_no_message_needs_is_given_up() {
+    let mut outbox = Outbox::new(Limits::default()).unwrap();
+    put(&mut outbox, A, 10, at(0)).unwrap();
+    let key = next_connect(&mut outbox);
+    outbox.deadlines_reached(at(10));
+    assert_eq!(told(&mut outbox), ["not_sent"]);
+    assert_eq!(outbox.next_step(), Some((key, LinkStep::Close)));
+    outbox.connected(key, AuthToken::from_bytes([1; 32]), at(11));
+    assert_eq!(outbox.next_step(), None);
+    outbox.turn_ended();
+    assert_eq!((outbox.has_steps(), outbox.next_deadline()), (false, None));
+
+    // The same before the step was taken: there is no attempt at all.
+    put(&mut outbox, A, 10, at(20)).unwrap();
+    outbox.deadlines_reached(at(30));
+    assert_eq!(told(&mut outbox), ["not_sent"]);
+    assert_eq!(outbox.next_step(), None, "no connection is made for a receiver without a message");
+
+    // And while the receiver is busy: nothing wakes the host for it.
+    put(&mut outbox, A, 10, at(40)).unwrap();
+    let key = next_connect(&mut outbox);
+    outbox.connect_failed(key, &busy_error(), at(49));
+    outbox.deadlines_reached(at(50));
+    assert_eq!(told(&mut outbox), ["not_sent"]);
+    assert_eq!((outbox.next_deadline(), outbox.next_step()), (None, None));
+}
+
+#[test]
+fn a_message_behind_a_silent_answer_is_sent_on_a_new_connection() {
+    let mut lab = Lab::new(|l| l.in_flight_max = 1);
+    lab.send(100);
+    lab.send(5_000);
+    lab.advance(99);
+    assert_eq!((lab.codes(), lab.got(0)), ("- -".to_owned(), vec!["0".to_owned()]));
+    lab.advance(1);
+    assert_eq!(lab.codes(), "unknown -");
+    assert!(lab.conns[0].is_closed);
+    assert_eq!(lab.got(1), ["1"]);
+    lab.say(1, OK);
+    assert_eq!(lab.codes(), "unknown accepted");
+}
+
+/// The first is written whole and can be answered; the second is written partly when its time is over; the third was not
+/// written at all.
+#[test]
+fn a_half_written_message_that_expires_costs_its_neighbours_nothing() {
+    let len = Lab::new(|_| ()).line_len();
+    for (answer, codes) in [(OK, "accepted not_sent accepted"), (NO, "rejected not_sent accepted")] {
+        for cut in [1, len / 2, len - 1] {
+            let mut lab = Lab::new(|_| ());
+            lab.room = len + cut;
+            for timeout in [5_000, 100, 5_000] {
+                lab.send(timeout);
+            }
+            lab.advance(100);
+            assert_eq!(lab.codes(), "- not_sent -", "{cut} bytes of the second");
+            assert!(!lab.conns[0].is_closed, "the first can still be answered");
+            lab.conns[0].room = usize::MAX;
+            let late = lab.send(50);
+            lab.advance(50);
+            assert_eq!(lab.conns[0].written.len(), len + cut, "nothing is written behind half a line");
+            assert!(lab.outcome(late).starts_with("not_sent"), "{}", lab.outcome(late));
+            lab.room = usize::MAX;
+            lab.say(0, answer);
+            assert!(lab.conns[0].is_closed);
+            assert_eq!(lab.got(1), ["2"]);
+            lab.say(1, OK);
+            assert_eq!(lab.codes(), format!("{codes} not_sent"));
+        }
+    }
+
+    // If the first is not answered either, the third does not wait for that longer than the first did.
+    let mut lab = Lab::new(|_| ());
+    lab.room = len + 1;
+    for timeout in [500, 100, 5_000] {
+        lab.send(timeout);
+    }
+    lab.advance(499);
+    lab.room = usize::MAX;
+    lab.advance(1);
+    assert_eq!((lab.codes(), lab.got(1)), ("unknown not_sent -".to_owned(), vec!["2".to_owned()]));
+    lab.say(1, OK);
+    assert_eq!(lab.codes(), "unknown not_sent accepted");
+}
+
+#[test]
+fn receivers_that_are_done_with_do_not_count_in_the_same_turn() {
+    let mut outbox = Outbox::new(Limits::default()).unwrap();
+    for n in 0..3_000 {
+        put(&mut outbox, &format!("/r/{n}"), 100, at(0)).unwrap_or_else(|e| panic!("message {n}: {e}"));
+        let key = next_connect(&mut outbox);
+        assert!(key.index() < outbox.slots_max());
+        outbox.connect_failed(key, &other_error(), at(0));
+        assert_eq!(told(&mut outbox), ["not_sent"], "message {n}");
+    }
+
+    // Streams that were there keep their keys until the end of the turn; a receiver beyond waits for that, and is told
+    // nothing that is not so.
+    let mut outbox = Outbox::new(Limits::default()).unwrap();
+    let mut connected = 0;
+    for n in 0..3_000 {
+        if let Err(error) = put(&mut outbox, &format!("/r/{n}"), 100, at(0)) {
+            assert!(error.to_string().contains("for 64 receivers"), "message {n}: {error}");
+            assert_eq!((error.kind(), outbox.outstanding()), (ErrorKind::OutboxFull, 64));
+            break;
+        }
+        while let Some((key, step)) = outbox.next_step() {
+            if step == LinkStep::Connect {
+                connected += 1;
+                outbox.connected(key, AuthToken::from_bytes([1; 32]), at(0));
+                outbox.ended(key, at(0));
+                assert_eq!(told(&mut outbox), ["not_sent"], "message {n}");
+            }
+        }
+    }
+    assert_eq!(connected, outbox.slots_max());
+    assert!(!outbox.has_steps());
+    outbox.turn_ended();
+    assert!(outbox.has_steps());
+    let _ = next_connect(&mut outbox);
+}
+
+#[test]
+fn an_error_that_came_before_any_byte_was_written_is_not_sent() {
+    for reason in ["authentication timeout", "inbox full", "idle timeout"] {
+        let said = format!(r#"{{"type":"error","data":"{reason}"}}"#);
+        let mut lab = Lab::new(|_| ());
+        lab.room = 0;
+        lab.send(100);
+        lab.send(100);
+        lab.run();
+        lab.say(0, &said);
+        assert_eq!(lab.codes(), "not_sent not_sent", "{reason}");
+        let sentence = format!("the receiver refused the connection: {reason:?}");
+        assert!(lab.outcome(0).contains(&sentence), "{}", lab.outcome(0));
+        assert_eq!(lab.attempts.len(), 1, "{reason}: it is not tried again");
+
+        // On a connection that was of use it says nothing of the next message, which is sent on another.
+        let mut lab = Lab::new(|_| ());
+        lab.send(100);
+        lab.run();
+        lab.say(0, OK);
+        lab.conns[0].room = 0;
+        lab.send(100);
+        lab.say(0, &said);
+        lab.advance(1);
+        assert_eq!(lab.got(1), ["1"], "{reason}");
+        lab.say(1, OK);
+        assert_eq!(lab.codes(), "accepted accepted", "{reason}");
+    }
+
+    // Part of the line was written: the error is said to it.
+    let mut lab = Lab::new(|_| ());
+    lab.room = 1;
+    lab.send(100);
+    lab.run();
+    lab.say(0, NO);
+    assert_eq!(lab.outcome(0), "rejected: inbox full");
+}
+
+#[test]
+fn bytes_that_came_before_a_line_was_written_whole_are_no_answer_to_it() {
+    let len = Lab::new(|_| ()).line_len();
+    let answer = lines(&[OK]);
+    // How much of the line was written and how much of the answer had come before the rest of both.
+    for (written, early) in [(0, answer.len()), (len - 1, answer.len()), (0, 1), (len - 1, answer.len() - 1)]
+    {
+        for (rest, ends, expected) in [
+            (vec![], true, "unknown: UDS socket ended before response"),
+            (vec![], false, "unknown: Connection timed out"),
+            (lines(&[OK]), false, "accepted: accepted as uds-1"),
+            (lines(&[NO]), true, "rejected: inbox full"),
+        ] {
+            let mut lab = Lab::new(|_| ());
+            lab.room = written;
+            lab.send(100);
+            lab.run();
+            lab.conns[0].said = answer[..early].to_vec();
+            lab.run();
+            assert_eq!(lab.codes(), "-", "{written} bytes written, {early} bytes of the answer");
+            lab.conns[0].room = usize::MAX;
+            lab.run();
+            assert_eq!(lab.got(0), ["0"]);
+            lab.conns[0].said = [&answer[early..], &rest[..]].concat();
+            lab.run();
+            lab.conns[0].has_ended = ends;
+            lab.advance(100);
+            let outcome = lab.outcome(0);
+            assert!(outcome.starts_with(expected), "{written}, {early}: {outcome}, expected {expected}");
+        }
+    }
+
+    // Of two lines, the answer to the first may come before the second is whole.
+    let mut lab = Lab::new(|_| ());
+    lab.room = len + 1;
+    lab.send(100);
+    lab.send(100);
+    lab.run();
+    lab.conns[0].said = answer[..5].to_vec();
+    lab.run();
+    lab.conns[0].room = usize::MAX;
+    lab.run();
+    lab.conns[0].said = [&answer[5..], &answer[..]].concat();
+    lab.run();
+    assert_eq!(lab.codes(), "accepted accepted");
+}
+
+#[test]
+fn outcomes_that_were_not_taken_count_as_messages() {
+    let mut outbox = Outbox::new(Limits::default()).unwrap();
+    let mut given = 0;
+    while given < 10_000 {
+        match put(&mut outbox, A, 100, at(0)) {
+            Ok(_) => given += 1,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::OutboxFull);
+                assert!(error.to_string().contains("outcomes of 1000 others were not taken"), "{error}");
+                break;
+            }
+        }
+        let key = next_connect(&mut outbox);
+        outbox.connect_failed(key, &other_error(), at(0));
+    }
+    assert_eq!((given, outbox.outstanding()), (Limits::default().outbox_entries_max, 0));
+    let _ = outbox.next_outcome().unwrap();
+    put(&mut outbox, A, 100, at(0)).expect("one outcome was taken, so one message fits");
+}
+
+#[test]
+fn reports_beyond_what_there_is_are_bounded() {
+    let mut lab = Lab::new(|_| ());
+    lab.send(100);
+    lab.run();
+    let key = lab.conns[0].key;
+    for n in [usize::MAX, 1, usize::MAX] {
+        lab.outbox.sent(key, n);
+    }
+    lab.say(0, OK);
+    assert_eq!(lab.codes(), "accepted");
+    lab.conns[0].room = 1;
+    lab.send(100);
+    lab.run();
+    lab.outbox.sent(key, usize::MAX);
+    assert!(lab.outbox.output(key).is_empty());
+    lab.say(0, OK);
+    assert_eq!(lab.codes(), "accepted accepted");
+    // No deadline is beyond what the clock can say.
+    lab.outbox.send(A, &Outgoing::new("x"), None, Duration::MAX, lab.now()).unwrap();
+    assert_eq!(lab.outbox.next_deadline(), Some(Mono::from_nanos(u64::MAX)));
+}
+
+#[test]
+fn a_clock_that_steps_back_stands_still() {
+    let mut outbox = Outbox::new(Limits::default()).unwrap();
+    outbox.deadlines_reached(at(100_000));
+    put(&mut outbox, A, 1_000, at(50_000)).unwrap();
+    assert_eq!(outbox.next_deadline(), Some(at(101_000).mono));
+    let key = next_connect(&mut outbox);
+    outbox.connect_failed(key, &busy_error(), at(50_000));
+    assert_eq!(outbox.next_deadline(), Some(at(100_001).mono), "the pause is as long as ever");
+    outbox.deadlines_reached(at(50_000));
+    assert_eq!((outbox.outstanding(), outbox.next_step()), (1, None), "nothing is due");
+    outbox.deadlines_reached(at(100_001));
+    let _ = next_connect(&mut outbox);
+    outbox.deadlines_reached(at(100_999));
+    assert_eq!(outbox.outstanding(), 1);
+    outbox.deadlines_reached(at(101_000));
+    assert_eq!(told(&mut outbox), ["not_sent"]);
+}
+
+#[test]
+fn messages_that_expire_behind_one_that_waits_do_not_take_it_along() {
+    let mut lab = Lab::new(|l| l.outbox_entries_max = 10);
+    lab.door = Door::Busy;
+    lab.send(3_600_000);
+    for _ in 0..500 {
+        lab.send(1);
+        lab.advance(1);
+    }
+    lab.door = Door::Open;
+    lab.send(1_000);
+    lab.advance(50);
+    assert_eq!(lab.got(0), ["0", "501"]);
+}

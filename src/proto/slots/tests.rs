@@ -14,6 +14,7 @@ enum Op {
     /// Of any key ever made, so mostly stale ones.
     Remove(Index),
     RemoveNewest,
+    RemoveNow(Index),
     Change(Index, u32),
     Release,
 }
@@ -23,6 +24,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => any::<u32>().prop_map(Op::Insert),
         2 => any::<Index>().prop_map(Op::Remove),
         2 => Just(Op::RemoveNewest),
+        1 => any::<Index>().prop_map(Op::RemoveNow),
         1 => (any::<Index>(), any::<u32>()).prop_map(|(key, value)| Op::Change(key, value)),
         1 => Just(Op::Release),
     ]
@@ -68,6 +70,10 @@ impl Model {
                     self.remove(slots, key);
                 }
             }
+            Op::RemoveNow(which) if !self.made.is_empty() => {
+                let key = *which.get(&self.made);
+                assert_eq!(slots.remove_now(key), self.live.remove(&key));
+            }
             Op::Change(which, value) if !self.made.is_empty() => {
                 let key = *which.get(&self.made);
                 assert_eq!(
@@ -80,7 +86,7 @@ impl Model {
                 slots.release_retired();
                 self.retired.clear();
             }
-            Op::Remove(_) | Op::Change(..) => {}
+            Op::Remove(_) | Op::RemoveNow(_) | Op::Change(..) => {}
         }
     }
 
