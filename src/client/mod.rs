@@ -15,7 +15,7 @@ use crate::os::capability::CapabilityDir;
 use crate::os::clock::Clock;
 use crate::os::dial::dial;
 use crate::os::namespace::{Environment, Namespace};
-use crate::proto::error::Error;
+use crate::proto::error::{Error, ErrorKind};
 use crate::proto::limits::Limits;
 use crate::proto::message::Outgoing;
 use crate::proto::outbox::{LinkStep, Outbox, SendId, SendOutcome};
@@ -24,6 +24,9 @@ use crate::proto::time::Now;
 
 /// How long a message may take from the call to its answer, unless told otherwise.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Outcomes that can wait to be asked for.
+const OUTCOMES_MAX: usize = 1_000;
 
 /// Sends messages to servers of the same user.
 ///
@@ -51,7 +54,7 @@ pub struct Client {
     clock: Clock,
     outbox: Outbox,
     streams: Vec<ClientStream>,
-    /// Outcomes of messages that nobody has asked for yet.
+    /// Outcomes that were not asked for yet.
     outcomes: VecDeque<(SendId, SendOutcome)>,
 }
 
@@ -132,9 +135,14 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Nothing was taken: what [`Outbox::send`] and [`Address::check_length`] refuse.
+    /// Nothing was taken: what [`Outbox::send`] and [`Address::check_length`] refuse, and [`ErrorKind::OutboxFull`] while
+    /// 1,000 outcomes wait for [`next_outcome`](Self::next_outcome).
     pub fn start(&mut self, target: &Address, message: &Outgoing) -> Result<SendId, Error> {
         target.check_length()?;
+        if self.outcomes.len() >= OUTCOMES_MAX {
+            let sentence = format!("{OUTCOMES_MAX} outcomes wait to be taken; ask for them first");
+            return Err(Error::new(ErrorKind::OutboxFull, sentence));
+        }
         let now = self.clock.now();
         let from = self.from.as_ref().map(Address::path);
         let id = self.outbox.send(target.path(), message, from, self.timeout, now)?;
@@ -165,14 +173,15 @@ impl Client {
 
     /// Waits for the sockets or a deadline, and does what there is to do.
     fn turn(&mut self) -> Result<(), Error> {
-        let timeout = self.outbox.next_deadline().map(|at| at.since(self.clock.now().mono));
+        let timeout = if self.outbox.has_steps() {
+            Some(Duration::ZERO)
+        } else {
+            self.outbox.next_deadline().map(|at| at.since(self.clock.now().mono))
+        };
         stream::wait(&mut self.streams, timeout)?;
         let now = self.clock.now();
-        self.read(now);
         for stream in &mut self.streams {
-            if std::mem::take(&mut stream.was_unblocked) {
-                write(&mut self.outbox, stream);
-            }
+            read_and_write(&mut self.outbox, stream, now);
         }
         self.take_steps(now);
         self.outbox.deadlines_reached(now);
@@ -188,25 +197,13 @@ impl Client {
         }
     }
 
-    fn read(&mut self, now: Now) {
-        for stream in self.streams.iter_mut().filter(|stream| stream.is_readable) {
-            stream.is_readable = false;
-            let Some(space) = self.outbox.recv_space(stream.key) else { continue };
-            match stream.read(space) {
-                Read::Some(n) => self.outbox.received(stream.key, n, now),
-                Read::Nothing => {}
-                Read::End => self.outbox.ended(stream.key, now),
-            }
-        }
-    }
-
     fn take_steps(&mut self, now: Now) {
         while let Some((key, step)) = self.outbox.next_step() {
             match step {
                 LinkStep::Connect => self.connect(key, now),
                 LinkStep::Write => {
                     if let Some(stream) = self.streams.iter_mut().find(|stream| stream.key == key) {
-                        write(&mut self.outbox, stream);
+                        read_and_write(&mut self.outbox, stream, now);
                     }
                 }
                 LinkStep::Close => self.streams.retain(|stream| stream.key != key),
@@ -227,12 +224,35 @@ impl Client {
     }
 }
 
-/// One write of what a link has to say, if its stream may take it.
+/// One read, and one write of what a link has to say if nothing is left to read: what was there before a line was
+/// written is no answer to it.
+fn read_and_write(outbox: &mut Outbox, stream: &mut ClientStream, now: Now) {
+    let can_write =
+        |outbox: &Outbox, stream: &ClientStream| !stream.is_blocked && !outbox.output(stream.key).is_empty();
+    if stream.is_readable || can_write(outbox, stream) {
+        read(outbox, stream, now);
+    }
+    if !stream.is_readable && can_write(outbox, stream) {
+        write(outbox, stream);
+    }
+}
+
+fn read(outbox: &mut Outbox, stream: &mut ClientStream, now: Now) {
+    stream.is_readable = false;
+    let Some(space) = outbox.recv_space(stream.key) else { return };
+    let asked = space.len();
+    match stream.read(space) {
+        Read::Some(n) => {
+            stream.is_readable = n == asked;
+            outbox.received(stream.key, n, now);
+        }
+        Read::Nothing => {}
+        Read::End => outbox.ended(stream.key, now),
+    }
+}
+
 fn write(outbox: &mut Outbox, stream: &mut ClientStream) {
     let output = outbox.output(stream.key);
-    if output.is_empty() || stream.is_blocked {
-        return;
-    }
     match stream.write(output) {
         Ok(n) => {
             stream.is_blocked = n < output.len();

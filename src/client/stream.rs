@@ -20,8 +20,6 @@ pub(super) struct ClientStream {
     pub(super) is_readable: bool,
     /// The last write was short: wait until more can be written.
     pub(super) is_blocked: bool,
-    /// It was blocked and no longer is.
-    pub(super) was_unblocked: bool,
 }
 
 /// How far one read came.
@@ -33,7 +31,7 @@ pub(super) enum Read {
 
 impl ClientStream {
     pub(super) fn new(key: ConnKey, stream: UnixStream) -> Self {
-        Self { key, stream, is_readable: false, is_blocked: false, was_unblocked: false }
+        Self { key, stream, is_readable: false, is_blocked: false }
     }
 
     pub(super) fn read(&mut self, space: &mut [u8]) -> Read {
@@ -84,7 +82,6 @@ pub(super) fn wait(streams: &mut [ClientStream], timeout: Option<Duration>) -> R
         stream.is_readable = found.intersects(PollFlags::POLLIN | hung_up);
         if stream.is_blocked && found.intersects(PollFlags::POLLOUT | hung_up) {
             stream.is_blocked = false;
-            stream.was_unblocked = true;
         }
     }
     Ok(())

@@ -132,9 +132,7 @@ impl Sending {
     /// One turn: reads what has come, writes what can go, judges what is due.
     pub(super) fn turn(&mut self, registry: &Registry, capabilities: &CapabilityDir, now: Now) {
         for link in &mut self.streams {
-            // Read first: an answer that has come says why a write fails.
-            read(&mut self.outbox, link, now);
-            write(&mut self.outbox, link);
+            read_and_write(&mut self.outbox, link, now);
         }
         self.take_steps(registry, capabilities, now);
         self.outbox.deadlines_reached(now);
@@ -173,7 +171,7 @@ impl Sending {
                 LinkStep::Connect => self.connect(key, registry, capabilities, now),
                 LinkStep::Write => {
                     if let Some(link) = self.streams.iter_mut().find(|link| link.key == key) {
-                        write(&mut self.outbox, link);
+                        read_and_write(&mut self.outbox, link, now);
                     }
                 }
                 LinkStep::Close => {
@@ -203,11 +201,20 @@ impl Sending {
     }
 }
 
-/// One read, if there may be something.
-fn read(outbox: &mut Outbox, link: &mut LinkStream, now: Now) {
-    if !link.is_readable {
-        return;
+/// One read, and one write of what a link has to say if nothing is left to read: what was there before a line was
+/// written is no answer to it.
+fn read_and_write(outbox: &mut Outbox, link: &mut LinkStream, now: Now) {
+    let can_write =
+        |outbox: &Outbox, link: &LinkStream| link.is_writable && !outbox.output(link.key).is_empty();
+    if link.is_readable || can_write(outbox, link) {
+        read(outbox, link, now);
     }
+    if !link.is_readable && can_write(outbox, link) {
+        write(outbox, link);
+    }
+}
+
+fn read(outbox: &mut Outbox, link: &mut LinkStream, now: Now) {
     let Some(space) = outbox.recv_space(link.key) else { return };
     let asked = space.len();
     match link.stream.read(space) {
@@ -224,12 +231,8 @@ fn read(outbox: &mut Outbox, link: &mut LinkStream, now: Now) {
     }
 }
 
-/// One write of what a link has to say, if its stream may take it.
 fn write(outbox: &mut Outbox, link: &mut LinkStream) {
     let output = outbox.output(link.key);
-    if output.is_empty() || !link.is_writable {
-        return;
-    }
     match link.stream.write(output) {
         Progress::Moved(n) | Progress::Cut(n) => {
             link.is_writable = n == output.len();

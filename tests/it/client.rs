@@ -33,7 +33,7 @@ impl Home {
     }
 
     /// Publishes a token for `name` as if a server stood there, and says where that is.
-    fn publish(&self, name: &str) -> (Address, String) {
+    pub fn publish(&self, name: &str) -> (Address, String) {
         let address = Address::from_path(&self.path().join(name)).unwrap();
         let mut random = Random::from_os().unwrap();
         let token = random.auth_token();
@@ -104,6 +104,11 @@ fn read_line(stream: &mut impl Read) -> String {
         }
     }
     String::from_utf8(line).unwrap()
+}
+
+/// Reads one byte: a line as short as those here was written whole by then.
+fn begin_line(stream: &mut impl Read) {
+    stream.read_exact(&mut [0]).unwrap();
 }
 
 const OK: &[u8] = b"{\"type\":\"response\",\"data\":\"ok\",\"meta\":{\"id\":\"uds-1\"}}\n";
@@ -349,6 +354,48 @@ fn send_gets_its_own_outcome_while_others_wait_to_be_told() {
     assert!(client.next_outcome().unwrap().is_none());
 }
 
+/// A second answer comes to the first message, and the server ends without an answer to the second message.
+#[test]
+fn an_answer_that_was_there_before_the_message_is_none() {
+    let _watchdog = watchdog::watch("an_answer_that_was_there_before_the_message_is_none");
+    for (last, expected) in [(&b""[..], "unknown: UDS socket ended"), (OK, "accepted: accepted as uds-1")] {
+        let home = Home::new();
+        let (go, goes) = mpsc::channel::<()>();
+        let (tell, told) = mpsc::channel();
+        let fake = Fake::start(&home, move |_, mut stream| {
+            let _ = read_line(&mut stream);
+            stream.write_all(OK).unwrap();
+            goes.recv().unwrap();
+            stream.write_all(OK).unwrap();
+            tell.send(()).unwrap();
+            let _ = read_line(&mut stream);
+            stream.write_all(last).unwrap();
+        });
+        let mut client = home.client();
+        assert!(client.send(&fake.address, &message("a")).is_accepted());
+        go.send(()).unwrap();
+        told.recv().unwrap();
+        let outcome = client.send(&fake.address, &message("b"));
+        let told = format!("{}: {outcome}", outcome.code());
+        assert!(told.starts_with(expected), "{told}, expected {expected}");
+    }
+}
+
+/// A host that starts messages and never asks what became of them is told that it has to.
+#[test]
+fn outcomes_that_are_not_taken_are_bounded() {
+    let home = Home::new();
+    let mut client = home.client();
+    let absent = Address::from_path(&home.path().join("absent.sock")).unwrap();
+    let error =
+        (0..10_000).find_map(|_| client.start(&absent, &message("a")).err()).expect("there is a bound");
+    assert_eq!(error.kind(), ErrorKind::OutboxFull, "{error}");
+    assert_eq!(client.outstanding(), 1_000);
+    assert_eq!(client.send(&absent, &message("a")).code(), "not_sent");
+    let _ = client.next_outcome().unwrap().unwrap();
+    let _ = client.start(&absent, &message("a")).expect("there is room for one more");
+}
+
 #[test]
 fn servers_that_answer_strangely() {
     let _watchdog = watchdog::watch("servers_that_answer_strangely");
@@ -382,6 +429,7 @@ fn servers_that_answer_strangely() {
         (
             "junk",
             |_, mut stream| {
+                begin_line(&mut stream);
                 let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
                 let _ = read_line(&mut stream);
             },
@@ -390,6 +438,7 @@ fn servers_that_answer_strangely() {
         (
             "an over-long line",
             |_, mut stream| {
+                begin_line(&mut stream);
                 let _ = stream.write_all(&vec![b' '; 65_537]);
                 let _ = read_line(&mut stream);
             },
@@ -397,7 +446,10 @@ fn servers_that_answer_strangely() {
         ),
         (
             "no end of lines that are no answer",
-            |_, mut stream| while stream.write_all(b"{\"type\":\"text\"}\n").is_ok() {},
+            |_, mut stream| {
+                begin_line(&mut stream);
+                while stream.write_all(b"{\"type\":\"text\"}\n").is_ok() {}
+            },
             "unknown: Connection timed out",
         ),
         (

@@ -1,5 +1,7 @@
 //! Sending from inside the loop, and conversations.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use udsmsg::{Address, Batch, ErrorKind, Message, Outgoing, SendOutcome, Server, ServerEvent};
@@ -227,6 +229,52 @@ fn strange_marks_are_no_marks() {
     let message = Message::from_json(r#"{"type":"a"}"#).unwrap();
     let taken = Outgoing::new("response").with_meta(&serde_json::json!({"hops": 1})).unwrap();
     assert_eq!(taken.in_reply_to(&message).unwrap_err().kind(), ErrorKind::InvalidMessage);
+}
+
+/// A second answer comes to the first message, and the receiver ends without an answer to the second message.
+#[test]
+fn a_link_takes_no_answer_that_was_there_before_the_message() {
+    let _watchdog = watchdog::watch("a_link_takes_no_answer_that_was_there_before_the_message");
+    let home = Home::new();
+    let mut server = home.start(|_| ());
+    let (target, _) = home.publish("receiver.sock");
+    let listener = UnixListener::bind(target.path()).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let answer = b"{\"type\":\"response\"}\n";
+    let next_outcome = |server: &mut Server| loop {
+        let _ = server.turn(SOON).unwrap();
+        if let Some(ServerEvent::Sent { outcome, .. }) = server.next_event() {
+            return outcome;
+        }
+    };
+    let read_line = |server: &mut Server, stream: &UnixStream| {
+        let mut line = String::new();
+        while !line.ends_with('\n') {
+            let _ = server.turn(SOON).unwrap();
+            // What is there is read, and a part of a line is kept.
+            let _ = BufReader::new(stream).read_line(&mut line);
+        }
+    };
+
+    server.send(&target, &text("a"), TIMEOUT).unwrap();
+    let mut stream = loop {
+        let _ = server.turn(SOON).unwrap();
+        if let Ok((stream, _)) = listener.accept() {
+            break stream;
+        }
+    };
+    stream.set_nonblocking(true).unwrap();
+    read_line(&mut server, &stream);
+    stream.write_all(answer).unwrap();
+    assert!(next_outcome(&mut server).is_accepted());
+
+    stream.write_all(answer).unwrap();
+    server.send(&target, &text("b"), TIMEOUT).unwrap();
+    read_line(&mut server, &stream);
+    drop(stream);
+    let outcome = next_outcome(&mut server);
+    assert_eq!(outcome.code(), "unknown", "{outcome}");
+    assert!(outcome.to_string().starts_with("UDS socket ended"), "{outcome}");
 }
 
 /// An owner that takes no outcomes is told so; they are not kept without end.
