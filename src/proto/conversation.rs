@@ -5,11 +5,9 @@
 
 use std::fmt;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
-
 use super::error::{Error, ErrorKind};
 use super::message::{Message, Outgoing};
+use super::scan::{self, Kind};
 use super::slots::{ConnKey, Slots};
 use super::time::Mono;
 use super::wheel::Wheel;
@@ -17,39 +15,16 @@ use super::wheel::Wheel;
 /// How often a conversation may go on: an answer to an answer to … is refused beyond.
 pub const HOPS_MAX: u64 = 8;
 
-/// The members of `meta` that are ours, as far as they have the right types.
-#[derive(Debug, Default)]
-struct Marks {
-    query_id: Option<String>,
-    in_reply_to: Option<String>,
-    hops: u64,
-}
-
-impl Marks {
-    /// What `message` says; whatever is not as it should be is as if it were not there.
-    fn of(message: &Message<'_>) -> Self {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Raw<'a> {
-            #[serde(borrow)]
-            query_id: Option<&'a RawValue>,
-            #[serde(borrow)]
-            in_reply_to: Option<&'a RawValue>,
-            #[serde(borrow)]
-            hops: Option<&'a RawValue>,
+/// How many answers `meta` says that a conversation has had: the largest `hops` in it. A number that is no small integer
+/// is beyond every limit.
+fn hops(meta: &str) -> u64 {
+    let mut hops = 0;
+    scan::for_each_member(meta, |key, value| {
+        if key == b"hops" && value.kind() == Kind::Number {
+            hops = hops.max(value.raw(meta).parse().unwrap_or(u64::MAX));
         }
-        fn text(raw: Option<&RawValue>) -> Option<String> {
-            serde_json::from_str(raw?.get()).ok()
-        }
-        // A struct would be read from an array as well.
-        let Some(meta) = message.meta().filter(|meta| meta.starts_with('{')) else { return Self::default() };
-        let Ok(raw) = serde_json::from_str::<Raw<'_>>(meta) else { return Self::default() };
-        Self {
-            query_id: text(raw.query_id),
-            in_reply_to: text(raw.in_reply_to),
-            hops: raw.hops.and_then(|hops| serde_json::from_str(hops.get()).ok()).unwrap_or(0),
-        }
-    }
+    });
+    hops
 }
 
 impl Outgoing {
@@ -61,17 +36,18 @@ impl Outgoing {
     /// [`ErrorKind::TooManyHops`] if the conversation has gone on for [`HOPS_MAX`] answers: two programs that answer
     /// whatever they get would never stop. [`ErrorKind::InvalidMessage`] if `meta` has one of these members already.
     pub fn in_reply_to(mut self, received: &Message<'_>) -> Result<Self, Error> {
-        let marks = Marks::of(received);
-        if marks.hops >= HOPS_MAX {
+        let meta = received.meta().unwrap_or_default();
+        let hops = hops(meta);
+        if hops >= HOPS_MAX {
             return Err(Error::new(
                 ErrorKind::TooManyHops,
                 format!("the conversation has gone on for {HOPS_MAX} answers; this one was not sent"),
             ));
         }
-        if let Some(query_id) = &marks.query_id {
-            self.add_meta("inReplyTo", query_id)?;
+        if let Some(query_id) = scan::member_text(meta, "queryId") {
+            self.add_meta("inReplyTo", &query_id)?;
         }
-        self.add_meta("hops", &(marks.hops + 1))?;
+        self.add_meta("hops", &(hops + 1))?;
         Ok(self)
     }
 }
@@ -118,9 +94,7 @@ impl Queries {
 
     /// The question that `message` answers. Each is answered once: later answers to it find none.
     pub fn answered(&mut self, message: &Message<'_>) -> Option<QueryId> {
-        // Nearly every message answers nothing, and need not be read for that.
-        message.meta()?;
-        let in_reply_to = Marks::of(message).in_reply_to?;
+        let in_reply_to = scan::member_text(message.meta()?, "inReplyTo")?;
         let mut parts = in_reply_to.strip_prefix(&*self.nonce)?.strip_prefix('-')?.split('-');
         let (index, generation) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
         let id = QueryId(ConnKey::new(index, generation));

@@ -1,11 +1,9 @@
 //! What lines mean: a message as a borrowed view, how a line is judged, how messages and answers are written.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt;
 use std::str;
 
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::auth::AuthToken;
@@ -396,8 +394,8 @@ impl Outgoing {
     pub(crate) fn add_meta<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) -> Result<(), Error> {
         let (value, _) = to_line(key, value)?;
         let meta = self.meta.as_deref().unwrap_or("{}");
-        let has_it = serde_json::from_str::<HashMap<Cow<'_, str>, IgnoredAny>>(meta)
-            .map_or(true, |members| members.contains_key(key));
+        let mut has_it = false;
+        scan::for_each_member(meta, |name, _| has_it |= name == key.as_bytes());
         if has_it {
             let sentence = format!("`meta` must not have `{key}` already: it is put in for you");
             return Err(Error::new(ErrorKind::InvalidMessage, sentence));
@@ -535,9 +533,7 @@ impl<'a> Answer<'a> {
         let fields = scan.fields();
         let is = |kind: &str| fields.kind.is_some_and(|field| field.is(line, kind));
         Ok(if is("response") {
-            // serde would read an array as a struct, too.
-            let meta = fields.meta.filter(|meta| meta.kind() == Kind::Object);
-            Self::Accepted { id: meta.and_then(|meta| meta_id(meta.raw(line))) }
+            Self::Accepted { id: fields.meta.and_then(|meta| scan::member_text(meta.raw(line), "id")) }
         } else if is("error") {
             let data = fields.data.filter(|data| data.kind() != Kind::Null);
             Self::Rejected {
@@ -549,13 +545,4 @@ impl<'a> Answer<'a> {
             Self::Other
         })
     }
-}
-
-/// The `id` in the object `meta`, if it is a string.
-fn meta_id(meta: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Meta {
-        id: String,
-    }
-    serde_json::from_str::<Meta>(meta).ok().map(|meta| meta.id)
 }

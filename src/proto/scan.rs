@@ -289,6 +289,39 @@ pub fn scan(line: &str) -> Result<Scan, InvalidJson> {
     cursor.document().map_err(|fault| InvalidJson { at: cursor.len - cursor.rest.len(), fault })
 }
 
+/// Calls `found` with each member of the object that `json` is, in order: its key as it decodes, and its value, whose
+/// place is one in `json`. Keys longer than any that the protocol knows may be left out. What is no object has no members.
+pub(crate) fn for_each_member(json: &str, mut found: impl FnMut(&[u8], Field)) {
+    if u32::try_from(json.len()).is_err() {
+        return;
+    }
+    let mut cursor = Cursor { rest: json.as_bytes(), len: json.len() };
+    cursor.blank();
+    if cursor.take(b'{') {
+        // Where it is no JSON it ends early; it was scanned before.
+        let _ = cursor.members(|cursor, key| {
+            let value = cursor.field(1)?;
+            if let Some(name) = key.name(&mut [0; _]) {
+                found(name, value);
+            }
+            Ok(false)
+        });
+    }
+}
+
+/// The value of the member `key` of the object that `json` is, decoded; `None` if it is missing, no string, or there
+/// twice. `key` is no longer than `authToken`.
+pub(crate) fn member_text(json: &str, key: &str) -> Option<String> {
+    let (mut value, mut count) = (None, 0);
+    for_each_member(json, |name, found| {
+        if name == key.as_bytes() {
+            value = Some(found);
+            count += 1;
+        }
+    });
+    value.filter(|_| count == 1)?.text(json).map(Into::into)
+}
+
 /// Bytes of a line. Lines over 4 GiB are refused first, so 32 bits hold every place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Span {

@@ -298,6 +298,12 @@ fn what_a_receiver_says_to_one_message() {
             "accepted: accepted",
         ),
         (
+            "an id behind a lone surrogate",
+            lines(&[r#"{"type":"response","meta":{"\ud83d":1,"id":"uds-1"}}"#]),
+            false,
+            "accepted: accepted as uds-1",
+        ),
+        (
             "an answer that speaks of an error",
             lines(&[r#"{"type":"response","data":"error"}"#]),
             true,

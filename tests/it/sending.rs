@@ -4,7 +4,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use udsmsg::{Address, Batch, ErrorKind, Message, Outgoing, SendOutcome, Server, ServerEvent};
+use udsmsg::proto::conversation::Queries;
+use udsmsg::{Address, Batch, ErrorKind, Message, Mono, Outgoing, SendOutcome, Server, ServerEvent};
 
 use crate::util::real::Home;
 use crate::util::watchdog;
@@ -201,9 +202,9 @@ fn an_answer_goes_to_a_socket_of_ours_or_nowhere() {
     }
 }
 
-/// What is not ours in `meta` is as if it were not there.
+/// What the scanner finds in `meta` decides; the value of a wrong type is as if it were not there.
 #[test]
-fn strange_marks_are_no_marks() {
+fn strange_marks_do_not_hide_the_others() {
     let cases = [
         (r#"{"type":"a"}"#, Ok(r#""meta":{"hops":1,"#)),
         (r#"{"type":"a","meta":{"queryId":"q"}}"#, Ok(r#""meta":{"inReplyTo":"q","hops":1,"#)),
@@ -213,6 +214,24 @@ fn strange_marks_are_no_marks() {
         (r#"{"type":"a","meta":{"hops":7,"queryId":"\u0071\n"}}"#, Ok(r#""inReplyTo":"q\n","hops":8,"#)),
         (r#"{"type":"a","meta":{"hops":8}}"#, Err(ErrorKind::TooManyHops)),
         (r#"{"type":"a","meta":{"hops":18446744073709551615}}"#, Err(ErrorKind::TooManyHops)),
+        // A number that is no small integer is beyond the limit, and of several the largest counts.
+        (r#"{"type":"a","meta":{"hops":7}}"#, Ok(r#""meta":{"hops":8,"#)),
+        (r#"{"type":"a","meta":{"hops":7.0}}"#, Err(ErrorKind::TooManyHops)),
+        (r#"{"type":"a","meta":{"hops":1e23}}"#, Err(ErrorKind::TooManyHops)),
+        (r#"{"type":"a","meta":{"hops":1e0}}"#, Err(ErrorKind::TooManyHops)),
+        (r#"{"type":"a","meta":{"hops":-1}}"#, Err(ErrorKind::TooManyHops)),
+        (r#"{"type":"a","meta":{"hops":99999999999999999999999}}"#, Err(ErrorKind::TooManyHops)),
+        (r#"{"type":"a","meta":{"hops":5,"hops":3}}"#, Ok(r#""meta":{"hops":6,"#)),
+        (r#"{"type":"a","meta":{"hops":8,"h\u006fps":0}}"#, Err(ErrorKind::TooManyHops)),
+        (r#"{"type":"a","meta":{"hops":1,"hops":7.5,"hops":"x"}}"#, Err(ErrorKind::TooManyHops)),
+        // What the scanner takes hides nothing: a lone surrogate in a key, a number beyond every type.
+        (r#"{"type":"a","meta":{"\ud83d":1,"hops":8}}"#, Err(ErrorKind::TooManyHops)),
+        (
+            r#"{"type":"a","meta":{"x":{"\udc00":[1e999]},"hops":2,"queryId":"q"}}"#,
+            Ok(r#""inReplyTo":"q","hops":3,"#),
+        ),
+        (r#"{"type":"a","meta":{"\ud83d":1,"quer\u0079Id":"q"}}"#, Ok(r#""inReplyTo":"q","hops":1,"#)),
+        (r#"{"type":"a","meta":{"queryId":"q","queryId":7}}"#, Ok(r#""meta":{"hops":1,"#)),
     ];
     for (received, expected) in cases {
         let message = Message::from_json(received).unwrap();
@@ -229,6 +248,35 @@ fn strange_marks_are_no_marks() {
     let message = Message::from_json(r#"{"type":"a"}"#).unwrap();
     let taken = Outgoing::new("response").with_meta(&serde_json::json!({"hops": 1})).unwrap();
     assert_eq!(taken.in_reply_to(&message).unwrap_err().kind(), ErrorKind::InvalidMessage);
+}
+
+/// The asker sees the answer whatever else is in `meta`, unless it names two questions.
+#[test]
+fn an_answer_is_found_behind_a_strange_key() {
+    let mut queries = Queries::new(4, "me").unwrap();
+    let mut ask = || {
+        let (id, question) = queries.ask(text("?"), Mono::from_nanos(1)).unwrap();
+        let token = udsmsg::AuthToken::from_bytes([1; 32]);
+        let line = String::from_utf8(question.encode(&token, None, None, 65_536).unwrap()).unwrap();
+        let (_, rest) = line.split_once(r#""queryId":""#).unwrap();
+        (id, rest.split_once('"').unwrap().0.to_owned())
+    };
+    let [(first, first_text), (second, second_text)] = [ask(), ask()];
+    let mut answered = |meta: String| {
+        let line = format!(r#"{{"type":"response","meta":{{{meta}}}}}"#);
+        queries.answered(&Message::from_json(&line).unwrap())
+    };
+    let twice = format!(r#""inReplyTo":"{first_text}","inReplyTo":"{second_text}""#);
+    assert_eq!(answered(twice), None);
+    assert_eq!(answered(format!(r#""\ud83d":0,"inReplyTo":"{first_text}""#)), Some(first));
+    assert_eq!(answered(format!(r#""hops":1e999,"\u0069nReplyTo":"{second_text}""#)), Some(second));
+
+    // A question and an answer can be made where such a key is there already.
+    let raw = serde_json::value::RawValue::from_string(r#"{"\ud83d":0}"#.to_owned()).unwrap();
+    let strange = text("?").with_meta(&raw).unwrap();
+    queries.ask(strange.clone(), Mono::from_nanos(1)).unwrap();
+    let received = Message::from_json(r#"{"type":"a"}"#).unwrap();
+    strange.in_reply_to(&received).unwrap();
 }
 
 /// A second answer comes to the first message, and the receiver ends without an answer to the second message.
