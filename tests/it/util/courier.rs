@@ -62,7 +62,23 @@ pub enum Op {
     SquatterLeaves,
     /// The capability that is read next is the one of the server before.
     OldToken,
+    /// Attempts to connect are not answered until that is over.
+    HoldConnects {
+        are_held: bool,
+    },
+    /// On the next connection something is there to be read before anything was written.
+    SpeakFirst {
+        line: &'static str,
+    },
 }
+
+/// What a receiver says too early.
+const EARLY: [&str; 4] = [
+    "{\"type\":\"response\",\"meta\":{\"id\":\"early\"}}\n",
+    "{\"type\":\"error\",\"data\":\"inbox full\"}\n",
+    "{\"type\":\"error\",\"data\":\"too many clients\"}\n",
+    "{\"type\":\"pong\"}\n{\"type\":\"response\"}\n",
+];
 
 impl Op {
     /// Every triple is an operation.
@@ -83,6 +99,8 @@ impl Op {
             27 => match b % 16 {
                 0..=4 => Self::Kill { which, stays_down: b % 16 == 4 },
                 5 => Self::OldToken,
+                6 | 7 => Self::HoldConnects { are_held: b % 16 == 6 },
+                8 | 9 => Self::SpeakFirst { line: EARLY[n % EARLY.len()] },
                 _ => Self::Drain { which },
             },
             28 => Self::BacklogFull { which, is_full: b % 4 == 3 },
@@ -164,6 +182,12 @@ pub struct World {
     posted: Vec<Posted>,
     by_id: HashMap<SendId, usize>,
     uses_old_token: bool,
+    /// Attempts to connect that were not answered yet, and to which receiver.
+    connecting: Vec<(ConnKey, usize)>,
+    holds_connects: bool,
+    speaks_first: Option<&'static str>,
+    /// Streams that are gone: what is reported of them must change nothing.
+    stale: VecDeque<ConnKey>,
     counts: Counts,
     /// Connections wanted at this moment for a receiver since it last answered and since the last message for it.
     attempts: [usize; RECEIVERS],
@@ -217,6 +241,10 @@ impl World {
             posted: Vec::new(),
             by_id: HashMap::new(),
             uses_old_token: false,
+            connecting: Vec::new(),
+            holds_connects: false,
+            speaks_first: None,
+            stale: VecDeque::new(),
             counts: Counts::new(),
             attempts: [0; RECEIVERS],
             batch: Batch::new(),
@@ -260,6 +288,8 @@ impl World {
                 }
             }
             Op::OldToken => self.uses_old_token = true,
+            Op::HoldConnects { are_held } => self.holds_connects = are_held,
+            Op::SpeakFirst { line } => self.speaks_first = Some(line),
         }
     }
 
@@ -348,31 +378,26 @@ impl World {
 
     // The sender.
 
+    /// One turn of the sender, in the order that the outbox documents.
     fn sender_turns(&mut self, bytes: usize) {
         let now = self.now();
         for at in 0..self.wires.len() {
-            let wire = &mut self.wires[at];
-            let Some(key) = wire.client else { continue };
-            if wire.back.is_empty() && wire.is_server_gone {
-                self.outbox.ended(key, now);
-            } else if !wire.back.is_empty() {
-                let Some(space) = self.outbox.recv_space(key) else { continue };
-                assert!(!space.is_empty(), "a read into nothing looks like the end");
-                let n = bytes.min(space.len()).min(wire.back.len());
-                for (to, from) in space.iter_mut().zip(wire.back.drain(..n)) {
-                    *to = from;
-                }
-                self.attempts[wire.receiver] = 0;
-                self.outbox.received(key, n, now);
+            self.read(at, bytes, now);
+        }
+        if !self.holds_connects {
+            for (key, to) in std::mem::take(&mut self.connecting) {
+                self.answer_attempt(key, to, now);
             }
         }
         for at in 0..self.wires.len() {
-            self.write(at, bytes);
+            self.write(at, bytes, now);
         }
         self.take_steps(now, bytes);
         self.outbox.deadlines_reached(now);
         self.take_steps(now, bytes);
         self.outbox.turn_ended();
+        self.report_late(now);
+        assert!(!self.outbox.has_steps(), "late reports change nothing");
         self.wires.retain(|wire| {
             let is_held = wire.client.is_some() || !wire.is_client_gone;
             is_held || wire.server.is_some() || wire.is_waiting
@@ -398,13 +423,35 @@ impl World {
         }
     }
 
-    fn write(&mut self, at: usize, bytes: usize) {
-        let Some(key) = self.wires[at].client else { return };
-        let output = self.outbox.output(key);
-        if output.is_empty() {
+    fn read(&mut self, at: usize, bytes: usize, now: Now) {
+        let wire = &mut self.wires[at];
+        let Some(key) = wire.client else { return };
+        if wire.back.is_empty() && wire.is_server_gone {
+            self.outbox.ended(key, now);
+        } else if !wire.back.is_empty() {
+            let Some(space) = self.outbox.recv_space(key) else { return };
+            assert!(!space.is_empty(), "a read into nothing looks like the end");
+            let n = bytes.min(space.len()).min(wire.back.len());
+            for (to, from) in space.iter_mut().zip(wire.back.drain(..n)) {
+                *to = from;
+            }
+            self.attempts[wire.receiver] = 0;
+            self.outbox.received(key, n, now);
+        }
+    }
+
+    /// Reads first, and writes if nothing is left to read.
+    fn write(&mut self, at: usize, bytes: usize, now: Now) {
+        let Some(key) = self.wires[at].client.filter(|key| !self.outbox.output(*key).is_empty()) else {
+            return;
+        };
+        if !self.wires[at].back.is_empty() {
+            self.read(at, bytes, now);
+        }
+        let (output, wire) = (self.outbox.output(key), &mut self.wires[at]);
+        if output.is_empty() || !wire.back.is_empty() {
             return;
         }
-        let wire = &mut self.wires[at];
         if wire.is_server_gone {
             return self.outbox.output_failed(key);
         }
@@ -424,39 +471,73 @@ impl World {
                 LinkStep::Connect => {
                     let target = self.outbox.target(key);
                     let to = (0..RECEIVERS).find(|at| path(*at) == target).expect("a target of ours");
-                    assert!(self.wires.iter().all(|wire| wire.client != Some(key)), "one connection a link");
+                    let is_open = self.wires.iter().any(|w| w.client.is_some() && w.receiver == to);
+                    let is_asked = self.connecting.iter().any(|(_, other)| *other == to);
+                    assert!(!is_open && !is_asked, "one connection for a receiver");
                     self.attempts[to] += 1;
                     assert!(self.attempts[to] <= 4, "it spins");
-                    let receiver = &self.receivers[to];
-                    if receiver.is_down {
-                        self.outbox.connect_failed(key, &other_error(), now);
-                    } else if receiver.is_full {
-                        self.outbox.connect_failed(key, &busy_error(), now);
+                    if self.holds_connects {
+                        self.connecting.push((key, to));
                     } else {
-                        let is_old = std::mem::take(&mut self.uses_old_token);
-                        let token = if is_old { &receiver.old_token } else { &receiver.token }.clone();
-                        self.connect(to, Some(key));
-                        self.outbox.connected(key, token, now);
+                        self.answer_attempt(key, to, now);
                     }
                 }
                 LinkStep::Write => {
                     let at = self.wires.iter().position(|wire| wire.client == Some(key));
-                    self.write(at.expect("a link that is open"), bytes);
+                    self.write(at.expect("a stream of ours"), bytes, now);
                 }
                 LinkStep::Close => {
-                    let wire = self.wires.iter_mut().find(|wire| wire.client == Some(key));
-                    let wire = wire.expect("a stream of ours");
-                    (wire.client, wire.is_client_gone) = (None, true);
+                    if let Some(at) = self.connecting.iter().position(|(other, _)| *other == key) {
+                        self.connecting.remove(at);
+                    } else {
+                        let wire = self.wires.iter_mut().find(|wire| wire.client == Some(key));
+                        let wire = wire.expect("a stream of ours");
+                        (wire.client, wire.is_client_gone) = (None, true);
+                    }
+                    self.stale.push_back(key);
                 }
             }
         }
     }
 
+    fn answer_attempt(&mut self, key: ConnKey, to: usize, now: Now) {
+        let receiver = &self.receivers[to];
+        if receiver.is_down || receiver.is_full {
+            let error = if receiver.is_down { other_error() } else { busy_error() };
+            self.outbox.connect_failed(key, &error, now);
+            self.stale.push_back(key);
+        } else {
+            let is_old = std::mem::take(&mut self.uses_old_token);
+            let token = if is_old { &receiver.old_token } else { &receiver.token }.clone();
+            let at = self.connect(to, Some(key));
+            self.wires[at].back.extend(self.speaks_first.take().unwrap_or_default().bytes());
+            self.outbox.connected(key, token, now);
+        }
+    }
+
+    /// All that can be reported of streams that are gone.
+    fn report_late(&mut self, now: Now) {
+        while self.stale.len() > 8 {
+            self.stale.pop_front();
+        }
+        for key in &self.stale {
+            assert!(self.outbox.recv_space(*key).is_none() && self.outbox.output(*key).is_empty());
+            self.outbox.sent(*key, 7);
+            self.outbox.received(*key, 0, now);
+            self.outbox.output_failed(*key);
+            self.outbox.ended(*key, now);
+            self.outbox.connected(*key, token(0, 0), now);
+            self.outbox.connect_failed(*key, &other_error(), now);
+        }
+    }
+
     // A receiver.
 
+    /// One turn of a receiver, in the order that the endpoint documents.
     fn receiver_turns(&mut self, which: usize, bytes: usize) {
         let now = self.now();
         let endpoint = &mut self.receivers[which].endpoint;
+        endpoint.work(now);
         for wire in self.wires.iter_mut().filter(|wire| wire.receiver == which) {
             let Some(key) = wire.server else { continue };
             let is_over = wire.forth.is_empty();
@@ -478,7 +559,6 @@ impl World {
                 endpoint.end_of_input(key, now);
             }
         }
-        endpoint.work(now);
         for at in 0..self.wires.len() {
             if self.wires[at].receiver == which {
                 self.answer(at, now);
@@ -491,7 +571,6 @@ impl World {
             wire.is_waiting = false;
             let peer = PeerIdentity { uid: OWNER, pid: None };
             wire.server = self.receivers[which].endpoint.accepted(peer, now);
-            self.take_receiver_steps(which, now);
         }
         self.receivers[which].endpoint.deadlines_reached(now);
         self.take_receiver_steps(which, now);
@@ -541,6 +620,7 @@ impl World {
         for at in 0..RECEIVERS {
             (self.receivers[at].is_down, self.receivers[at].is_full) = (false, false);
         }
+        self.holds_connects = false;
         for wire in self.wires.iter_mut().filter(|wire| wire.client.is_none()) {
             wire.is_client_gone = true;
         }
