@@ -85,7 +85,7 @@ impl Queries {
         })?;
         let text = format!("{}-{}-{}", self.nonce, key.index(), key.generation());
         if let Err(error) = message.add_meta("queryId", &text) {
-            self.open.remove(key);
+            self.open.remove_now(key);
             return Err(error);
         }
         self.wheel.schedule(key, deadline);
@@ -104,7 +104,7 @@ impl Queries {
     /// Gives a question up; whether it was open.
     pub fn close(&mut self, id: QueryId) -> bool {
         self.wheel.cancel(id.0);
-        self.open.remove(id.0).is_some()
+        self.open.remove_now(id.0).is_some()
     }
 
     /// The exact moment of the next deadline, if any.
@@ -117,13 +117,8 @@ impl Queries {
     pub fn next_expired(&mut self, now: Mono) -> Option<QueryId> {
         let open = &self.open;
         let key = self.wheel.next_expired(now, |key| open.get(key).copied())?;
-        self.open.remove(key);
+        self.open.remove_now(key);
         Some(QueryId(key))
-    }
-
-    /// The turn is over: ids freed in it may be used again, in another generation.
-    pub fn turn_ended(&mut self) {
-        self.open.release_retired();
     }
 }
 

@@ -149,7 +149,6 @@ impl Sending {
         while let Some(query) = self.queries.next_expired(now.mono) {
             self.events.push_back(ServerEvent::Unanswered { query });
         }
-        self.queries.turn_ended();
     }
 
     pub(super) fn next_event(&mut self) -> Option<ServerEvent> {

@@ -279,6 +279,18 @@ fn an_answer_is_found_behind_a_strange_key() {
     strange.in_reply_to(&received).unwrap();
 }
 
+/// Any number of questions can be asked and answered between two turns; none has the id of another.
+#[test]
+fn questions_that_were_answered_do_not_count_in_the_same_turn() {
+    let mut queries = Queries::new(2, "me").unwrap();
+    let mut ids = std::collections::HashSet::new();
+    for n in 0..100 {
+        let (id, _) = queries.ask(text("?"), Mono::from_nanos(n)).unwrap_or_else(|e| panic!("{n}: {e}"));
+        assert!(ids.insert(id) && queries.close(id), "question {n}");
+        assert!(!queries.close(id), "a question is closed once");
+    }
+}
+
 /// A second answer comes to the first message, and the receiver ends without an answer to the second message.
 #[test]
 fn a_link_takes_no_answer_that_was_there_before_the_message() {
