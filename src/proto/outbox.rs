@@ -42,7 +42,7 @@ use super::limits::Limits;
 use super::message::{Answer, Outgoing};
 use super::ring::Ring;
 use super::slots::{ConnKey, Slots};
-use super::time::{Mono, Now};
+use super::time::{Latest, Mono, Now};
 use super::wheel::Wheel;
 
 /// Waiting between two attempts while a receiver is busy: doubles from the first to the second.
@@ -202,8 +202,7 @@ struct Link {
 /// one.
 pub struct Outbox {
     limits: Limits,
-    /// The latest time that was given.
-    latest: Mono,
+    latest: Latest,
     messages: Slots<Outstanding>,
     bytes: usize,
     message_wheel: Wheel,
@@ -231,7 +230,7 @@ impl Outbox {
         limits.check()?;
         let (messages_max, links_max) = (limits.outbox_entries_max, limits.receivers_max);
         Ok(Self {
-            latest: Mono::default(),
+            latest: Latest::default(),
             messages: Slots::new(messages_max)?,
             bytes: 0,
             message_wheel: Wheel::new(messages_max)?,
@@ -270,7 +269,7 @@ impl Outbox {
         timeout: Duration,
         now: Now,
     ) -> Result<SendId, Error> {
-        let now = self.not_before(now);
+        let now = self.latest.or_later(now);
         let ts = now.wall.to_string();
         let line =
             message.encode(&AuthToken::from_bytes([0; 32]), from, Some(&ts), self.limits.frame_bytes_max)?;
@@ -394,7 +393,7 @@ impl Outbox {
 
     /// The connection was made, its other end is to be trusted, and `auth_token` is what it asks for.
     pub fn connected(&mut self, key: ConnKey, auth_token: AuthToken, now: Now) {
-        let now = self.not_before(now);
+        let now = self.latest.or_later(now);
         let Some(link) = self.connecting(key) else { return };
         match Ring::new(self.limits.frame_bytes_max + 1) {
             Ok(ring) => {
@@ -417,7 +416,7 @@ impl Outbox {
     ///
     /// The index of `key` can come again in the next step: nothing may be registered under it any more.
     pub fn connect_failed(&mut self, key: ConnKey, error: &Error, now: Now) {
-        let now = self.not_before(now);
+        let now = self.latest.or_later(now);
         let Some(link) = self.connecting(key) else { return };
         self.wires.remove_now(key);
         if let Some(link) = self.links.get_mut(link) {
@@ -523,7 +522,7 @@ impl Outbox {
     /// `n` bytes were read into the space lent by [`recv_space`](Self::recv_space): answers are given to the messages
     /// that they belong to.
     pub fn received(&mut self, key: ConnKey, n: usize, now: Now) {
-        let now = self.not_before(now);
+        let now = self.latest.or_later(now);
         let Some(link) = self.wires.get(key).copied() else { return };
         if let Some(wire) = self.wire(link) {
             wire.ring.filled(n);
@@ -561,7 +560,7 @@ impl Outbox {
 
     /// The connection has ended.
     pub fn ended(&mut self, key: ConnKey, now: Now) {
-        let now = self.not_before(now);
+        let now = self.latest.or_later(now);
         let Some(link) = self.wires.get(key).copied() else { return };
         self.cut(link, &Error::new(ErrorKind::Io, "UDS socket ended before response"), now);
         self.check_invariants();
@@ -673,7 +672,7 @@ impl Outbox {
 
     /// Tries again where it is time, and gives up the messages whose time is over.
     pub fn deadlines_reached(&mut self, now: Now) {
-        let now = self.not_before(now);
+        let now = self.latest.or_later(now);
         loop {
             let links = &self.links;
             let truth = |key| links.get(key).and_then(Link::wakes_at);
@@ -738,12 +737,6 @@ impl Outbox {
         self.wires.release_retired();
         self.steps.append(&mut self.parked);
         self.check_invariants();
-    }
-
-    /// `now`, or the latest time that was given if that is later.
-    fn not_before(&mut self, now: Now) -> Now {
-        self.latest = self.latest.max(now.mono);
-        Now { mono: self.latest, ..now }
     }
 
     fn check_invariants(&self) {

@@ -83,6 +83,18 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
     (year, month, day)
 }
 
+/// The latest moment that was given. Deadlines that were set from it must not be asked about an earlier one.
+#[derive(Debug, Default)]
+pub(crate) struct Latest(Mono);
+
+impl Latest {
+    /// `now`, but no earlier than any moment that was given before: time that steps back stands still.
+    pub(crate) fn or_later(&mut self, now: Now) -> Now {
+        self.0 = self.0.max(now.mono);
+        Now { mono: self.0, ..now }
+    }
+}
+
 /// What time it is, on both clocks. Read once per turn by whoever drives the core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
