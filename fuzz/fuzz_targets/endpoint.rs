@@ -244,10 +244,10 @@ impl World {
 
     fn turn(&mut self) {
         let now = self.now();
+        self.endpoint.work(now);
         for at in 0..self.peers.len() {
             self.read(at);
         }
-        self.endpoint.work(now);
         for at in 0..self.peers.len() {
             self.write(at);
         }

@@ -180,10 +180,10 @@ impl Sim {
     pub fn turn(&mut self) {
         self.turns += 1;
         let now = self.now();
+        self.endpoint.work(now);
         for at in 0..self.peers.len() {
             self.read(Id(at), now);
         }
-        self.endpoint.work(now);
         for at in 0..self.peers.len() {
             if let Some(key) = self.peers[at].key.filter(|_| self.peers[at].closed.is_none()) {
                 self.write(Id(at), key, now);
