@@ -20,6 +20,7 @@ use super::error::CloseReason;
 use super::framer::{FrameOutcome, Framer};
 use super::limits::Limits;
 use super::message::{self, Reply, Verdict};
+use super::output::Output;
 use super::peer::PeerIdentity;
 use super::ring::{Ring, RingPool};
 use super::scan::Redacted;
@@ -112,9 +113,7 @@ pub(crate) struct Connection {
     is_output_dead: bool,
     framer: Framer,
     ring: Option<Ring>,
-    output: Vec<u8>,
-    /// Bytes of `output` that have been written. INVARIANT: `sent <= output.len()`.
-    sent: usize,
+    output: Output,
 }
 
 impl Connection {
@@ -144,8 +143,7 @@ impl Connection {
             is_output_dead: false,
             framer: Framer::new(limits.frame_bytes_max),
             ring: None,
-            output: Vec::new(),
-            sent: 0,
+            output: Output::default(),
         }
     }
 
@@ -205,7 +203,7 @@ impl Connection {
             is_authenticated: self.is_authenticated,
             is_closing: !self.is_open(),
             unfinished_bytes: self.ring.as_ref().map_or(0, Ring::len),
-            unread_bytes: self.output().len(),
+            unread_bytes: self.output.len(),
         }
     }
 
@@ -223,7 +221,7 @@ impl Connection {
 
     /// Answers not yet written.
     pub(crate) fn output(&self) -> &[u8] {
-        self.output.get(self.sent..).unwrap_or_default()
+        self.output.pending()
     }
 
     /// Space for the next read: in the ring it holds, or in one lent by `rings`; `None` if none is free.
@@ -264,19 +262,16 @@ impl Connection {
     pub(crate) fn drop_output(&mut self) {
         self.is_output_dead = true;
         self.output.clear();
-        self.sent = 0;
         self.stalled_at = None;
     }
 
     /// `n` bytes of [`Self::output`] were written.
     pub(crate) fn sent(&mut self, n: usize, now: Mono) {
-        self.sent = self.output.len().min(self.sent + n);
+        self.output.advance(n);
         if n > 0 {
             self.active_at = now;
         }
-        if self.sent == self.output.len() {
-            self.output.clear();
-            self.sent = 0;
+        if self.output.is_empty() {
             self.stalled_at = None;
         }
     }
@@ -288,9 +283,7 @@ impl Connection {
             return None;
         }
         let ring = self.ring.as_mut()?;
-        if !self.is_output_dead
-            && self.output.len() - self.sent + env.answer_bytes_max > env.limits.output_bytes_max
-        {
+        if !self.is_output_dead && self.output.len() + env.answer_bytes_max > env.limits.output_bytes_max {
             self.stalled_at = Some(now);
             return None;
         }
@@ -344,21 +337,22 @@ impl Connection {
         if self.is_output_dead {
             return true;
         }
-        if self.output.try_reserve(env.answer_bytes_max).is_err() {
+        if !self.output.reserve(env.answer_bytes_max, env.limits.output_bytes_max) {
             return false;
         }
-        reply.encode(ts, &mut self.output);
+        self.output.append(|bytes| reply.encode(ts, bytes));
         self.has_news = true;
         true
     }
 
     /// Begins the end: nothing more is processed, the error line for `reason` is put behind the answers, and all that
-    /// is owed has to be taken within `timeout`.
-    pub(crate) fn close(&mut self, reason: CloseReason, ts: &str, timeout: Duration, now: Mono) {
+    /// is owed has to be taken within the closing timeout.
+    pub(crate) fn close(&mut self, reason: CloseReason, ts: &str, limits: &Limits, now: Mono) {
         if !self.is_open() {
             return;
         }
-        self.phase = Phase::Closing { reason, deadline: now.plus(timeout), is_write_shut: false };
+        self.phase =
+            Phase::Closing { reason, deadline: now.plus(limits.closing_timeout), is_write_shut: false };
         self.stalled_at = None;
         self.throttled_until = None;
         self.frame_begun_at = None;
@@ -366,9 +360,9 @@ impl Connection {
             self.drop_output();
         }
         if let Some(text) = reason.wire_text().filter(|_| !self.is_output_dead)
-            && self.output.try_reserve(ERROR_LINE_MAX).is_ok()
+            && self.output.reserve(ERROR_LINE_MAX, limits.output_bytes_max + ERROR_LINE_MAX)
         {
-            Reply::Error { text: &text }.encode(ts, &mut self.output);
+            self.output.append(|bytes| Reply::Error { text: &text }.encode(ts, bytes));
             self.has_news = true;
         }
     }
@@ -384,24 +378,20 @@ impl Connection {
         self.ring.take()
     }
 
-    /// The output buffer, if nothing is in it.
-    pub(crate) fn take_output_buffer(&mut self) -> Option<Vec<u8>> {
-        (self.output.is_empty() && self.output.capacity() > 0).then(|| std::mem::take(&mut self.output))
+    /// The memory for output, if nothing is in it.
+    pub(crate) fn take_output_memory(&mut self) -> Option<Vec<u8>> {
+        self.output.take_memory()
     }
 
-    /// Takes a used buffer for output, if it has none of its own.
-    pub(crate) fn lend_output_buffer(&mut self, spare: &mut Vec<Vec<u8>>) {
-        if self.output.capacity() == 0
-            && let Some(buffer) = spare.pop()
-        {
-            self.output = buffer;
-        }
+    /// Takes used memory for output, if it has none of its own.
+    pub(crate) fn lend_output_memory(&mut self, spare: &mut Vec<Vec<u8>>) {
+        self.output.lend_memory(spare);
     }
 
     /// What is to be done with the stream now that its output has been looked at; marks the write side as shut.
     pub(crate) fn next_ending(&mut self) -> Ending {
         let Phase::Closing { reason, is_write_shut, .. } = &mut self.phase else { return Ending::NotYet };
-        if self.sent < self.output.len() {
+        if !self.output.is_empty() {
             return Ending::NotYet;
         }
         // A peer that was silent cannot lose its last line by a write that fails; one that was talking can.

@@ -38,8 +38,9 @@ use super::wheel::Wheel;
 /// Bytes of a socket path or pipe name; both are far shorter on every platform.
 const PATH_BYTES_MAX: usize = 512;
 
-/// Output buffers kept for the next connection that has something to say.
+/// Buffers for output kept for the next connection that has something to say, and the size above which none is kept.
 const SPARE_OUTPUTS_MAX: usize = 4;
+const SPARE_OUTPUT_BYTES_MAX: usize = 16 << 10;
 
 /// What is to be done with the stream of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +58,7 @@ pub enum Step {
 
 /// The sans-IO core of one address. See the [module](self) for how to drive it.
 ///
-/// Memory: `unfinished_bytes_max` and one frame for input, `output_bytes_max` per client for answers, the inbox
+/// Memory: `unfinished_bytes_max` and one frame for input, one and a half `output_bytes_max` per client for answers, the inbox
 /// twice while a batch is held, and a few hundred bytes per connection. Every method is O(1) or linear in the bytes
 /// it is given, unless it says otherwise.
 pub struct Endpoint {
@@ -377,7 +378,7 @@ impl Endpoint {
             auth_token: &self.auth_token,
             answer_bytes_max: self.answer_bytes_max,
         };
-        connection.lend_output_buffer(&mut self.spare_outputs);
+        connection.lend_output_memory(&mut self.spare_outputs);
         let peer = connection.peer();
         let mut fatal = None;
         // What was left over and what is read anew are one budget.
@@ -596,8 +597,8 @@ impl Endpoint {
     fn close(&mut self, key: ConnKey, reason: CloseReason, now: Now) {
         let Some(connection) = self.slots.get_mut(key).filter(|c| c.is_open()) else { return };
         let ts = self.stamp.text(now.wall);
-        connection.lend_output_buffer(&mut self.spare_outputs);
-        connection.close(reason, ts, self.limits.closing_timeout, now.mono);
+        connection.lend_output_memory(&mut self.spare_outputs);
+        connection.close(reason, ts, &self.limits, now.mono);
         self.closings += 1;
         connection.closing_serial = self.closings;
         let had_promise = std::mem::take(&mut connection.has_promise);
@@ -640,18 +641,19 @@ impl Endpoint {
         if let Some(ring) = connection.take_ring() {
             self.rings.give_back(ring);
         }
-        self.keep_output_buffer(connection.take_output_buffer());
+        self.keep_output_memory(connection.take_output_memory());
         self.feed_starved();
         self.gone.push_back((key, reason));
         self.stats.closed.count(reason);
         tracing::debug!(index = key.index(), ?reason, "connection closed");
     }
 
-    fn keep_output_buffer(&mut self, buffer: Option<Vec<u8>>) {
-        if let Some(buffer) = buffer
+    fn keep_output_memory(&mut self, memory: Option<Vec<u8>>) {
+        if let Some(memory) = memory
+            && memory.capacity() <= SPARE_OUTPUT_BYTES_MAX
             && self.spare_outputs.len() < SPARE_OUTPUTS_MAX
         {
-            self.spare_outputs.push(buffer);
+            self.spare_outputs.push(memory);
         }
     }
 
@@ -660,7 +662,7 @@ impl Endpoint {
     fn settle(&mut self, key: ConnKey) {
         let Some(connection) = self.slots.get_mut(key) else { return };
         let ring = connection.take_spent_ring();
-        let output = connection.take_output_buffer();
+        let output = connection.take_output_memory();
         if connection.is_read_refused
             && !connection.is_starved
             && !connection.is_stalled()
@@ -678,7 +680,7 @@ impl Endpoint {
             connection.is_in_steps = true;
             self.steps.push_back(key);
         }
-        self.keep_output_buffer(output);
+        self.keep_output_memory(output);
         if let Some(ring) = ring {
             self.rings.give_back(ring);
             self.feed_starved();

@@ -24,7 +24,8 @@ pub struct Limits {
     pub clients_max: usize,
     /// Bytes of unfinished lines, all clients together; one frame more is there for reading. Default 8 MiB; at most 1 GiB.
     pub unfinished_bytes_max: usize,
-    /// Bytes of answers a client may leave unread. Default 64 KiB, at least 4 KiB; one error line fits beyond it.
+    /// Bytes of answers a client may leave unread. Default 64 KiB, at least 4 KiB; one error line fits beyond it. Its
+    /// buffer is never more than half as large again.
     pub output_bytes_max: usize,
     /// Percent of the inbox that the messages of one process may fill, one message at least. Default 100: all of it.
     pub inbox_share_max: usize,

@@ -12,6 +12,7 @@ pub mod inbox;
 pub mod limits;
 pub mod message;
 pub mod outbox;
+mod output;
 pub mod peer;
 pub mod ring;
 pub mod scan;
