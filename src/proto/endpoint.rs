@@ -17,6 +17,8 @@
 //!
 //! That order is what makes deadlines judge peers and not a host that stayed away: bytes that arrived in time are
 //! read before their sender is judged, however late the turn.
+//!
+//! Time never steps back: a `now` before one that was given counts as that one.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
@@ -32,7 +34,7 @@ use super::ring::RingPool;
 use super::slots::{ConnKey, Slots};
 use super::stats::{ConnectionStats, Stats};
 use super::throttle::Throttle;
-use super::time::{Mono, Now, Wall};
+use super::time::{Latest, Mono, Now, Wall};
 use super::wheel::Wheel;
 
 /// Bytes of a socket path or pipe name; both are far shorter on every platform.
@@ -96,6 +98,7 @@ pub struct Endpoint {
     steps: VecDeque<ConnKey>,
     gone: VecDeque<(ConnKey, CloseReason)>,
     stamp: Stamp,
+    latest: Latest,
     throttle: Throttle,
     /// What is counted as it happens; the rest is known elsewhere.
     stats: Stats,
@@ -188,6 +191,7 @@ impl Endpoint {
             steps: queue(slots_max)?,
             gone: queue(slots_max)?,
             stamp: Stamp { wall: None, text: String::new() },
+            latest: Latest::default(),
             throttle: Throttle::default(),
             stats: Stats::default(),
             is_shut_down: false,
@@ -215,6 +219,7 @@ impl Endpoint {
     /// returned is that of a connection that is being refused. O(clients) then; otherwise O(1), and with `pid_rate_max`
     /// now and then O(processes).
     pub fn accepted(&mut self, peer: PeerIdentity, now: Now) -> Option<ConnKey> {
+        let now = self.latest.or_later(now);
         if !peer.is_trusted_by(self.owner) {
             self.stats.strangers += 1;
             tracing::warn!(uid = peer.uid, pid = peer.pid, "connection of another user refused");
@@ -260,6 +265,7 @@ impl Endpoint {
     /// `None`: do not read now; [`Step::Read`] will say when to try again. Follow it with
     /// [`received`](Self::received), be it with 0 bytes.
     pub fn recv_space(&mut self, key: ConnKey, now: Now) -> Option<&mut [u8]> {
+        let now = self.latest.or_later(now);
         let read_max = self.slots.get(key)?.read_max(&self.limits, now.mono);
         let space = self.lend_space(key)?;
         let n = space.len().min(read_max);
@@ -312,6 +318,7 @@ impl Endpoint {
 
     /// `n` bytes were read into the space lent by [`recv_space`](Self::recv_space).
     pub fn received(&mut self, key: ConnKey, n: usize, now: Now) {
+        let now = self.latest.or_later(now);
         if let Some(connection) = self.slots.get_mut(key) {
             connection.received(n, now.mono);
             self.stats.bytes_read += n as u64;
@@ -322,6 +329,7 @@ impl Endpoint {
     /// For hosts whose reads are completed elsewhere: copies as much of `bytes` as there is space for, `turn_bytes_max`
     /// or not, and returns how much that was. What is left must be offered again after [`Step::Read`].
     pub fn received_bytes(&mut self, key: ConnKey, bytes: &[u8], now: Now) -> usize {
+        let now = self.latest.or_later(now);
         let Some(space) = self.lend_space(key) else { return 0 };
         let n = space.len().min(bytes.len());
         for (to, from) in space.iter_mut().zip(bytes) {
@@ -339,6 +347,7 @@ impl Endpoint {
     /// The peer will send nothing more (a read of 0, or a reset). What it sent before is processed, it gets the answers
     /// that it is owed, an unfinished line is dropped, and then the connection ends.
     pub fn end_of_input(&mut self, key: ConnKey, now: Now) {
+        let now = self.latest.or_later(now);
         if let Some(connection) = self.slots.get_mut(key) {
             connection.finish_input();
             self.process(key, Work::Budget, now);
@@ -352,6 +361,7 @@ impl Endpoint {
 
     /// Goes on with the connections whose frames were left over when their budget was spent, each once.
     pub fn work(&mut self, now: Now) {
+        let now = self.latest.or_later(now);
         for _ in 0..self.work.len() {
             let Some(key) = self.work.pop_front() else { break };
             if let Some(connection) = self.slots.get_mut(key).filter(|c| c.is_in_work) {
@@ -471,6 +481,7 @@ impl Endpoint {
 
     /// The first `n` bytes of [`output`](Self::output) were written.
     pub fn sent(&mut self, key: ConnKey, n: usize, now: Now) {
+        let now = self.latest.or_later(now);
         let Some(connection) = self.slots.get_mut(key) else { return };
         let was_stalled = connection.is_stalled();
         self.stats.bytes_written += n.min(connection.output().len()) as u64;
@@ -544,6 +555,7 @@ impl Endpoint {
 
     /// Judges every connection whose deadline has passed. Call it after everything that has arrived was read.
     pub fn deadlines_reached(&mut self, now: Now) {
+        let now = self.latest.or_later(now);
         loop {
             let (slots, limits) = (&self.slots, &self.limits);
             let truth = |key| slots.get(key).and_then(|c: &Connection| c.deadline(limits));
@@ -586,6 +598,7 @@ impl Endpoint {
 
     /// Stops: nothing more is accepted or processed, what is owed is flushed within `closing_timeout`. No farewell.
     pub fn shutdown(&mut self, now: Now) {
+        let now = self.latest.or_later(now);
         self.is_shut_down = true;
         let keys: Vec<ConnKey> = self.slots.iter().map(|(key, _)| key).collect();
         for key in keys {

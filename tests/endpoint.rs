@@ -1,0 +1,87 @@
+//! Faults of the core that were found and must not come back, each on a virtual clock. They need no operating system, so
+//! they run without any feature too.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stderr,
+    unreachable_pub,
+    missing_docs,
+    reason = "tests may fail loudly, and their helpers are nobody's interface"
+)]
+
+#[path = "it/util/mod.rs"]
+#[allow(dead_code, reason = "what other tests need of it")]
+mod util;
+
+use std::time::Duration;
+
+use udsmsg::{CloseReason, ConnKey, Mono, Now, PeerIdentity, Step, Wall};
+
+use util::sim::{Id, OWNER, Sim, token};
+use util::{fill, ping, text, text_stored_as};
+
+fn join_as(sim: &mut Sim, pid: u32) -> Id {
+    let id = sim.connect_as(PeerIdentity { uid: OWNER, pid: Some(pid) });
+    sim.run();
+    id
+}
+
+fn at(millis: u64) -> Now {
+    Now { mono: Mono::from_nanos(millis * 1_000_000), wall: Wall::from_millis(1_795_341_600_000 + millis) }
+}
+
+fn line(template: &[u8]) -> Vec<u8> {
+    fill(template, token().expose(), util::sim::PATH)
+}
+
+/// Everything the endpoint asks for, done for streams that take everything: what was written to whom, and who was closed.
+#[derive(Default)]
+struct Streams {
+    written: Vec<(ConnKey, String)>,
+    closed: Vec<(ConnKey, CloseReason)>,
+}
+
+impl Streams {
+    fn take_steps(&mut self, endpoint: &mut udsmsg::Endpoint, now: Now) {
+        while let Some((key, step)) = endpoint.next_step() {
+            match step {
+                Step::Write => {
+                    let output = String::from_utf8(endpoint.output(key).to_vec()).unwrap();
+                    endpoint.sent(key, output.len(), now);
+                    self.written.push((key, output));
+                }
+                Step::Read | Step::ShutWrite => {}
+                Step::Close(reason) => self.closed.push((key, reason)),
+            }
+        }
+    }
+}
+
+// Time.
+
+#[test]
+fn time_that_steps_back_counts_as_standing_still() {
+    let watch = util::watchdog::watch("time_that_steps_back_counts_as_standing_still");
+    let mut sim = Sim::new(|_| ());
+    let endpoint = &mut sim.endpoint;
+    let peer = PeerIdentity { uid: OWNER, pid: None };
+    endpoint.deadlines_reached(at(100_000));
+    let key = endpoint.accepted(peer, at(50_000)).unwrap();
+    endpoint.deadlines_reached(at(50_000));
+    endpoint.turn_ended();
+    assert_eq!(endpoint.next_deadline(), Some(at(102_000).mono), "from the latest time that was given");
+    assert_eq!(endpoint.received_bytes(key, &line(&ping()), at(10)), line(&ping()).len());
+    endpoint.deadlines_reached(at(20));
+    assert_eq!(endpoint.next_deadline(), Some(at(130_000).mono));
+    endpoint.sent(key, usize::MAX, at(30));
+    endpoint.end_of_input(key, at(40));
+    endpoint.shutdown(at(0));
+    let mut streams = Streams::default();
+    streams.take_steps(endpoint, at(60));
+    endpoint.deadlines_reached(at(70));
+    assert_eq!(streams.closed, [(key, CloseReason::PeerFinished)]);
+    drop(watch);
+}
