@@ -85,3 +85,86 @@ fn time_that_steps_back_counts_as_standing_still() {
     assert_eq!(streams.closed, [(key, CloseReason::PeerFinished)]);
     drop(watch);
 }
+
+// Refusals.
+
+/// Whatever the order of calls: steps after each, or after all that one turn accepts.
+#[test]
+fn every_refused_newcomer_is_told() {
+    for steps_after_each in [true, false] {
+        for newcomers in [3, 6, 64] {
+            let mut sim = Sim::new(|l| l.clients_max = 2);
+            let _house = [sim.join_known(), sim.join_known()];
+            let (endpoint, now) = (&mut sim.endpoint, at(0));
+            let mut streams = Streams::default();
+            for turn in 0..3 {
+                let mut refused = Vec::new();
+                for _ in 0..newcomers {
+                    assert!(endpoint.can_accept());
+                    let peer = PeerIdentity { uid: OWNER, pid: None };
+                    refused.push(endpoint.accepted(peer, now).unwrap());
+                    if steps_after_each {
+                        streams.take_steps(endpoint, now);
+                    }
+                }
+                endpoint.deadlines_reached(now);
+                streams.take_steps(endpoint, now);
+                endpoint.turn_ended();
+                for key in &refused {
+                    let told = streams
+                        .written
+                        .iter()
+                        .filter(|(to, line)| to == key && line.contains("too many clients"));
+                    assert_eq!(told.count(), 1, "turn {turn}, {newcomers} newcomers: {key:?}");
+                }
+                let lingering = endpoint.connections().filter(|c| c.is_closing).count();
+                assert!(lingering <= 2, "{lingering} linger");
+                assert!(!endpoint.has_work(), "everything was done");
+            }
+        }
+    }
+}
+
+// Many.
+
+/// The time of this thread that `clients` cost that linger while the house is closed and refuses others.
+fn cost_of_lingering(clients: usize) -> Duration {
+    let mut limits = udsmsg::Limits::default();
+    limits.clients_max = clients;
+    let mut endpoint = udsmsg::Endpoint::new("/s", OWNER, token(), limits).unwrap();
+    let peer = PeerIdentity { uid: OWNER, pid: None };
+    let mut streams = Streams::default();
+    // As many are refused and linger as may, and as many are served.
+    for _ in 0..2 {
+        for _ in 0..clients {
+            while !endpoint.can_accept() {
+                endpoint.turn_ended();
+            }
+            endpoint.accepted(peer, at(0)).unwrap();
+            streams.take_steps(&mut endpoint, at(0));
+        }
+        endpoint.turn_ended();
+    }
+    assert_eq!(endpoint.clients(), clients);
+    let lingering = endpoint.connections().filter(|c| c.is_closing).count();
+    assert_eq!(lingering, clients);
+    let begun = cpu_time();
+    endpoint.shutdown(at(0));
+    streams.take_steps(&mut endpoint, at(0));
+    endpoint.turn_ended();
+    cpu_time() - begun
+}
+
+#[cfg(target_os = "linux")]
+fn cpu_time() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
+}
+
+/// Four times as many cost about four times as much; a quadratic stop costs sixteen times as much.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stop_with_many_lingering_is_linear() {
+    let cost = |clients| (0..5).map(|_| cost_of_lingering(clients)).min().unwrap();
+    let (few, many) = (cost(1_024), cost(4_096));
+    assert!(many < few * 9, "1,024 clients cost {few:?}, 4,096 cost {many:?}");
+}

@@ -107,8 +107,6 @@ pub(crate) struct Connection {
     pub(crate) has_news: bool,
     /// The shell is to be told that it can read again.
     pub(crate) has_resumed: bool,
-    /// Grows with every closing: which began first.
-    pub(crate) closing_serial: u64,
     is_input_finished: bool,
     is_output_dead: bool,
     framer: Framer,
@@ -138,7 +136,6 @@ impl Connection {
             is_in_steps: false,
             has_news: false,
             has_resumed: false,
-            closing_serial: 0,
             is_input_finished: false,
             is_output_dead: false,
             framer: Framer::new(limits.frame_bytes_max),

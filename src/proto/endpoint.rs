@@ -80,8 +80,6 @@ pub struct Endpoint {
     has_enqueued: bool,
     /// Connections ever given a slot: the serial number of the newest.
     admitted: u64,
-    /// Connections that ever began to close: the serial number of the last.
-    closings: u64,
     /// Connections that are open; the others in `slots` are closing.
     open: usize,
     /// Connections with frames left over, in the order in which they go on.
@@ -97,6 +95,10 @@ pub struct Endpoint {
     /// Connections for which there may be a step, and closings of connections that are gone already.
     steps: VecDeque<ConnKey>,
     gone: VecDeque<(ConnKey, CloseReason)>,
+    /// Connections that are closing, in the order in which that began, and those of them that have been given everything
+    /// and are read to their end. Keys of those that are gone may still stand in both.
+    closing: VecDeque<ConnKey>,
+    lingering: VecDeque<ConnKey>,
     stamp: Stamp,
     latest: Latest,
     throttle: Throttle,
@@ -142,6 +144,15 @@ fn queue<T>(capacity: usize) -> Result<VecDeque<T>, Error> {
     Ok(queue)
 }
 
+/// Puts `key` at the end of `queue`, in which keys of connections that are gone may still stand: they are thrown out when
+/// there is no room. O(1), amortised: fewer connections are closing than there are slots.
+fn enqueue(queue: &mut VecDeque<ConnKey>, key: ConnKey, slots: &Slots<Connection>) {
+    if queue.len() == queue.capacity() {
+        queue.retain(|key| slots.get(*key).is_some());
+    }
+    queue.push_back(key);
+}
+
 fn slots_max(limits: &Limits) -> usize {
     2 * limits.clients_max + limits.turn_accepts_max
 }
@@ -181,7 +192,6 @@ impl Endpoint {
             spare_outputs: Vec::new(),
             has_enqueued: false,
             admitted: 0,
-            closings: 0,
             open: 0,
             work: queue(slots_max)?,
             spent: queue(slots_max)?,
@@ -190,6 +200,8 @@ impl Endpoint {
             promised: 0,
             steps: queue(slots_max)?,
             gone: queue(slots_max)?,
+            closing: queue(slots_max)?,
+            lingering: queue(slots_max)?,
             stamp: Stamp { wall: None, text: String::new() },
             latest: Latest::default(),
             throttle: Throttle::default(),
@@ -218,6 +230,8 @@ impl Endpoint {
     /// authenticating, if that is at least `eviction_age`, those that never sent a byte first. Otherwise the key
     /// returned is that of a connection that is being refused. O(clients) then; otherwise O(1), and with `pid_rate_max`
     /// now and then O(processes).
+    ///
+    /// Every refused one is told why if its steps are done before the turn ends, after each or after all of them.
     pub fn accepted(&mut self, peer: PeerIdentity, now: Now) -> Option<ConnKey> {
         let now = self.latest.or_later(now);
         if !peer.is_trusted_by(self.owner) {
@@ -521,7 +535,14 @@ impl Endpoint {
             if let Some((key, reason)) = self.gone.pop_front() {
                 return Some((key, Step::Close(reason)));
             }
-            let key = *self.steps.front()?;
+            let Some(&key) = self.steps.front() else {
+                // Everyone has been written to: now those that are too many can go.
+                self.cut_off_closing();
+                if self.gone.is_empty() {
+                    return None;
+                }
+                continue;
+            };
             let Some(connection) = self.slots.get_mut(key) else {
                 self.steps.pop_front();
                 continue;
@@ -536,7 +557,10 @@ impl Endpoint {
             self.steps.pop_front();
             match connection.next_ending() {
                 Ending::NotYet => {}
-                Ending::ShutWrite => return Some((key, Step::ShutWrite)),
+                Ending::ShutWrite => {
+                    enqueue(&mut self.lingering, key, &self.slots);
+                    return Some((key, Step::ShutWrite));
+                }
                 Ending::Close(reason) => {
                     // `gone` reports it when asked again.
                     self.remove(key, reason);
@@ -612,8 +636,6 @@ impl Endpoint {
         let ts = self.stamp.text(now.wall);
         connection.lend_output_memory(&mut self.spare_outputs);
         connection.close(reason, ts, &self.limits, now.mono);
-        self.closings += 1;
-        connection.closing_serial = self.closings;
         let had_promise = std::mem::take(&mut connection.has_promise);
         connection.is_starved = false;
         if connection.is_read_refused {
@@ -627,17 +649,32 @@ impl Endpoint {
             self.feed_starved();
         }
         tracing::debug!(index = key.index(), ?reason, "closing connection");
-        if self.slots.len() - self.open > self.limits.clients_max {
-            // One that has been given everything can be spared before one that is still owed something.
-            let others = self.slots.iter().filter(|(other, _)| *other != key);
-            let closing = others.filter_map(|(other, c)| Some((other, c.closing()?, c)));
-            if let Some((oldest, reason, _)) =
-                closing.min_by_key(|(_, _, c)| (!c.output().is_empty(), c.closing_serial))
-            {
-                self.remove(oldest, reason);
+        enqueue(&mut self.closing, key, &self.slots);
+        self.cut_off_closing();
+        self.settle(key);
+    }
+
+    /// Cuts off those of the closing connections that are more than may be: first those that have been given everything,
+    /// then the oldest, but none whose last line the shell has not been told to write. Amortised O(1).
+    fn cut_off_closing(&mut self) {
+        while self.slots.len() - self.open > self.limits.clients_max {
+            let Some((key, reason)) = self.next_to_cut_off() else { break };
+            self.remove(key, reason);
+        }
+    }
+
+    /// The closing connection that is cut off next. Keys of those that are gone are dropped from the queues on the way.
+    fn next_to_cut_off(&mut self) -> Option<(ConnKey, CloseReason)> {
+        for queue in [&mut self.lingering, &mut self.closing] {
+            while let Some(&key) = queue.front() {
+                match self.slots.get(key) {
+                    Some(connection) if connection.has_news => return None,
+                    Some(connection) => return Some((key, connection.closing()?)),
+                    None => queue.pop_front(),
+                };
             }
         }
-        self.settle(key);
+        None
     }
 
     /// Forgets a connection and has its stream closed.
