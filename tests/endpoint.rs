@@ -125,6 +125,37 @@ fn every_refused_newcomer_is_told() {
     }
 }
 
+// What a host does.
+
+#[test]
+fn more_than_all_that_was_written_counts_as_all() {
+    let mut sim = Sim::new(|_| ());
+    let peer = sim.join();
+    let key = sim.key(peer);
+    let endpoint = &mut sim.endpoint;
+    endpoint.received_bytes(key, &line(&ping()), at(0));
+    endpoint.sent(key, 1, at(0));
+    let left = endpoint.output(key).len() as u64;
+    endpoint.sent(key, usize::MAX, at(0));
+    assert!(endpoint.output(key).is_empty());
+    endpoint.sent(key, usize::MAX, at(0));
+    assert_eq!(endpoint.stats().bytes_written, left + 1);
+}
+
+#[test]
+fn a_step_that_is_pending_between_turns_is_announced() {
+    let mut sim = Sim::new(|_| ());
+    let peer = sim.join_known();
+    let key = sim.key(peer);
+    let endpoint = &mut sim.endpoint;
+    assert!(!endpoint.has_work());
+    endpoint.broken(key);
+    assert!(endpoint.has_work(), "there is a stream to close");
+    assert_eq!(endpoint.next_step(), Some((key, Step::Close(CloseReason::PeerGone))));
+    assert_eq!(endpoint.next_step(), None);
+    assert!(!endpoint.has_work());
+}
+
 // Many.
 
 /// The time of this thread that `clients` cost that linger while the house is closed and refuses others.

@@ -55,6 +55,9 @@ pub enum Step {
     /// Shut the write side down and go on reading until end of input.
     ShutWrite,
     /// Close the stream. The key is stale already.
+    ///
+    /// Read what is unread in it first, without waiting, and throw it away: closing a Unix socket with unread bytes resets
+    /// the peer, and the peer loses the last lines that were written to it.
     Close(CloseReason),
 }
 
@@ -368,9 +371,9 @@ impl Endpoint {
         }
     }
 
-    /// Whether frames are left over for [`work`](Self::work): the next turn must not wait.
+    /// Whether frames are left over for [`work`](Self::work), or there is a step to do: the next turn must not wait.
     pub fn has_work(&self) -> bool {
-        !self.work.is_empty() || !self.spent.is_empty()
+        !(self.work.is_empty() && self.spent.is_empty() && self.steps.is_empty() && self.gone.is_empty())
     }
 
     /// Goes on with the connections whose frames were left over when their budget was spent, each once.
