@@ -60,6 +60,119 @@ impl Streams {
     }
 }
 
+// A small inbox.
+
+/// How many messages of each of `senders` are accepted in each of `turns`, while all of them always have more.
+fn accepted_each_turn(entries_max: usize, budget: usize, senders: usize, turns: usize) -> Vec<Vec<usize>> {
+    let mut sim = Sim::new(|l| {
+        l.inbox_entries_max = entries_max;
+        l.turn_frames_max = budget;
+    });
+    let senders: Vec<Id> = (0..senders).map(|_| sim.join_known()).collect();
+    let flood = text("f").repeat(200);
+    let mut accepted = Vec::new();
+    for _ in 0..turns {
+        for &id in &senders {
+            if sim.unread(id) < 20_000 {
+                sim.send(id, &flood);
+            }
+        }
+        sim.turn();
+        sim.drain();
+        accepted.push(senders.iter().map(|&id| sim.take(id).lines().count()).collect());
+    }
+    accepted
+}
+
+#[test]
+fn a_small_inbox_is_shared_evenly() {
+    let accepted = accepted_each_turn(10, 16, 10, 20);
+    let total: Vec<usize> = (0..10).map(|at| accepted.iter().map(|turn| turn[at]).sum()).collect();
+    assert_eq!(total, [20; 10]);
+}
+
+#[test]
+fn a_sender_waits_for_a_small_inbox_no_longer_than_once_round() {
+    let (budget, senders) = (16, 10);
+    for entries_max in 1..=2 * budget {
+        let accepted = accepted_each_turn(entries_max, budget, senders, 60);
+        for at in 0..senders {
+            let waits: Vec<usize> = accepted.split(|turn| turn[at] > 0).map(<[Vec<usize>]>::len).collect();
+            let longest = waits.iter().max().unwrap();
+            assert!(*longest < senders, "{entries_max} entries: sender {at} waits {longest} turns");
+        }
+    }
+}
+
+#[test]
+fn one_small_message_waits_for_a_small_inbox_no_longer_than_once_round() {
+    for entries_max in 1..=32 {
+        let mut sim = Sim::new(|l| l.inbox_entries_max = entries_max);
+        let flooders: Vec<Id> = (0..10).map(|_| sim.join_known()).collect();
+        let polite = sim.join_known();
+        let flood = text("f").repeat(200);
+        let turn = |sim: &mut Sim| {
+            for &id in &flooders {
+                if sim.unread(id) < 20_000 {
+                    sim.send(id, &flood);
+                }
+                sim.take(id);
+            }
+            sim.turn();
+            sim.drain();
+        };
+        for _ in 0..20 {
+            turn(&mut sim);
+        }
+        for _ in 0..10 {
+            sim.send(polite, &text("p"));
+            let mut turns = 0;
+            while sim.take(polite).is_empty() {
+                turn(&mut sim);
+                turns += 1;
+                assert!(turns <= 11 + 1, "{entries_max} entries: it still waits after {turns} turns");
+            }
+        }
+    }
+}
+
+// Shares.
+
+/// A message of any legal size fits the share of a process that holds nothing.
+#[test]
+fn one_message_of_any_size_fits_an_empty_share() {
+    for share in [1, 2, 3] {
+        let mut sim = Sim::new(|l| l.inbox_share_max = share);
+        let peer = join_as(&mut sim, 1);
+        for stored in [30_000, 60_000, 65_400] {
+            let answer = sim.ask(peer, &text_stored_as(stored));
+            assert!(answer.contains("\"ok\""), "{stored} bytes into {share} percent: {answer}");
+            sim.drain();
+        }
+    }
+}
+
+#[test]
+fn a_small_share_is_filled_in_each_turn() {
+    for (share, expected) in [(1, 26), (2, 13), (3, 9), (4, 7), (100, 1)] {
+        let mut sim = Sim::new(|l| {
+            l.inbox_share_max = share;
+            l.turn_frames_max = 256;
+        });
+        let peer = join_as(&mut sim, 1);
+        sim.send(peer, &text("x").repeat(256));
+        let (mut turns, mut answers) = (0, 0);
+        while answers < 256 {
+            sim.turn();
+            sim.drain();
+            answers += sim.take(peer).lines().count();
+            turns += 1;
+            assert!(turns < 1_000);
+        }
+        assert_eq!(turns, expected, "a share of {share} percent");
+    }
+}
+
 // Time.
 
 #[test]

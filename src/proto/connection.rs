@@ -328,6 +328,11 @@ impl Connection {
         self.ring.as_ref().is_some_and(|ring| self.framer.is_ready(ring))
     }
 
+    /// The length of the next frame, if it is whole.
+    pub(crate) fn next_frame_len(&mut self) -> Option<usize> {
+        self.ring.as_ref().and_then(|ring| self.framer.ready_len(ring))
+    }
+
     /// Puts an answer behind the others. `false`: there is no memory for it.
     #[must_use]
     pub(crate) fn reply(&mut self, reply: &Reply<'_>, ts: &str, env: &Env<'_>) -> bool {

@@ -87,7 +87,7 @@ pub struct Endpoint {
     open: usize,
     /// Connections with frames left over, in the order in which they go on.
     work: VecDeque<ConnKey>,
-    /// Those of them whose budget of this turn is used up: when it is over they stand behind the others.
+    /// Those of them that were served in this turn: when it is over they stand behind the others.
     spent: VecDeque<ConnKey>,
     /// Connections that have used up some of their budget of this turn.
     served: VecDeque<ConnKey>,
@@ -392,8 +392,8 @@ impl Endpoint {
     /// a peer wants is decided here, and nowhere else.
     ///
     /// A message that finds the inbox full is refused only if nothing was put into it in this turn. Otherwise it waits
-    /// for the next one, so that an owner who drains after every turn never has a message refused; it waits ahead of
-    /// those that were served, and its sender is not judged meanwhile.
+    /// for the next one, so that an owner who drains after every turn never has a message refused. Its sender keeps its
+    /// place ahead of those that were served in this turn, and its timeouts are suspended meanwhile.
     fn process(&mut self, key: ConnKey, work: Work, now: Now) {
         let Some(connection) = self.slots.get_mut(key) else { return };
         if !connection.is_open() {
@@ -415,7 +415,9 @@ impl Endpoint {
         };
         let (mut taken, mut is_deferred) = (0, false);
         while taken < budget && fatal.is_none() {
-            if self.has_enqueued && self.inbox.is_tight(peer.pid) {
+            if self.has_enqueued
+                && connection.next_frame_len().is_some_and(|len| !self.inbox.has_room(peer.pid, len))
+            {
                 is_deferred = true;
                 break;
             }
@@ -473,7 +475,9 @@ impl Endpoint {
             connection.note_unfinished(now.mono);
         } else if !is_paused && !connection.is_in_work {
             connection.is_in_work = true;
-            let line = if is_deferred { &mut self.work } else { &mut self.spent };
+            // One that was served in this turn stands behind those that were not.
+            let was_served = connection.turn_frames > 0;
+            let line = if was_served { &mut self.spent } else { &mut self.work };
             line.push_back(key);
         }
         if fatal.is_none() && !has_leftover && connection.is_input_finished() {

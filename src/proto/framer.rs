@@ -85,6 +85,14 @@ impl Framer {
         !matches!(self.search(ring.view()), Search::Open { .. })
     }
 
+    /// The length of the frame that [`Framer::next_frame`] would take out, if it would.
+    pub(crate) fn ready_len(&mut self, ring: &Ring) -> Option<usize> {
+        match self.search(ring.view()) {
+            Search::Found { length } => Some(length),
+            Search::Open { .. } | Search::TooLong => None,
+        }
+    }
+
     /// Goes on with the search in `waiting`, all that is in the ring.
     fn search(&mut self, waiting: &[u8]) -> Search {
         if let Search::Open { searched } = self.search {

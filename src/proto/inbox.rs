@@ -182,7 +182,6 @@ pub(crate) struct Inbox {
     store: Store,
     entries_max: usize,
     bytes_max: usize,
-    frame_bytes_max: usize,
     /// Percent of it that one process may fill, and what each holds, which is kept only if that is less than all.
     share_max: usize,
     held: HashMap<Option<u32>, (usize, usize)>,
@@ -205,7 +204,6 @@ impl Inbox {
             store,
             entries_max,
             bytes_max,
-            frame_bytes_max: limits.frame_bytes_max,
             share_max: limits.inbox_share_max,
             held: HashMap::new(),
             accepted: 0,
@@ -222,26 +220,15 @@ impl Inbox {
         self.accepted
     }
 
-    /// Whether there may be no room for the next message of process `pid`, whatever it is.
-    pub(crate) fn is_tight(&self, pid: Option<u32>) -> bool {
-        let (entries, bytes) = self.room(pid);
-        entries == 0 || bytes < self.frame_bytes_max
-    }
-
-    /// Messages and bytes for which there is room, if they come from process `pid`.
-    fn room(&self, pid: Option<u32>) -> (usize, usize) {
-        let (entries, bytes) = (self.entries_max - self.len(), self.bytes_max - self.bytes());
-        if self.share_max == 100 {
-            return (entries, bytes);
+    /// Whether a message of `len` bytes from process `pid` fits. One fits an empty share, however small that is: it could
+    /// never be sent otherwise.
+    pub(crate) fn has_room(&self, pid: Option<u32>, len: usize) -> bool {
+        if self.len() == self.entries_max || len > self.bytes_max - self.bytes() {
+            return false;
         }
-        let (held_entries, held_bytes) = self.held.get(&pid).copied().unwrap_or_default();
+        let Some((held_entries, held_bytes)) = self.held.get(&pid) else { return true };
         let share = |max: usize| max / 100 * self.share_max + max % 100 * self.share_max / 100;
-        // A share that is rounded down to nothing would let nobody send anything.
-        let share_entries = share(self.entries_max).max(1);
-        (
-            entries.min(share_entries.saturating_sub(held_entries)),
-            bytes.min(share(self.bytes_max).saturating_sub(held_bytes)),
-        )
+        *held_entries < share(self.entries_max) && held_bytes + len <= share(self.bytes_max)
     }
 
     /// Bytes of the messages waiting.
@@ -256,8 +243,7 @@ impl Inbox {
         peer: PeerIdentity,
         received_at: Wall,
     ) -> Result<MessageId, InboxFull> {
-        let (entries, bytes) = self.room(peer.pid);
-        if entries == 0 || message.len() > bytes {
+        if !self.has_room(peer.pid, message.len()) {
             return Err(InboxFull);
         }
         let store = &mut self.store;

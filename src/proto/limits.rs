@@ -27,7 +27,7 @@ pub struct Limits {
     /// Bytes of answers a client may leave unread. Default 64 KiB, at least 4 KiB; one error line fits beyond it. Its
     /// buffer is never more than half as large again.
     pub output_bytes_max: usize,
-    /// Percent of the inbox that the messages of one process may fill, one message at least. Default 100: all of it.
+    /// Percent of the inbox that the messages of one process may fill, one message of any size at least. Default 100: all of it.
     pub inbox_share_max: usize,
     /// Lines a second, blank ones not counted, that are taken from one process; beyond, its connections are not read for a while. Bursts of one
     /// second's worth are fine. Default 0: as many as come.
