@@ -238,6 +238,67 @@ fn every_refused_newcomer_is_told() {
     }
 }
 
+// A rate.
+
+#[test]
+fn connections_of_one_process_take_turns_at_its_rate() {
+    for flooders in [1, 2, 5] {
+        let mut sim = Sim::new(|l| l.pid_rate_max = 10);
+        let polite = join_as(&mut sim, 1);
+        let flooders: Vec<Id> = (0..flooders).map(|_| join_as(&mut sim, 1)).collect();
+        let mut waited = Vec::new();
+        let mut asked_at = None;
+        for tick in 0..2_000_u64 {
+            for &id in &flooders {
+                if sim.unread(id) < 4_000 {
+                    sim.send(id, &ping().repeat(100));
+                }
+                sim.take(id);
+            }
+            match asked_at {
+                None => {
+                    sim.send(polite, &ping());
+                    asked_at = Some(tick);
+                }
+                Some(since) => {
+                    if sim.take(polite).contains("pong") {
+                        waited.push(tick - since);
+                        asked_at = None;
+                    }
+                }
+            }
+            sim.advance(10);
+        }
+        // One line each tenth of a second; each of the others has one ahead of it, and one may be the polite one's own.
+        let (longest, allowed) = (waited.iter().max().copied(), 10 * (flooders.len() as u64 + 2));
+        assert!(
+            longest.is_some_and(|l| l <= allowed),
+            "{longest:?} of {allowed} ticks, {} flooders",
+            flooders.len()
+        );
+        assert!(waited.len() as u64 >= 2_000 / (allowed + 10), "{} answers", waited.len());
+    }
+}
+
+/// Its end says nothing about its rate.
+#[test]
+fn a_paused_client_that_finishes_sending_still_keeps_to_its_rate() {
+    let mut sim = Sim::new(|l| l.pid_rate_max = 10);
+    let peer = join_as(&mut sim, 1);
+    sim.send(peer, &ping().repeat(12));
+    sim.run();
+    assert_eq!(sim.take(peer).lines().count(), 10);
+    let (key, now) = (sim.key(peer), sim.now());
+    sim.endpoint.end_of_input(key, now);
+    sim.run();
+    assert_eq!(sim.take(peer).lines().count(), 0);
+    sim.advance(100);
+    assert_eq!(sim.take(peer).lines().count(), 1);
+    sim.advance(100);
+    assert_eq!(sim.take(peer).lines().count(), 1);
+    assert_eq!(sim.closed(peer), Some(CloseReason::PeerFinished));
+}
+
 // What a host does.
 
 #[test]

@@ -88,6 +88,8 @@ pub(crate) struct Connection {
     stalled_at: Option<Mono>,
     /// It has sent faster than it may: nothing is read or processed until then.
     throttled_until: Option<Mono>,
+    /// A line of it has been counted against its rate, and was not taken yet.
+    pub(crate) has_line_reserved: bool,
     /// It waits unread for a buffer: its silence is not its fault.
     pub(crate) is_starved: bool,
     /// A buffer has been set aside for it.
@@ -127,6 +129,7 @@ impl Connection {
             frame_begun_at: None,
             stalled_at: None,
             throttled_until: None,
+            has_line_reserved: false,
             is_starved: false,
             has_promise: false,
             is_read_refused: false,

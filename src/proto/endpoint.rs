@@ -414,7 +414,8 @@ impl Endpoint {
             Work::Everything => usize::MAX,
         };
         let (mut taken, mut is_deferred) = (0, false);
-        while taken < budget && fatal.is_none() {
+        let mut has_line_reserved = connection.has_line_reserved;
+        while taken < budget && fatal.is_none() && !connection.is_throttled() {
             if self.has_enqueued
                 && connection.next_frame_len().is_some_and(|len| !self.inbox.has_room(peer.pid, len))
             {
@@ -424,19 +425,18 @@ impl Endpoint {
             // Before it is judged for not having authenticated, a client may show what it has sent.
             let is_paced =
                 self.limits.pid_rate_max > 0 && (work == Work::Budget || connection.is_authenticated());
-            if is_paced
-                && connection.has_leftover()
-                && let Err(until) = self.throttle.check(peer.pid, self.limits.pid_rate_max, now.mono)
-            {
-                connection.throttle(until);
-                self.stats.throttled += 1;
-                break;
+            if is_paced && !has_line_reserved && connection.has_leftover() {
+                has_line_reserved = true;
+                if let Err(until) = self.throttle.take(peer.pid, self.limits.pid_rate_max, now.mono) {
+                    connection.throttle(until);
+                    self.stats.throttled += 1;
+                    break;
+                }
             }
             let Some(event) = connection.next_event(&env, now.mono) else { break };
             taken += 1;
-            if is_paced && !matches!(event, Event::Blank) {
-                self.throttle.charge(peer.pid, self.limits.pid_rate_max, now.mono);
-            }
+            // A blank line leaves what is reserved to the next one.
+            has_line_reserved &= !is_paced || matches!(event, Event::Blank);
             let reply = match event {
                 Event::Blank => continue,
                 Event::Deliver(message) => match self.inbox.push(message, peer, now.wall) {
@@ -464,6 +464,7 @@ impl Endpoint {
                 fatal = Some(CloseReason::PeerGone);
             }
         }
+        connection.has_line_reserved = has_line_reserved;
         let is_paused = connection.is_stalled() || connection.is_throttled();
         let has_leftover = is_paused || ((is_deferred || taken == budget) && connection.has_leftover());
         if taken > 0 && connection.turn_frames == 0 {

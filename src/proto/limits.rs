@@ -29,8 +29,8 @@ pub struct Limits {
     pub output_bytes_max: usize,
     /// Percent of the inbox that the messages of one process may fill, one message of any size at least. Default 100: all of it.
     pub inbox_share_max: usize,
-    /// Lines a second, blank ones not counted, that are taken from one process; beyond, its connections are not read for a while. Bursts of one
-    /// second's worth are fine. Default 0: as many as come.
+    /// Lines a second, blank ones not counted, that are taken from one process; beyond, its connections are not read for a
+    /// while, and go on in turn. Bursts of one second's worth are fine. Default 0: as many as come.
     pub pid_rate_max: usize,
     /// Messages on their way to other servers. Default 1,000.
     pub outbox_entries_max: usize,

@@ -15,23 +15,16 @@ pub(crate) struct Throttle {
 }
 
 impl Throttle {
-    /// Whether process `pid` may send a line now; the error is when it may. Takes nothing. O(1).
+    /// Takes one line of process `pid`, now if it may send one now; otherwise the error is when, and the line is reserved
+    /// for then. So connections of one process go on in the order in which they had to wait. O(1).
     ///
     /// Processes that the system does not name share one bucket.
-    pub(crate) fn check(&self, pid: Option<u32>, per_second: usize, now: Mono) -> Result<(), Mono> {
+    pub(crate) fn take(&mut self, pid: Option<u32>, per_second: usize, now: Mono) -> Result<(), Mono> {
         let each = interval(per_second);
-        let used_up_at = self.used_up_at.get(&pid).copied().unwrap_or_default();
-        let ahead = used_up_at.max(now).since(now) + each;
-        if ahead > BURST.max(each) {
-            return Err(now.plus(ahead - BURST.max(each)));
-        }
-        Ok(())
-    }
-
-    /// Takes one line of process `pid`. O(1).
-    pub(crate) fn charge(&mut self, pid: Option<u32>, per_second: usize, now: Mono) {
         let used_up_at = self.used_up_at.entry(pid).or_default();
-        *used_up_at = (*used_up_at).max(now).plus(interval(per_second));
+        *used_up_at = (*used_up_at).max(now).plus(each);
+        let (ahead, burst) = (used_up_at.since(now), BURST.max(each));
+        if ahead > burst { Err(now.plus(ahead - burst)) } else { Ok(()) }
     }
 
     /// Forgets processes that may send at full rate again, if there are more than `max`. O(processes).
