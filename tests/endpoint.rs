@@ -136,6 +136,125 @@ fn one_small_message_waits_for_a_small_inbox_no_longer_than_once_round() {
     }
 }
 
+// Timeouts and evictions by a late host.
+
+/// 33 blank lines at 1.0 s and one turn; a message at 1.5 s; the host is back at 2.5 s.
+#[test]
+fn a_message_that_could_not_be_read_behind_blank_lines_keeps_its_sender() {
+    for blank_lines in [15, 16, 17, 31, 32, 33, 100, 1_000, 60_000] {
+        let mut sim = Sim::new(|_| ());
+        let peer = sim.join();
+        sim.host_away(1_000);
+        sim.send(peer, &vec![b'\n'; blank_lines]);
+        sim.turn();
+        sim.host_away(500);
+        sim.send(peer, &text("a"));
+        sim.host_away(1_000);
+        sim.run();
+        let answer = sim.take(peer);
+        assert!(answer.contains("uds-1"), "behind {blank_lines} blank lines: {answer}");
+        assert!(sim.is_open(peer));
+    }
+}
+
+/// More blank lines than one buffer holds, and then the message, all of it sent in time.
+#[test]
+fn a_message_behind_more_than_a_buffer_keeps_its_sender() {
+    for blank_lines in [65_536, 65_537, 65_538, 130_000, 200_000] {
+        let mut sim = Sim::new(|_| ());
+        let peer = sim.join();
+        sim.send(peer, &vec![b'\n'; blank_lines]);
+        sim.send(peer, &text("a"));
+        sim.host_away(40_000);
+        sim.run();
+        let answer = sim.take(peer);
+        assert!(answer.contains("uds-1"), "behind {blank_lines} blank lines: {answer}");
+    }
+}
+
+/// Blank lines without end do not put the timeout off without end, be the host late or not.
+#[test]
+fn blank_lines_without_end_end_with_the_authentication_timeout() {
+    let mut sim = Sim::new(|_| ());
+    let peer = sim.join();
+    for _ in 0..10_000 {
+        if !sim.is_open(peer) || sim.closed(peer).is_some() || sim.endpoint.clients() == 0 {
+            break;
+        }
+        if sim.unread(peer) < 200_000 {
+            sim.send(peer, &vec![b'\n'; 200_000]);
+        }
+        sim.turn();
+        sim.host_away(1);
+    }
+    sim.expect_error(peer, "authentication timeout");
+    assert!(sim.now().mono <= at(2_100).mono, "it was put off until {:?}", sim.now().mono);
+}
+
+#[test]
+fn a_client_whose_message_waits_behind_blank_lines_is_not_evicted() {
+    for (blank_lines, turns) in [(33, 1), (33, 2), (10_000, 1)] {
+        let mut sim = Sim::new(|l| l.clients_max = 1);
+        let peer = sim.join();
+        sim.host_away(100);
+        sim.send(peer, &vec![b'\n'; blank_lines]);
+        if turns == 1 {
+            sim.send(peer, &text("a"));
+        }
+        for turn in 0..turns {
+            if turn + 1 == turns {
+                sim.send(peer, &text("b"));
+                let _newcomer = sim.connect();
+            }
+            sim.turn();
+        }
+        sim.run();
+        let answer = sim.take(peer);
+        assert!(answer.contains("uds-1") && sim.is_open(peer), "behind {blank_lines} blank lines: {answer}");
+    }
+}
+
+#[test]
+fn a_client_whose_message_waits_for_its_rate_is_not_evicted() {
+    let mut sim = Sim::new(|l| {
+        l.clients_max = 2;
+        l.pid_rate_max = 10;
+    });
+    let (busy, peer) = (join_as(&mut sim, 1), join_as(&mut sim, 1));
+    sim.send(busy, &ping().repeat(100));
+    sim.run();
+    sim.send(peer, &ping());
+    sim.run();
+    sim.host_away(150);
+    let newcomer = sim.connect_as(PeerIdentity { uid: OWNER, pid: Some(2) });
+    sim.run();
+    assert!(sim.is_open(peer), "it was evicted with its message in our hands");
+    sim.expect_error(newcomer, "too many clients");
+    sim.advance(1_000);
+    assert!(sim.take(peer).contains("pong"));
+}
+
+#[test]
+fn a_client_that_was_never_read_for_lack_of_a_buffer_is_not_evicted() {
+    let mut sim = Sim::new(|l| {
+        l.clients_max = 2;
+        l.unfinished_bytes_max = 0;
+    });
+    let (holder, peer) = (sim.join_known(), sim.join());
+    sim.send(holder, &ping()[..5]);
+    sim.run();
+    sim.send(peer, &text("a"));
+    sim.run();
+    sim.host_away(500);
+    let newcomer = sim.connect();
+    sim.run();
+    sim.expect_error(newcomer, "too many clients");
+    sim.send(holder, &ping()[5..]);
+    sim.run();
+    let answer = sim.take(peer);
+    assert!(answer.contains("uds-1") && sim.is_open(peer), "{answer}");
+}
+
 // Shares.
 
 /// A message of any legal size fits the share of a process that holds nothing.
@@ -300,6 +419,34 @@ fn a_paused_client_that_finishes_sending_still_keeps_to_its_rate() {
 }
 
 // What a host does.
+
+/// A write that is reported between asking for space and saying what was read.
+#[test]
+fn bytes_that_were_read_are_not_lost_to_a_write_reported_meanwhile() {
+    type Meanwhile = fn(&mut udsmsg::Endpoint, ConnKey);
+    let meanwhile: [(&str, Meanwhile); 5] = [
+        ("nothing written", |endpoint, key| endpoint.sent(key, 0, at(0))),
+        ("all written", |endpoint, key| endpoint.sent(key, endpoint.output(key).len(), at(0))),
+        ("work", |endpoint, _| endpoint.work(at(0))),
+        ("deadlines", |endpoint, _| endpoint.deadlines_reached(at(0))),
+        ("asked twice", |endpoint, key| assert!(endpoint.recv_space(key, at(0)).is_some())),
+    ];
+    let bytes = line(&text("a"));
+    for (name, meanwhile) in meanwhile {
+        for already in [0, 10] {
+            let mut sim = Sim::new(|_| ());
+            let peer = sim.join();
+            let key = sim.key(peer);
+            let endpoint = &mut sim.endpoint;
+            assert_eq!(endpoint.received_bytes(key, &bytes[..already], at(0)), already);
+            endpoint.recv_space(key, at(0)).unwrap()[..bytes.len() - already]
+                .copy_from_slice(&bytes[already..]);
+            meanwhile(endpoint, key);
+            endpoint.received(key, bytes.len() - already, at(0));
+            assert_eq!(endpoint.inbox_len(), 1, "{name}, {already} bytes before");
+        }
+    }
+}
 
 #[test]
 fn more_than_all_that_was_written_counts_as_all() {

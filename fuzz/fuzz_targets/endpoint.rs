@@ -60,6 +60,10 @@ enum Operation {
     Advance {
         ms: u16,
     },
+    /// The host's clock steps back for the time of one turn.
+    TurnInThePast {
+        ms: u16,
+    },
     Turn,
     Drain,
     Shutdown,
@@ -174,6 +178,8 @@ impl World {
         for (to, from) in space.iter_mut().zip(peer.inbound.drain(..n)) {
             *to = from;
         }
+        // A write that is reported in between costs nothing of it.
+        self.endpoint.sent(peer.key, 0, now);
         self.endpoint.received(peer.key, n, now);
         if n == 0 {
             peer.is_end_told = true;
@@ -355,6 +361,12 @@ impl World {
                 }
             }
             Operation::Advance { ms } => self.now_ms += u64::from(*ms),
+            Operation::TurnInThePast { ms } => {
+                let latest = self.now_ms;
+                self.now_ms = latest.saturating_sub(u64::from(*ms));
+                self.turn();
+                self.now_ms = latest;
+            }
             Operation::Turn => self.turn(),
             Operation::Drain => self.drain(),
             Operation::Shutdown => {
@@ -385,7 +397,7 @@ fuzz_target!(|input: Input| {
         limits.pid_rate_max = 1 + usize::from(small.unfinished >> 6);
     }
     if small.unfinished & 0x0c == 0x04 {
-        limits.inbox_share_max = 50;
+        limits.inbox_share_max = 1 + usize::from(small.entries % 100);
     }
     let auth_token = AuthToken::parse(TOKEN).expect("64 digits");
     let mut world = World {

@@ -30,6 +30,10 @@ use super::time::Mono;
 /// Room beyond the output bound: the longest error line is far below this.
 const ERROR_LINE_MAX: usize = 256;
 
+/// Bytes that a client may send before it authenticates and have them read before it times out, however late the host:
+/// more than the buffer of a socket holds by default. Beyond, it cannot put its timeout off by sending.
+const UNPROVEN_BYTES_MAX: u32 = 512 << 10;
+
 /// What a connection needs to know of its surroundings to judge a frame.
 pub(crate) struct Env<'e> {
     pub(crate) limits: &'e Limits,
@@ -59,6 +63,15 @@ enum Phase {
     Closing { reason: CloseReason, deadline: Mono, is_write_shut: bool },
 }
 
+/// Why nothing is read from a peer or processed for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    /// Its unread answers have reached the bound: until all are taken.
+    OutputFull { since: Mono },
+    /// It has sent faster than it may.
+    RateLimited { until: Mono },
+}
+
 /// What has to be done with the stream of a connection, besides writing its output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
@@ -84,12 +97,15 @@ pub(crate) struct Connection {
     active_at: Mono,
     /// When the first byte of the unfinished line came.
     frame_begun_at: Option<Mono>,
-    /// When its unread answers reached the bound; until all are taken, nothing is read or processed.
-    stalled_at: Option<Mono>,
-    /// It has sent faster than it may: nothing is read or processed until then.
-    throttled_until: Option<Mono>,
+    paused: Option<Pause>,
     /// A line of it has been counted against its rate, and was not taken yet.
     pub(crate) has_line_reserved: bool,
+    /// The last read was refused or filled all the space that it was lent: the stream may hold more.
+    may_have_unread: bool,
+    /// Bytes read before it authenticated.
+    unproven_bytes: u32,
+    /// Its timeouts are suspended until the next turn, which reads the stream once more.
+    is_put_off: bool,
     /// It waits unread for a buffer: its silence is not its fault.
     pub(crate) is_starved: bool,
     /// A buffer has been set aside for it.
@@ -101,8 +117,9 @@ pub(crate) struct Connection {
     /// What it has sent waits there for room in the inbox: neither its silence nor that it has not authenticated is its
     /// fault.
     pub(crate) is_deferred: bool,
-    /// Lines taken from it in this turn.
-    pub(crate) turn_frames: usize,
+    /// The turn in which lines were last taken from it, and how many in that turn.
+    turn: u32,
+    turn_frames: u32,
     /// It stands in the endpoint's list of connections with something for the shell to do.
     pub(crate) is_in_steps: bool,
     /// There are answers that the shell has not been told of.
@@ -113,6 +130,8 @@ pub(crate) struct Connection {
     is_output_dead: bool,
     framer: Framer,
     ring: Option<Ring>,
+    /// Bytes of the ring that are lent to a read whose result is not known yet.
+    lent: u32,
     output: Output,
 }
 
@@ -127,14 +146,17 @@ impl Connection {
             has_spoken: false,
             active_at: now,
             frame_begun_at: None,
-            stalled_at: None,
-            throttled_until: None,
+            paused: None,
             has_line_reserved: false,
+            may_have_unread: false,
+            unproven_bytes: 0,
+            is_put_off: false,
             is_starved: false,
             has_promise: false,
             is_read_refused: false,
             is_in_work: false,
             is_deferred: false,
+            turn: 0,
             turn_frames: 0,
             is_in_steps: false,
             has_news: false,
@@ -143,6 +165,7 @@ impl Connection {
             is_output_dead: false,
             framer: Framer::new(limits.frame_bytes_max),
             ring: None,
+            lent: 0,
             output: Output::default(),
         }
     }
@@ -171,27 +194,37 @@ impl Connection {
         self.phase == Phase::Open
     }
 
+    /// Whether nothing is read from it or processed for now.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.is_some()
+    }
+
     pub(crate) fn is_stalled(&self) -> bool {
-        self.stalled_at.is_some()
+        matches!(self.paused, Some(Pause::OutputFull { .. }))
     }
 
     pub(crate) fn is_throttled(&self) -> bool {
-        self.throttled_until.is_some()
+        matches!(self.paused, Some(Pause::RateLimited { .. }))
     }
 
     /// Nothing more is taken from it until then.
     pub(crate) fn throttle(&mut self, until: Mono) {
-        self.throttled_until = Some(until);
+        self.paused = Some(Pause::RateLimited { until });
     }
 
     /// It is throttled no longer, whatever was said.
     pub(crate) fn end_throttle(&mut self) {
-        self.throttled_until = None;
+        self.paused.take_if(|pause| matches!(pause, Pause::RateLimited { .. }));
+    }
+
+    /// It has room for answers again.
+    fn end_stall(&mut self) {
+        self.paused.take_if(|pause| matches!(pause, Pause::OutputFull { .. }));
     }
 
     /// Whether it was throttled until now, and is no longer.
     pub(crate) fn resumes(&mut self, now: Mono) -> bool {
-        self.throttled_until.take_if(|until| *until <= now).is_some()
+        self.paused.take_if(|pause| matches!(pause, Pause::RateLimited { until } if *until <= now)).is_some()
     }
 
     /// How it stands.
@@ -224,12 +257,22 @@ impl Connection {
         self.output.pending()
     }
 
-    /// Space for the next read: in the ring it holds, or in one lent by `rings`; `None` if none is free.
-    pub(crate) fn recv_space(&mut self, rings: &mut RingPool) -> Option<&mut [u8]> {
+    /// At most `max` bytes of space for the next read: in the ring it holds, or in one lent by `rings`; `None` if none is
+    /// free. The ring stays here until [`Self::received`] says what became of it.
+    pub(crate) fn recv_space(&mut self, rings: &mut RingPool, max: usize) -> Option<&mut [u8]> {
         if self.ring.is_none() {
             self.ring = Some(rings.lend()?);
         }
-        self.ring.as_mut().map(Ring::spare_mut)
+        let space = self.ring.as_mut()?.spare_mut();
+        let n = space.len().min(max);
+        self.lent = self.lent.max(u32::try_from(n).unwrap_or(u32::MAX));
+        space.get_mut(..n)
+    }
+
+    /// The shell wanted to read and must not now; it is told when it can.
+    pub(crate) fn refuse_read(&mut self) {
+        self.is_read_refused = true;
+        self.may_have_unread = true;
     }
 
     /// How much of that space the next read may use. What counts against a peer when it is judged has to be read whole.
@@ -240,6 +283,12 @@ impl Connection {
 
     /// `n` bytes were put into the space lent by [`Self::recv_space`].
     pub(crate) fn received(&mut self, n: usize, now: Mono) {
+        let lent = std::mem::take(&mut self.lent) as usize;
+        assert!(n <= lent, "received({n}) of {lent} bytes lent");
+        self.may_have_unread = n > 0 && n == lent;
+        if !self.is_authenticated {
+            self.unproven_bytes = self.unproven_bytes.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
+        }
         if n > 0 {
             self.has_spoken = true;
             self.active_at = now;
@@ -256,13 +305,34 @@ impl Connection {
     /// The peer will send nothing more. What it sent before is still processed.
     pub(crate) fn finish_input(&mut self) {
         self.is_input_finished = true;
+        self.may_have_unread = false;
+    }
+
+    /// Whether the stream may hold what it sent in time, as far as we are to blame for not having read it.
+    pub(crate) fn may_be_behind(&self) -> bool {
+        self.is_starved
+            || self.is_put_off
+            || self.may_have_unread && (self.is_authenticated || self.unproven_bytes <= UNPROVEN_BYTES_MAX)
+    }
+
+    /// Suspends its timeouts until the next turn, if the stream may hold more. `false`: there is no reason to; what it sends
+    /// does not matter where it is its answers that are unread.
+    pub(crate) fn put_off(&mut self) -> bool {
+        self.is_put_off = !self.is_stalled() && self.may_be_behind();
+        self.may_have_unread = false;
+        self.is_put_off
+    }
+
+    /// The next turn has begun.
+    pub(crate) fn end_put_off(&mut self) {
+        self.is_put_off = false;
     }
 
     /// The peer will read nothing more: what it is owed is dropped.
     pub(crate) fn drop_output(&mut self) {
         self.is_output_dead = true;
         self.output.clear();
-        self.stalled_at = None;
+        self.end_stall();
     }
 
     /// `n` bytes of [`Self::output`] were written.
@@ -272,19 +342,19 @@ impl Connection {
             self.active_at = now;
         }
         if self.output.is_empty() {
-            self.stalled_at = None;
+            self.end_stall();
         }
     }
 
     /// Takes the next frame out of the ring and says what it asks for; `None` if there is no whole frame, or no room
     /// for an answer, or the connection is closing.
     pub(crate) fn next_event(&mut self, env: &Env<'_>, now: Mono) -> Option<Event<'_>> {
-        if !self.is_open() || self.is_stalled() {
+        if !self.is_open() || self.is_paused() {
             return None;
         }
         let ring = self.ring.as_mut()?;
         if !self.is_output_dead && self.output.len() + env.answer_bytes_max > env.limits.output_bytes_max {
-            self.stalled_at = Some(now);
+            self.paused = Some(Pause::OutputFull { since: now });
             return None;
         }
         let line = match self.framer.next_frame(ring) {
@@ -311,9 +381,15 @@ impl Connection {
         })
     }
 
+    /// Lines taken from it in turn number `turn`.
+    pub(crate) fn frames_in(&self, turn: u32) -> usize {
+        if self.turn == turn { self.turn_frames as usize } else { 0 }
+    }
+
     /// Lines of it were taken up. It was not silent as long as they lay here.
-    pub(crate) fn taken_up(&mut self, lines: usize, now: Mono) {
-        self.turn_frames += lines;
+    pub(crate) fn taken_up(&mut self, lines: usize, turn: u32, now: Mono) {
+        let frames = self.frames_in(turn).saturating_add(lines);
+        (self.turn, self.turn_frames) = (turn, u32::try_from(frames).unwrap_or(u32::MAX));
         if lines > 0 {
             self.active_at = now;
         }
@@ -358,8 +434,7 @@ impl Connection {
         }
         self.phase =
             Phase::Closing { reason, deadline: now.plus(limits.closing_timeout), is_write_shut: false };
-        self.stalled_at = None;
-        self.throttled_until = None;
+        self.paused = None;
         self.frame_begun_at = None;
         if reason == CloseReason::OutputStalled {
             self.drop_output();
@@ -374,7 +449,8 @@ impl Connection {
 
     /// The ring, if nothing in it is wanted any more.
     pub(crate) fn take_spent_ring(&mut self) -> Option<Ring> {
-        let is_spent = !self.is_open() || self.ring.as_ref().is_some_and(Ring::is_empty);
+        let is_wanted = self.is_open() && self.ring.as_ref().is_some_and(|ring| !ring.is_empty());
+        let is_spent = self.lent == 0 && !is_wanted;
         self.ring.take_if(|_| is_spent)
     }
 
@@ -431,18 +507,21 @@ impl Connection {
         if let Phase::Closing { deadline, .. } = self.phase {
             return Some(deadline);
         }
-        if self.is_starved || self.is_deferred {
+        if self.is_starved || self.is_deferred || self.is_put_off {
             return None;
         }
-        if let Some(stalled_at) = self.stalled_at {
-            // Nothing is read meanwhile: it was active when it last took something. If it did so in this turn, there may be
-            // more that it could not be offered before; the next turn, which is due at once, will tell.
-            let after_last = self.active_at.plus(Duration::from_nanos(1));
-            return Some(stalled_at.plus(limits.output_timeout).max(after_last));
-        }
-        if let Some(until) = self.throttled_until {
+        match self.paused {
+            Some(Pause::OutputFull { since }) => {
+                // Nothing is read meanwhile: it was active when it last took something. If it did so in this turn, there may
+                // be more that it could not be offered before; the next turn, which is due at once, will tell.
+                let after_last = self.active_at.plus(Duration::from_nanos(1));
+                return Some(since.plus(limits.output_timeout).max(after_last));
+            }
             // That it is paused is our doing; that it has not authenticated may still be its own.
-            return [Some(until), self.auth_deadline(limits)].into_iter().flatten().min();
+            Some(Pause::RateLimited { until }) => {
+                return [Some(until), self.auth_deadline(limits)].into_iter().flatten().min();
+            }
+            None => {}
         }
         let idle_deadline = self.active_at.plus(limits.idle_timeout);
         let frame_deadline = self.frame_deadline(limits);

@@ -16,7 +16,8 @@
 //!    [`has_work`](Endpoint::has_work).
 //!
 //! That order is what makes deadlines judge peers and not a host that stayed away: bytes that arrived in time are
-//! read before their sender is judged, however late the turn.
+//! read before their sender is judged, however late the turn. Where the stream may hold more than one read took, the
+//! timeout waits for the next turn.
 //!
 //! Time never steps back: a `now` before one that was given counts as that one.
 
@@ -89,8 +90,8 @@ pub struct Endpoint {
     work: VecDeque<ConnKey>,
     /// Those of them that were served in this turn: when it is over they stand behind the others.
     spent: VecDeque<ConnKey>,
-    /// Connections that have used up some of their budget of this turn.
-    served: VecDeque<ConnKey>,
+    /// The number of this turn; it wraps.
+    turn: u32,
     /// Connections that wait for a ring, in the order in which they asked.
     starved: VecDeque<ConnKey>,
     /// Rings set aside for connections that waited.
@@ -115,7 +116,7 @@ pub struct Endpoint {
 enum Work {
     /// The frames of one turn.
     Budget,
-    /// Every whole frame in its ring: it is about to be judged for not having sent them.
+    /// Every whole frame in its ring: a timeout or an eviction is about to be enforced.
     Everything,
 }
 
@@ -198,7 +199,7 @@ impl Endpoint {
             open: 0,
             work: queue(slots_max)?,
             spent: queue(slots_max)?,
-            served: queue(slots_max)?,
+            turn: 0,
             starved: queue(2 * slots_max)?,
             promised: 0,
             steps: queue(slots_max)?,
@@ -230,9 +231,10 @@ impl Endpoint {
     /// or there is no slot even to refuse it politely.
     ///
     /// When `clients_max` are open, the newcomer takes the slot of the one that has been connected longest without
-    /// authenticating, if that is at least `eviction_age`, those that never sent a byte first. Otherwise the key
-    /// returned is that of a connection that is being refused. O(clients) then; otherwise O(1), and with `pid_rate_max`
-    /// now and then O(processes).
+    /// authenticating, if that is at least `eviction_age`, those that never sent a byte first. What such a client has sent
+    /// is looked at before; one that waits unread for our reasons keeps its slot. Otherwise the key returned is that of a
+    /// connection that is being refused. O(clients) then; otherwise O(1), and with `pid_rate_max` now and then
+    /// O(processes).
     ///
     /// Every refused one is told why if its steps are done before the turn ends, after each or after all of them.
     pub fn accepted(&mut self, peer: PeerIdentity, now: Now) -> Option<ConnKey> {
@@ -245,13 +247,7 @@ impl Endpoint {
         if !self.can_accept() {
             return None;
         }
-        let mut is_refused = false;
-        if self.open >= self.limits.clients_max {
-            match self.find_victim(now.mono) {
-                Some(victim) => self.close(victim, CloseReason::TooManyClients, now),
-                None => is_refused = true,
-            }
-        }
+        let is_refused = !self.make_room(now);
         self.admitted += 1;
         self.throttle.prune(self.slots_max(), now.mono);
         let key = self.slots.insert(Connection::new(peer, self.admitted, &self.limits, now.mono))?;
@@ -266,38 +262,60 @@ impl Endpoint {
         Some(key)
     }
 
-    /// The client that makes room for a newcomer, if one has to.
+    /// Sees to it that a newcomer finds room, at the cost of a client that is silent. `false`: there is none.
+    fn make_room(&mut self, now: Now) -> bool {
+        while self.open >= self.limits.clients_max {
+            let Some(victim) = self.find_victim(now.mono) else { return false };
+            if !self.look_at_everything(victim, now) {
+                self.close(victim, CloseReason::TooManyClients, now);
+            }
+        }
+        true
+    }
+
+    /// The client that makes room for a newcomer, if one has to. What was not read for our own reasons is no silence.
     fn find_victim(&self, now: Mono) -> Option<ConnKey> {
         self.slots
             .iter()
-            .filter(|(_, c)| c.is_open() && !c.is_authenticated() && !c.is_deferred)
+            .filter(|(_, c)| c.is_open() && !c.is_authenticated() && !c.is_deferred && !c.may_be_behind())
             .filter(|(_, c)| now.since(c.accepted_at()) >= self.limits.eviction_age)
             .min_by_key(|(_, c)| (c.has_spoken(), c.serial()))
             .map(|(key, _)| key)
+    }
+
+    /// Takes up all that a connection has sent and that was read and left over, which is one ring at most. `false`: there
+    /// was nothing.
+    fn look_at_everything(&mut self, key: ConnKey, now: Now) -> bool {
+        let Some(connection) = self.slots.get_mut(key) else { return false };
+        if !connection.is_in_work && !connection.is_throttled() {
+            return false;
+        }
+        connection.is_in_work = false;
+        connection.end_throttle();
+        self.process(key, Work::Everything, now);
+        true
     }
 
     // Bytes come.
 
     /// Space for the next read of a connection, at most `turn_bytes_max`, or one frame where it is about to be judged.
     /// `None`: do not read now; [`Step::Read`] will say when to try again. Follow it with
-    /// [`received`](Self::received), be it with 0 bytes.
+    /// [`received`](Self::received), be it with 0 bytes: until then the space stays lent, whatever else is called.
     pub fn recv_space(&mut self, key: ConnKey, now: Now) -> Option<&mut [u8]> {
         let now = self.latest.or_later(now);
         let read_max = self.slots.get(key)?.read_max(&self.limits, now.mono);
-        let space = self.lend_space(key)?;
-        let n = space.len().min(read_max);
-        space.get_mut(..n)
+        self.lend_space(key, read_max)
     }
 
-    /// All the space that there is for the input of a connection.
-    fn lend_space(&mut self, key: ConnKey) -> Option<&mut [u8]> {
+    /// Space for the input of a connection, at most `max` bytes.
+    fn lend_space(&mut self, key: ConnKey, max: usize) -> Option<&mut [u8]> {
         let free = self.rings_max - self.rings.lent();
         let connection = self.slots.get_mut(key)?;
         if connection.is_input_finished() {
             return None;
         }
         if connection.is_stalled() || connection.is_throttled() || connection.is_in_work {
-            connection.is_read_refused = true;
+            connection.refuse_read();
             return None;
         }
         if !connection.has_ring() {
@@ -309,18 +327,18 @@ impl Endpoint {
             connection.is_starved = false;
         }
         // The pool was asked; only memory can be refused now. The borrow checker wants the question put twice.
-        if connection.recv_space(&mut self.rings).is_none() {
+        if connection.recv_space(&mut self.rings, max).is_none() {
             tracing::error!(index = key.index(), "no memory for an input buffer");
             self.remove(key, CloseReason::PeerGone);
             return None;
         }
-        self.slots.get_mut(key)?.recv_space(&mut self.rings)
+        self.slots.get_mut(key)?.recv_space(&mut self.rings, max)
     }
 
     /// Puts a connection in the queue for a ring.
     fn starve(&mut self, key: ConnKey) -> Option<&mut [u8]> {
         let connection = self.slots.get_mut(key)?;
-        connection.is_read_refused = true;
+        connection.refuse_read();
         if !connection.is_starved {
             connection.is_starved = true;
             // Those that went away while they waited leave their keys behind.
@@ -333,7 +351,11 @@ impl Endpoint {
         None
     }
 
-    /// `n` bytes were read into the space lent by [`recv_space`](Self::recv_space).
+    /// `n` bytes were read into the space lent by [`recv_space`](Self::recv_space). A stale key is ignored.
+    ///
+    /// # Panics
+    ///
+    /// If `n` is more than was lent: those bytes would be lost.
     pub fn received(&mut self, key: ConnKey, n: usize, now: Now) {
         let now = self.latest.or_later(now);
         if let Some(connection) = self.slots.get_mut(key) {
@@ -347,7 +369,7 @@ impl Endpoint {
     /// or not, and returns how much that was. What is left must be offered again after [`Step::Read`].
     pub fn received_bytes(&mut self, key: ConnKey, bytes: &[u8], now: Now) -> usize {
         let now = self.latest.or_later(now);
-        let Some(space) = self.lend_space(key) else { return 0 };
+        let Some(space) = self.lend_space(key, usize::MAX) else { return 0 };
         let n = space.len().min(bytes.len());
         for (to, from) in space.iter_mut().zip(bytes) {
             *to = *from;
@@ -355,7 +377,7 @@ impl Endpoint {
         if n < bytes.len()
             && let Some(connection) = self.slots.get_mut(key)
         {
-            connection.is_read_refused = true;
+            connection.refuse_read();
         }
         self.received(key, n, now);
         n
@@ -383,6 +405,7 @@ impl Endpoint {
             let Some(key) = self.work.pop_front() else { break };
             if let Some(connection) = self.slots.get_mut(key).filter(|c| c.is_in_work) {
                 connection.is_in_work = false;
+                connection.end_put_off();
                 self.process(key, Work::Budget, now);
             }
         }
@@ -410,12 +433,12 @@ impl Endpoint {
         let mut fatal = None;
         // What was left over and what is read anew are one budget.
         let budget = match work {
-            Work::Budget => self.limits.turn_frames_max.saturating_sub(connection.turn_frames),
+            Work::Budget => self.limits.turn_frames_max.saturating_sub(connection.frames_in(self.turn)),
             Work::Everything => usize::MAX,
         };
         let (mut taken, mut is_deferred) = (0, false);
         let mut has_line_reserved = connection.has_line_reserved;
-        while taken < budget && fatal.is_none() && !connection.is_throttled() {
+        while taken < budget && fatal.is_none() && !connection.is_paused() {
             if self.has_enqueued
                 && connection.next_frame_len().is_some_and(|len| !self.inbox.has_room(peer.pid, len))
             {
@@ -465,22 +488,10 @@ impl Endpoint {
             }
         }
         connection.has_line_reserved = has_line_reserved;
-        let is_paused = connection.is_stalled() || connection.is_throttled();
+        let is_paused = connection.is_paused();
         let has_leftover = is_paused || ((is_deferred || taken == budget) && connection.has_leftover());
-        if taken > 0 && connection.turn_frames == 0 {
-            self.served.push_back(key);
-        }
-        connection.taken_up(taken, now.mono);
+        connection.taken_up(taken, self.turn, now.mono);
         connection.is_deferred = is_deferred && has_leftover && !is_paused;
-        if !has_leftover {
-            connection.note_unfinished(now.mono);
-        } else if !is_paused && !connection.is_in_work {
-            connection.is_in_work = true;
-            // One that was served in this turn stands behind those that were not.
-            let was_served = connection.turn_frames > 0;
-            let line = if was_served { &mut self.spent } else { &mut self.work };
-            line.push_back(key);
-        }
         if fatal.is_none() && !has_leftover && connection.is_input_finished() {
             fatal = Some(if connection.is_output_dead() {
                 CloseReason::PeerGone
@@ -488,10 +499,24 @@ impl Endpoint {
                 CloseReason::PeerFinished
             });
         }
+        if !has_leftover {
+            connection.note_unfinished(now.mono);
+        } else if !is_paused {
+            self.put_in_line(key);
+        }
         match fatal {
             Some(reason) => self.close(key, reason, now),
             None => self.settle(key),
         }
+    }
+
+    /// Has the next turn go on with a connection. One that was served in this turn stands behind those that were not.
+    fn put_in_line(&mut self, key: ConnKey) {
+        let Some(connection) = self.slots.get_mut(key).filter(|c| !c.is_in_work) else { return };
+        connection.is_in_work = true;
+        let was_served = connection.frames_in(self.turn) > 0;
+        let line = if was_served { &mut self.spent } else { &mut self.work };
+        line.push_back(key);
     }
 
     // Bytes go.
@@ -521,13 +546,8 @@ impl Endpoint {
 
     /// After output went away: a connection that was stalled by it goes on where it stopped.
     fn unstall(&mut self, key: ConnKey, was_stalled: bool) {
-        if let Some(connection) = self.slots.get_mut(key)
-            && was_stalled
-            && !connection.is_stalled()
-            && !connection.is_in_work
-        {
-            connection.is_in_work = true;
-            self.work.push_back(key);
+        if was_stalled && self.slots.get(key).is_some_and(|c| !c.is_stalled()) {
+            self.put_in_line(key);
         }
         self.settle(key);
     }
@@ -594,34 +614,44 @@ impl Endpoint {
             let Some(key) = self.wheel.next_expired(now.mono, truth) else { break };
             let Some(connection) = self.slots.get_mut(key) else { continue };
             if connection.is_open() && connection.resumes(now.mono) {
-                connection.is_in_work = true;
-                self.work.push_back(key);
+                self.put_in_line(key);
                 self.settle(key);
                 continue;
             }
             match connection.expired(&self.limits, now.mono) {
-                // What it sent in time may be among the frames that were read and left over: they are looked at
-                // before it is judged, all of them, which is one ring at most.
-                Some(_) if connection.is_in_work || connection.is_throttled() => {
-                    connection.is_in_work = false;
-                    connection.end_throttle();
-                    self.process(key, Work::Everything, now);
+                Some(reason) if !connection.is_open() => self.remove(key, reason),
+                // What it sent in time may be among the frames that were read and left over, or behind them in the
+                // stream: all of that is looked at first.
+                Some(reason) => {
+                    if self.look_at_everything(key, now) {
+                        continue;
+                    }
+                    if !self.put_off(key) {
+                        self.close(key, reason, now);
+                    }
                 }
-                Some(reason) if connection.is_open() => self.close(key, reason, now),
-                Some(reason) => self.remove(key, reason),
                 None => self.settle(key),
             }
         }
     }
 
+    /// Suspends the timeouts of a connection until the next turn has read its stream once more, if that may hold more.
+    /// `false`: there is no reason to.
+    fn put_off(&mut self, key: ConnKey) -> bool {
+        let Some(connection) = self.slots.get_mut(key).filter(|c| !c.is_in_work) else { return false };
+        if !connection.put_off() {
+            return false;
+        }
+        self.settle(key);
+        // The next turn is due at once, and ends this.
+        self.put_in_line(key);
+        true
+    }
+
     /// The turn is over: slots freed in it may be used again, for no event of this turn can name them any more.
     pub fn turn_ended(&mut self) {
         self.has_enqueued = false;
-        while let Some(key) = self.served.pop_front() {
-            if let Some(connection) = self.slots.get_mut(key) {
-                connection.turn_frames = 0;
-            }
-        }
+        self.turn = self.turn.wrapping_add(1);
         self.work.append(&mut self.spent);
         self.slots.release_retired();
     }
