@@ -308,7 +308,7 @@ impl Connection {
         self.may_have_unread = false;
     }
 
-    /// Whether the stream may hold what it sent in time, as far as we are to blame for not having read it.
+    /// Whether the stream may hold bytes that came in time and were not read yet.
     pub(crate) fn may_be_behind(&self) -> bool {
         self.is_starved
             || self.is_put_off

@@ -232,7 +232,7 @@ impl Endpoint {
     ///
     /// When `clients_max` are open, the newcomer takes the slot of the one that has been connected longest without
     /// authenticating, if that is at least `eviction_age`, those that never sent a byte first. What such a client has sent
-    /// is looked at before; one that waits unread for our reasons keeps its slot. Otherwise the key returned is that of a
+    /// is processed before; one whose bytes were not read yet keeps its slot. Otherwise the key returned is that of a
     /// connection that is being refused. O(clients) then; otherwise O(1), and with `pid_rate_max` now and then
     /// O(processes).
     ///
@@ -273,7 +273,7 @@ impl Endpoint {
         true
     }
 
-    /// The client that makes room for a newcomer, if one has to. What was not read for our own reasons is no silence.
+    /// The client that makes room for a newcomer, if one has to; none whose bytes were not read yet.
     fn find_victim(&self, now: Mono) -> Option<ConnKey> {
         self.slots
             .iter()
@@ -564,7 +564,7 @@ impl Endpoint {
                 return Some((key, Step::Close(reason)));
             }
             let Some(&key) = self.steps.front() else {
-                // Everyone has been written to: now those that are too many can go.
+                // Each last line has been offered to its stream: now those that are too many can go.
                 self.cut_off_closing();
                 if self.gone.is_empty() {
                     return None;
