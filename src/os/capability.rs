@@ -338,8 +338,10 @@ impl OpenCapabilityDir {
             return Err(refuse(format_args!("it belongs to uid {}, and you are uid {own_uid}", facts.uid)));
         }
         if facts.is_open_to_others() && intent == Intent::ToBelieve {
-            let mode = facts.mode.bits();
-            return Err(refuse(format_args!("its mode {mode:04o} lets others in; start the server anew")));
+            let (mode, list) = (facts.mode.bits(), sys::access_list_noted(&path()));
+            return Err(refuse(format_args!(
+                "its mode {mode:04o}{list} lets others in; start the server anew"
+            )));
         }
         let mut bytes = Vec::new();
         if facts.len <= FILE_BYTES_MAX {

@@ -270,8 +270,8 @@ impl Claim {
                 Some(format!("belongs to uid {}, and you are uid {own_uid}", found.uid))
             }
             Some(found) if !SOCKET_MODE.contains(found.mode) => {
-                let mode = found.mode.bits();
-                Some(format!("has mode {mode:04o}, which lets others in; have it made with mode 0600"))
+                let (mode, list) = (found.mode.bits(), sys::access_list_noted(Path::new(path)));
+                Some(format!("has mode {mode:04o}{list}, which lets others in; have it made with mode 0600"))
             }
             Some(found) => {
                 self.socket = Some(found.id);

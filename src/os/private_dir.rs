@@ -8,8 +8,10 @@
 //!
 //! Whoever owns `/` counts as root: in a user namespace that does not map root, root's files seem to belong
 //! to somebody else, and the owner of `/` can do anything anyway. Write permission for a group counts as
-//! permission for others unless the group is root's or the private group of our user (a umask of 002 is
-//! common with those).
+//! permission for others, whatever the group: its list of members does not name the users whose first group
+//! it is, root can give it to any process, and the list may come from a name service that has to be waited
+//! for. It also covers POSIX access lists, because the group bits of a mode are the most that any entry of
+//! such a list gives.
 
 use std::collections::VecDeque;
 use std::env;
@@ -345,17 +347,29 @@ impl<'a> Walk<'a> {
             let why = format!("{path:?} on the way to it belongs to uid {}, not to root or you", facts.uid);
             return Err(self.fault(&why, "name a directory whose path only root and you can change"));
         }
-        let by_group = facts.mode.contains(Mode::S_IWGRP) && !facts.mode.contains(Mode::S_ISVTX);
-        let by_others = facts.mode.contains(Mode::S_IWOTH) && !facts.mode.contains(Mode::S_ISVTX);
-        if by_others || (by_group && !sys::group_is_private(facts.gid)) {
+        let is_writable = facts.mode.intersects(Mode::S_IWGRP | Mode::S_IWOTH);
+        if !is_writable || facts.mode.contains(Mode::S_ISVTX) {
+            return Ok(());
+        }
+        let mode = facts.mode.bits();
+        let list = sys::access_list_noted(path);
+        // A group of one user is common where the umask is 002, and then its owner can close the directory safely. It
+        // is left to the reader to know that it is such a group.
+        if facts.uid == self.own_uid && !facts.mode.contains(Mode::S_IWOTH) {
             let why = format!(
-                "{path:?} on the way to it can be changed by others (mode {:04o}, group {})",
-                facts.mode.bits(),
+                "{path:?} on the way to it can be changed by its group {} (mode {mode:04o}{list})",
                 facts.gid
             );
-            return Err(self.fault(&why, &format!("chmod go-w {path:?}")));
+            let mend = format!(
+                "chmod g-w {path:?} if nobody else is meant to write there, or name another directory"
+            );
+            return Err(self.fault(&why, &mend));
         }
-        Ok(())
+        let why = format!(
+            "{path:?} on the way to it can be changed by others (mode {mode:04o}, group {}{list})",
+            facts.gid
+        );
+        Err(self.fault(&why, &format!("chmod go-w {path:?}")))
     }
 
     /// The directory itself: real, ours, and closed to everyone else.
@@ -376,7 +390,8 @@ impl<'a> Walk<'a> {
             return Err(self.fault(&why, "name a directory of your own"));
         }
         if facts.is_open_to_others() {
-            let why = format!("its mode {:04o} lets others in", facts.mode.bits());
+            let why =
+                format!("its mode {:04o}{} lets others in", facts.mode.bits(), sys::access_list_noted(path));
             return Err(self.fault(&why, &format!("chmod 700 {path:?}")));
         }
         Ok(())

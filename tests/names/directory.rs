@@ -100,21 +100,82 @@ fn whoever_can_change_the_way_is_root_or_us() {
     expect_refused(&place, &place.path("link/d"), &["can be changed by others"]);
 }
 
+/// Who is in a group cannot be known for certain: a user whose first group it is stands in no list of members.
 #[test]
-fn write_permission_for_a_group_counts_unless_the_group_is_nobody_else() {
+fn write_permission_for_any_group_counts_also_for_our_own() {
     let place = Place::open();
     let shared = place.make_dir("shared", 0o775);
-    if !crate::util::is_root() {
+    let mut groups = vec![nix::unistd::getegid().as_raw()];
+    if crate::util::is_root() {
+        groups.push(65_534);
+    }
+    for group in groups {
+        std::os::unix::fs::chown(&shared, None, Some(group)).unwrap();
+        chmod(&shared, 0o775);
+        let name = format!("its group {group} (mode 0775)");
+        expect_refused(
+            &place,
+            &shared.join("d"),
+            &["can be changed by", &name, "chmod g-w", "name another directory"],
+        );
+        // A sticky directory lets nobody exchange what is another's.
+        chmod(&shared, 0o1775);
+        for result in uses(&place, &shared.join("d")) {
+            result.unwrap();
+        }
+        fs::remove_dir_all(shared.join("d")).unwrap();
+    }
+}
+
+/// Lets user 65534 do to `path` what `permissions` say, with an access list; false if that cannot be done here.
+#[cfg(target_os = "linux")]
+fn share_by_access_list(path: &Path, permissions: u16) -> bool {
+    // The user, another user, the group, the mask, others; only the second has an id.
+    let owner = 6 | if path.is_dir() { 1 } else { 0 };
+    let entries: [(u16, u16, u32); 5] = [
+        (0x01, owner, u32::MAX),
+        (0x02, permissions, 65_534),
+        (0x04, 0, u32::MAX),
+        (0x10, permissions, u32::MAX),
+        (0x20, 0, u32::MAX),
+    ];
+    let mut list = 2_u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        list.extend(tag.to_le_bytes().into_iter().chain(permissions.to_le_bytes()).chain(id.to_le_bytes()));
+    }
+    let set = rustix::fs::lsetxattr(path, c"system.posix_acl_access", &list, rustix::fs::XattrFlags::empty());
+    if let Err(error) = set {
+        eprintln!("SKIPPED: the temporary directory keeps no access lists: {error}");
+    }
+    set.is_ok()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_access_list_is_refused_by_name_on_the_way_and_at_the_end() {
+    let place = Place::open();
+    let way = place.make_dir("way", 0o700);
+    if !share_by_access_list(&way, 7) {
         return;
     }
-    std::os::unix::fs::chown(&shared, None, Some(65_534)).unwrap();
-    chmod(&shared, 0o775);
-    expect_refused(&place, &shared.join("d"), &["can be changed by others", "group 65534"]);
-    std::os::unix::fs::chown(&shared, None, Some(0)).unwrap();
-    chmod(&shared, 0o775);
-    for result in uses(&place, &shared.join("d")) {
+    expect_refused(&place, &way.join("d"), &["can be changed by", "0770", "an access list", "getfacl"]);
+    expect_refused(&place, &way, &["0770", "an access list", "lets others in"]);
+    // To read only: nobody can exchange what stands in it.
+    assert!(share_by_access_list(&way, 5));
+    for result in uses(&place, &way.join("d")) {
         result.unwrap();
     }
+    // One that its mask makes void gives nothing.
+    chmod(&way, 0o700);
+    for result in uses(&place, &way) {
+        result.unwrap();
+    }
+    // A capability file that can be read by somebody else.
+    let capabilities = place.capabilities();
+    let address = Address::parse("/somewhere/s.sock").unwrap();
+    capabilities.publish(&address, &token(1), &mut Random::from_os().unwrap()).unwrap();
+    assert!(share_by_access_list(&capabilities.path().join(CapabilityDir::file_name(&address)), 4));
+    expect_error(capabilities.read(&address), ErrorKind::CapabilityUnusable, &["0640", "an access list"]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Raw facts of the operating system, behind safe functions. The only directory that may hold `unsafe`; today
-//! there is none, because `nix` wraps what is needed.
+//! there is none, because `nix` and `rustix` wrap what is needed.
 //!
 //! A platform supplies:
 //!
@@ -14,8 +14,8 @@ mod unix;
 
 #[cfg(unix)]
 pub(crate) use unix::{
-    Facts, FileId, FileKind, SUN_PATH_BYTES, chmod_unfollowed, facts_at, facts_of, facts_of_path,
-    group_is_private, home_directory, is_local, is_shut_down, is_writable, names_in, open_at, pin,
+    Facts, FileId, FileKind, SUN_PATH_BYTES, access_list_noted, chmod_unfollowed, facts_at, facts_of,
+    facts_of_path, home_directory, is_local, is_shut_down, is_writable, names_in, open_at, pin,
     process_exists, stream_socket, take_over,
 };
 #[cfg(unix)]

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType};
 use nix::sys::stat::{self, FchmodatFlags, FileStat, Mode, SFlag};
-use nix::unistd::{Gid, Group, Pid, Uid, User};
+use nix::unistd::{Pid, Uid, User};
 
 use crate::proto::peer::PeerIdentity;
 use crate::proto::time::Wall;
@@ -362,15 +362,15 @@ pub(crate) fn home_directory() -> Option<PathBuf> {
     Some(user.dir).filter(|dir| dir.is_absolute())
 }
 
-/// Whether write permission for group `gid` gives nothing to anyone but root and ourselves: it is root's
-/// group, or the group that systems with a umask of 002 give to one user alone.
-pub(crate) fn group_is_private(gid: u32) -> bool {
-    if gid == 0 {
-        return true;
+/// What to add to the mode of `path` in an error: its group bits stand for more than its group if it has a POSIX access
+/// list. Those bits are the most that any entry of the list gives, so without them there is nothing to look for.
+pub(crate) fn access_list_noted(path: &Path) -> &'static str {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if rustix::fs::lgetxattr(path, c"system.posix_acl_access", &mut [0_u8; 0]).is_ok() {
+        return ", with an access list that getfacl shows,";
     }
-    let Ok(Some(user)) = User::from_uid(Uid::effective()) else { return false };
-    let Ok(Some(group)) = Group::from_gid(Gid::from_raw(gid)) else { return false };
-    user.gid == group.gid && user.name == group.name && group.mem.iter().all(|member| *member == user.name)
+    let _ = path;
+    ""
 }
 
 /// Whether a process `pid` exists (a zombie does); `None` if the number cannot be one.
