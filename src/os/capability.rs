@@ -20,17 +20,21 @@ use sha2::{Digest, Sha256};
 use super::address::Address;
 use super::location::drawn_pid;
 use super::namespace::{Environment, Namespace};
-use super::private_dir::{PrivateDir, Purpose};
+use super::private_dir::{MadeDirs, PrivateDir, Purpose};
 use super::process::{ProcessIdentity, ProcessStart};
 use super::random::Random;
-use super::refused;
 use super::sys::{self, Facts, FileId, FileKind};
+use super::{is_not_found, refused};
 use crate::proto::auth::AuthToken;
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::time::Wall;
 
 /// Bytes of a capability file that a reader takes at most.
 const FILE_BYTES_MAX: u64 = 4096;
+
+/// How often a publication makes the directory again that others keep removing: a start that fails removes the directories
+/// that it made.
+const PUBLISH_ATTEMPTS_MAX: u32 = 64;
 
 /// What a capability file says.
 #[derive(Clone, Debug)]
@@ -122,7 +126,38 @@ impl CapabilityDir {
         auth_token: &AuthToken,
         random: &mut Random,
     ) -> Result<(), Error> {
-        self.open_for_writing()?.publish(address, auth_token, random)
+        self.publish_held(address, auth_token, random).map(drop)
+    }
+
+    /// The same, and says what was made for it.
+    pub(crate) fn publish_held(
+        &self,
+        address: &Address,
+        auth_token: &AuthToken,
+        random: &mut Random,
+    ) -> Result<(Publication, MadeDirs), Error> {
+        let mut made = MadeDirs::default();
+        for attempt in 1.. {
+            let error = match self.open_for_writing() {
+                Ok(mut dir) => {
+                    made.append(dir.dir.take_made());
+                    match dir.publish(address, auth_token, random) {
+                        Ok(file) => {
+                            let path = self.path.join(Self::file_name(address));
+                            return Ok((Publication { dir, path, file }, made));
+                        }
+                        Err(error) => error,
+                    }
+                }
+                Err(error) => error,
+            };
+            // Another start that failed can have removed the directory between two of our looks at it.
+            if !is_not_found(&error) || attempt >= PUBLISH_ATTEMPTS_MAX {
+                made.remove();
+                return Err(error);
+            }
+        }
+        Err(Error::new(ErrorKind::Io, "the capability file was not published"))
     }
 
     /// Reads the right to talk to the server at `address`.
@@ -193,12 +228,13 @@ pub(crate) struct OpenCapabilityDir {
 }
 
 impl OpenCapabilityDir {
-    pub(crate) fn publish(
+    /// Says which file was published.
+    fn publish(
         &self,
         address: &Address,
         auth_token: &AuthToken,
         random: &mut Random,
-    ) -> Result<(), Error> {
+    ) -> Result<Facts, Error> {
         address.check_length()?;
         let name = CapabilityDir::file_name(address);
         let process = ProcessIdentity::current();
@@ -218,8 +254,10 @@ impl OpenCapabilityDir {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
         let file =
             sys::open_at(&self.dir, &temporary, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(cannot)?;
-        let written = write_private(file, &json)
-            .and_then(|()| Ok(renameat(&self.dir, temporary.as_str(), &self.dir, name.as_str())?));
+        let written = write_private(file, &json).and_then(|facts| {
+            renameat(&self.dir, temporary.as_str(), &self.dir, name.as_str())?;
+            Ok(facts)
+        });
         written.map_err(|cause| {
             // The file was made just above under a name that nobody else uses.
             let _ = unlinkat(&self.dir, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
@@ -409,6 +447,52 @@ impl OpenCapabilityDir {
     }
 }
 
+/// A capability file that a server of this process has published.
+#[derive(Debug)]
+pub(crate) struct Publication {
+    dir: OpenCapabilityDir,
+    /// Where clients look for it.
+    path: PathBuf,
+    file: Facts,
+}
+
+impl Publication {
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether clients find `auth_token` there: one system call, unless something has changed.
+    pub(crate) fn is_in_place(&self, address: &Address, auth_token: &AuthToken) -> bool {
+        let found = if self.path.is_absolute() {
+            sys::facts_of_path(&self.path)
+        } else {
+            self.dir.facts(&CapabilityDir::file_name(address))
+        };
+        let Ok(found) = found else { return false };
+        let is_unchanged = found.id == self.file.id
+            && (found.len, found.mode, found.modified) == (self.file.len, self.file.mode, self.file.modified);
+        // A backup can have restored it, a network file system can have another clock: what it says counts.
+        is_unchanged
+            || self
+                .read_again(address)
+                .is_ok_and(|found| auth_token.matches(found.auth_token.expose().as_bytes()))
+    }
+
+    fn read_again(&self, address: &Address) -> Result<Capability, Error> {
+        if self.path.is_absolute() {
+            CapabilityDir::at(self.dir.path()).read(address)
+        } else {
+            self.dir.read(address)
+        }
+    }
+
+    /// Removes it, if it still holds `auth_token`; says whether it did.
+    pub(crate) fn remove_if_ours(&self, address: &Address, auth_token: &AuthToken) -> Result<bool, Error> {
+        self.dir.remove_if_ours(address, auth_token)
+    }
+}
+
 /// A capability and which file, with which contents, it was read from.
 #[derive(Debug)]
 pub(crate) struct FoundCapability {
@@ -474,7 +558,8 @@ enum Intent {
 
 /// Writes `bytes` to the new `file`, which nobody else can have opened: it is 0600 from the start, or less
 /// under a strange umask.
-fn write_private(mut file: File, bytes: &[u8]) -> io::Result<()> {
+fn write_private(mut file: File, bytes: &[u8]) -> io::Result<Facts> {
     fchmod(&file, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    file.write_all(bytes)
+    file.write_all(bytes)?;
+    sys::facts_of(&file)
 }

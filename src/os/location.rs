@@ -8,7 +8,7 @@ use std::process;
 
 use super::address::Address;
 use super::namespace::{Environment, Namespace};
-use super::private_dir::{PrivateDir, Purpose};
+use super::private_dir::{MadeDirs, PrivateDir, Purpose};
 use super::random::Random;
 use super::sys;
 use crate::proto::error::{Error, ErrorKind};
@@ -22,6 +22,8 @@ pub struct Location {
     address: Address,
     is_drawn: bool,
     skipped: Vec<SkippedLocation>,
+    /// The directories that drawing it has made: a start that fails removes them.
+    made: MadeDirs,
 }
 
 /// A default location that could not be used, and why.
@@ -45,7 +47,7 @@ impl fmt::Display for SkippedLocation {
 impl From<Address> for Location {
     /// The location that the caller chose.
     fn from(address: Address) -> Self {
-        Self { address, is_drawn: false, skipped: Vec::new() }
+        Self { address, is_drawn: false, skipped: Vec::new(), made: MadeDirs::default() }
     }
 }
 
@@ -56,7 +58,7 @@ impl Location {
     /// Where that is too long, or the shared directory is not private to us, the next is taken: the same
     /// below `$XDG_RUNTIME_DIR`, `$TMPDIR/<namespace>-socks-<uid>/…`, and a fresh directory directly in
     /// `/tmp`. Every candidate that was not used is in [`Location::skipped`]. The shared directory is created
-    /// here, the directory of this server only when it starts.
+    /// here, the directory of this server only when it starts; if that start fails, both are removed again.
     ///
     /// # Errors
     ///
@@ -67,7 +69,7 @@ impl Location {
         random: &mut Random,
     ) -> Result<Self, Error> {
         Self::choose(namespace, environment, random, |directory| {
-            PrivateDir::open_or_create(directory, Purpose::Sockets).map(drop)
+            PrivateDir::open_or_create(directory, Purpose::Sockets).map(|mut dir| dir.take_made())
         })
     }
 
@@ -82,29 +84,29 @@ impl Location {
         random: &mut Random,
     ) -> Result<Self, Error> {
         Self::choose(namespace, environment, random, |directory| {
-            PrivateDir::check(directory, Purpose::Sockets).map(drop)
+            PrivateDir::check(directory, Purpose::Sockets).map(|_| MadeDirs::default())
         })
     }
 
-    /// The first of the default locations whose shared directory `is_usable`.
+    /// The first of the default locations whose shared directory `prepare` finds usable.
     fn choose(
         namespace: &Namespace,
         environment: &Environment,
         random: &mut Random,
-        is_usable: impl Fn(&Path) -> Result<(), Error>,
+        prepare: impl Fn(&Path) -> Result<MadeDirs, Error>,
     ) -> Result<Self, Error> {
         let (pid, nonce) = (process::id(), random.nonce());
         let mut skipped = Vec::new();
         for directory in shared_directories(namespace, environment) {
             let address = usable(&directory, &format!("{pid}-{nonce}"));
-            match address.and_then(|address| is_usable(Path::new(&directory)).map(|()| address)) {
-                Ok(address) => return Ok(Self { address, is_drawn: true, skipped }),
+            match address.and_then(|address| Ok((address, prepare(Path::new(&directory))?))) {
+                Ok((address, made)) => return Ok(Self { address, is_drawn: true, skipped, made }),
                 Err(error) => skipped.push(SkippedLocation::new(&directory, &error)),
             }
         }
         let fresh = format!("/tmp/{namespace}-{pid}-{nonce}");
         match usable_fresh(&fresh) {
-            Ok(address) => Ok(Self { address, is_drawn: true, skipped }),
+            Ok(address) => Ok(Self { address, is_drawn: true, skipped, made: MadeDirs::default() }),
             Err(error) => {
                 skipped.push(SkippedLocation::new(&OsString::from(fresh), &error));
                 let reasons: Vec<String> = skipped.iter().map(ToString::to_string).collect();
@@ -127,6 +129,11 @@ impl Location {
     /// well.
     pub fn skipped(&self) -> &[SkippedLocation] {
         &self.skipped
+    }
+
+    /// The directories that drawing it has made; nothing the second time.
+    pub(crate) fn take_made(&mut self) -> MadeDirs {
+        std::mem::take(&mut self.made)
     }
 
     /// Whether the directory of the socket was drawn for this server alone.

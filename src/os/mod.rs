@@ -41,6 +41,13 @@ pub(crate) mod transport;
 #[cfg(unix)]
 use crate::proto::error::{Error, ErrorKind};
 
+/// Whether it is because something was not there.
+#[cfg(unix)]
+fn is_not_found(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.is_some_and(|source| source.kind() == std::io::ErrorKind::NotFound)
+}
+
 /// The operating system refused: `what` failed for the reason in `source`.
 #[cfg(unix)]
 fn refused(what: impl Into<String>, source: impl Into<std::io::Error>) -> Error {

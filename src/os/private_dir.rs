@@ -18,6 +18,7 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Component, Path, PathBuf};
 
@@ -47,7 +48,7 @@ pub(crate) struct PrivateDir {
     file: File,
     path: PathBuf,
     id: FileId,
-    is_new: bool,
+    made: MadeDirs,
 }
 
 impl AsFd for PrivateDir {
@@ -57,20 +58,22 @@ impl AsFd for PrivateDir {
 }
 
 impl PrivateDir {
-    /// Opens the directory at `path`; it and its missing parents are created 0700.
+    /// Opens the directory at `path`; it and its missing parents are created 0700. If that fails, those that
+    /// were created are removed again.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::DirectoryNotPrivate`] naming the fault and what would mend it; [`ErrorKind::Io`].
     pub(crate) fn open_or_create(path: &Path, purpose: Purpose) -> Result<Self, Error> {
         let mut walk = Walk::new(path, purpose, Missing::Create)?;
-        match walk.walk_on()? {
+        let opened = walk.walk_on().and_then(|found| match found {
             Found::Everything => walk.open(),
             Found::UpTo(missing) => Err(refused(
                 format!("cannot open the {} {path:?}: {missing:?} vanished", walk.noun()),
                 io::ErrorKind::NotFound,
             )),
-        }
+        });
+        opened.inspect_err(|_| walk.made.remove())
     }
 
     /// Opens the directory at `path`, or says that it does not exist; changes nothing.
@@ -137,7 +140,12 @@ impl PrivateDir {
 
     /// Whether the call that gave this directory made it.
     pub(crate) fn is_new(&self) -> bool {
-        self.is_new
+        self.made.0.last().is_some_and(|last| last.path == self.path)
+    }
+
+    /// The directories that were made by the call that gave this one; nothing the second time.
+    pub(crate) fn take_made(&mut self) -> MadeDirs {
+        mem::take(&mut self.made)
     }
 
     /// Its path without any link, absolute.
@@ -150,9 +158,60 @@ impl PrivateDir {
         &self.file
     }
 
-    /// Whether this directory still stands where it was found.
+    /// Whether this directory still stands where it was found; no if that cannot be told.
     pub(crate) fn is_in_place(&self) -> bool {
-        sys::facts_of_path(&self.path).is_ok_and(|facts| facts.id == self.id)
+        self.stands().unwrap_or(false)
+    }
+
+    /// Whether this directory still stands where it was found.
+    pub(crate) fn stands(&self) -> io::Result<bool> {
+        match sys::facts_of_path(&self.path) {
+            Ok(facts) => Ok(facts.id == self.id),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(cause) => Err(cause),
+        }
+    }
+}
+
+/// Directories that a start has made, each before those in it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MadeDirs(Vec<MadeDir>);
+
+#[derive(Clone, Debug)]
+struct MadeDir {
+    path: PathBuf,
+    /// Unknown if the system refused to say directly after it was made.
+    id: Option<FileId>,
+}
+
+impl MadeDirs {
+    /// Adds directories that were made later.
+    pub(crate) fn append(&mut self, mut later: Self) {
+        self.0.append(&mut later.0);
+    }
+
+    /// Removes those that still stand there and are empty. What another process has put something into stays, and so
+    /// does what the system refuses to remove; that is reported.
+    pub(crate) fn remove(&mut self) {
+        for made in mem::take(&mut self.0).into_iter().rev() {
+            let removed = sys::facts_of_path(&made.path).and_then(|found| {
+                let is_ours = found.kind == FileKind::Directory && found.uid == sys::effective_uid();
+                let is_same = made.id.is_none_or(|id| found.id == id);
+                if is_ours && is_same { fs::remove_dir(&made.path) } else { Ok(()) }
+            });
+            match removed {
+                Err(error)
+                    if !matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+                    ) =>
+                {
+                    let directory = made.path.display();
+                    tracing::warn!(%directory, %error, "a directory that a refused start made is left behind");
+                }
+                _ => {}
+            }
+        }
     }
 }
 
@@ -187,7 +246,7 @@ struct Walk<'a> {
     at: PathBuf,
     pending: VecDeque<Step>,
     links: u32,
-    made_last: bool,
+    made: MadeDirs,
 }
 
 impl<'a> Walk<'a> {
@@ -215,7 +274,7 @@ impl<'a> Walk<'a> {
             at,
             pending,
             links: 0,
-            made_last: false,
+            made: MadeDirs::default(),
         })
     }
 
@@ -239,8 +298,7 @@ impl<'a> Walk<'a> {
                 Err(cause) if cause.kind() == io::ErrorKind::NotFound => match self.missing {
                     Missing::Report => return Ok(Found::UpTo(next)),
                     Missing::Create => {
-                        let made = self.make(&next)?;
-                        self.made_last = made && step.is_last;
+                        self.make(&next)?;
                         sys::facts_of_path(&next).map_err(|cause| self.cannot_look(&next, cause))?
                     }
                 },
@@ -266,7 +324,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Opens the end of the walk and checks what was opened.
-    fn open(self) -> Result<PrivateDir, Error> {
+    fn open(&mut self) -> Result<PrivateDir, Error> {
         let found = sys::facts_of_path(&self.at).map_err(|cause| self.cannot_look(&self.at, cause))?;
         self.check_last(&self.at, &found)?;
         self.mend_owner_bits(&found)?;
@@ -283,15 +341,15 @@ impl<'a> Walk<'a> {
         };
         let facts = sys::facts_of(&file).map_err(|cause| self.cannot_look(&self.at, cause))?;
         self.check_last(&self.at, &facts)?;
-        Ok(PrivateDir { file, path: self.at, id: facts.id, is_new: self.made_last })
+        Ok(PrivateDir { file, path: mem::take(&mut self.at), id: facts.id, made: mem::take(&mut self.made) })
     }
 
-    /// Makes the directory `path` with mode 0700, whatever the umask; false if it was made by another
-    /// meanwhile.
-    fn make(&self, path: &Path) -> Result<bool, Error> {
+    /// Makes the directory `path` with mode 0700, whatever the umask, unless another has made it meanwhile.
+    fn make(&mut self, path: &Path) -> Result<(), Error> {
         match nix::unistd::mkdir(path, Mode::S_IRWXU) {
-            Ok(()) => {}
-            Err(Errno::EEXIST) => return Ok(false),
+            // On record before anything else can fail.
+            Ok(()) => self.made.0.push(MadeDir { path: path.to_owned(), id: None }),
+            Err(Errno::EEXIST) => return Ok(()),
             Err(cause) => {
                 let what =
                     format!("cannot create the directory {path:?} for the {} {:?}", self.noun(), self.given);
@@ -299,6 +357,9 @@ impl<'a> Walk<'a> {
             }
         }
         let facts = sys::facts_of_path(path).map_err(|cause| self.cannot_look(path, cause))?;
+        if let Some(made) = self.made.0.last_mut() {
+            made.id = Some(facts.id);
+        }
         if !facts.mode.contains(Mode::S_IRWXU)
             && facts.kind == FileKind::Directory
             && facts.uid == self.own_uid
@@ -307,7 +368,7 @@ impl<'a> Walk<'a> {
                 refused(format!("cannot set the mode of the new directory {path:?}"), cause)
             })?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Gives ourselves back what we lack in our own directory of capability files.

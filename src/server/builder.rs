@@ -40,7 +40,8 @@ pub struct ServerBuilder {
     has_timer: bool,
 }
 
-/// How often a server makes sure that its socket is still there, unless told otherwise: two system calls a minute.
+/// How often a server makes sure that its socket and its capability file are still there, unless told otherwise: two
+/// system calls a minute.
 const NAME_CHECK: Duration = Duration::from_secs(60);
 
 impl ServerBuilder {
@@ -75,8 +76,8 @@ impl ServerBuilder {
         self
     }
 
-    /// How often to make sure that the socket has not vanished, as temporary files do ([`Turn::name_lost`]). Default: once
-    /// a minute, which wakes a server that has nothing else to do.
+    /// How often to make sure that neither the socket nor the capability file has vanished, as temporary files do
+    /// ([`Turn::name_lost`]). Default: once a minute, which wakes a server that has nothing else to do.
     ///
     /// [`Turn::name_lost`]: crate::Turn::name_lost
     pub fn name_check(mut self, every: Duration) -> Self {
@@ -104,7 +105,8 @@ impl ServerBuilder {
     }
 
     /// Takes the name, publishes the capability and listens, in a loop of its own. When this returns `Ok`, clients can
-    /// connect; when it does not, nothing is left behind.
+    /// connect; when it does not, nothing is left behind, not even a directory that was made for it, unless another server
+    /// has put something into that.
     ///
     /// # Errors
     ///
@@ -141,12 +143,14 @@ impl ServerBuilder {
         let capabilities = CapabilityDir::of(&self.namespace, &environment)?;
         let auth_token = random.auth_token();
         // Whatever fails from here on, the claim takes back what it made.
-        let (listener, claim) = match (self.listener, self.address) {
+        let (listener, mut claim) = match (self.listener, self.address) {
             (Some(_), Some(_)) => {
                 let sentence = "a server listens at an address or takes over a listener, not both";
                 return Err(Error::new(ErrorKind::InvalidListener, sentence));
             }
-            (Some(listener), None) => Claim::adopt(listener, &capabilities, &auth_token, &mut random)?,
+            (Some(listener), None) => {
+                Claim::begin_adopted(listener, &capabilities, &auth_token, &mut random)?
+            }
             (None, address) => {
                 let location = match address {
                     Some(address) => Location::from(address),
@@ -156,7 +160,7 @@ impl ServerBuilder {
                     let (directory, reason) = (&skipped.directory, &skipped.reason);
                     tracing::warn!(directory, reason, "default location not used");
                 }
-                Claim::bind(location, &capabilities, &auth_token, &mut random)?
+                Claim::begin(location, &capabilities, &auth_token, &mut random)?
             }
         };
         let path = claim.address().path();
@@ -176,10 +180,14 @@ impl ServerBuilder {
             event_loop.add_timer(TIMER)?;
         }
         let mut listener = Listener::new(listener);
-        event_loop
-            .registry()
-            .register(&mut listener, event_loop.token(LISTENER), Interest::READABLE)
-            .map_err(|e| Error::new(ErrorKind::Io, "cannot watch the listener").with_source(e))?;
+        if let Err(e) =
+            event_loop.registry().register(&mut listener, event_loop.token(LISTENER), Interest::READABLE)
+        {
+            // While the listener is open.
+            drop(claim);
+            return Err(Error::new(ErrorKind::Io, "cannot watch the listener").with_source(e));
+        }
+        claim.settle();
         tracing::info!(address = %claim.address(), "listening");
         let clock = Clock::new();
         let name_check = self.name_check.unwrap_or(NAME_CHECK);
@@ -192,8 +200,8 @@ impl ServerBuilder {
             name_check,
             is_name_lost: false,
             clock,
-            listener: Some(listener),
             claim,
+            listener: Some(listener),
             capabilities,
             auth_token,
             random,

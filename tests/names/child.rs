@@ -119,6 +119,8 @@ fn traced<T>(step: impl FnOnce() -> T) -> T {
 /// - `NAMES_CONFIG`: the capability directory
 /// - `NAMES_CWD`, `NAMES_UMASK` (octal), `NAMES_UID`: what to change before
 /// - `NAMES_TRACED`: whether to signal the beginning and the end of each step to a tracer
+/// - `NAMES_FAULTS`: whether a system call of a release may fail
+/// - `NAMES_OVERLAY`: a directory to be seen through an overlay, in a mount namespace of its own
 /// - `NAMES_AFTER`: `chdir`, `fork` or `sigpipe` between bind and release
 /// - `NAMES_SEARCH`: with `NAMES_UID`, keep the right to walk through every directory
 /// - `NAMES_ROUNDS`: how often to bind and release at once, instead of all that
@@ -160,11 +162,16 @@ fn entry() {
         go_round(rounds.parse().unwrap(), &capabilities, &mut random);
         return;
     }
-    let location = match env::var_os("NAMES_SOCKET") {
-        Some(path) => Location::from(Address::from_path(&path).unwrap()),
-        None => Location::draw(&Namespace::default(), &Environment::from_process(), &mut random).unwrap(),
-    };
-    let bound = traced(|| Claim::bind(location, &capabilities, &auth_token, &mut random));
+    if let Some(dir) = env::var_os("NAMES_OVERLAY") {
+        overlay(Path::new(&dir));
+    }
+    let bound = traced(|| {
+        let location = match env::var_os("NAMES_SOCKET") {
+            Some(path) => Location::from(Address::from_path(&path).unwrap()),
+            None => Location::draw(&Namespace::default(), &Environment::from_process(), &mut random)?,
+        };
+        Claim::bind(location, &capabilities, &auth_token, &mut random)
+    });
     let (listener, mut claim) = match bound {
         Ok(bound) => bound,
         Err(error) => {
@@ -182,10 +189,29 @@ fn entry() {
         _ => {}
     }
     let was_there = claim.still_there();
-    traced(|| claim.release(&listener)).unwrap();
+    let released = traced(|| claim.release(&listener));
+    assert!(released.is_ok() || env::var_os("NAMES_FAULTS").is_some(), "{released:?}");
     claim.release(&listener).unwrap();
     say(format_args!("released {was_there} {}", claim.still_there()));
 }
+
+/// Puts an overlay over `dir` that only this process sees; what changes lies in `<dir>-upper`.
+#[cfg(target_os = "linux")]
+fn overlay(dir: &Path) {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    let beside = |what: &str| PathBuf::from(format!("{}-{what}", dir.display()));
+    let none = None::<&str>;
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    let (upper, work) = (beside("upper"), beside("work"));
+    let options =
+        format!("lowerdir={},upperdir={},workdir={}", dir.display(), upper.display(), work.display());
+    mount(Some("overlay"), dir, Some("overlay"), MsFlags::empty(), Some(options.as_str())).unwrap();
+}
+
+#[cfg(not(target_os = "linux"))]
+fn overlay(_: &Path) {}
 
 /// Binds and releases `count` times, and says how many descriptors and threads there were before and after.
 fn go_round(count: usize, capabilities: &CapabilityDir, random: &mut Random) {

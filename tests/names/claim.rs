@@ -229,9 +229,10 @@ fn a_start_that_fails_removes_exactly_what_it_made() {
     place.make_dir("config", 0o700);
     place.make_dir("config/messaging-capabilities", 0o755);
     expect_error(place.bind(&path), ErrorKind::DirectoryNotPrivate, &["capability files", "chmod 700"]);
+    // The directory of the socket was made for this start.
     assert_eq!(
         place.everything().into_iter().collect::<Vec<_>>(),
-        ["config", "config/messaging-capabilities", "d"]
+        ["config", "config/messaging-capabilities"]
     );
     // Or the name of the file is taken by a directory; a drawn location goes away with its own directory.
     chmod(&place.path("config/messaging-capabilities"), 0o700);
@@ -248,7 +249,148 @@ fn a_start_that_fails_removes_exactly_what_it_made() {
         udsmsg::os::location::Location::draw(&namespace, &place.environment(), &mut random).unwrap();
     let refused = udsmsg::os::claim::Claim::bind(location, &place.capabilities(), &token(1), &mut random);
     expect_error(refused, ErrorKind::DirectoryNotPrivate, &[]);
-    assert_eq!(fs::read_dir(place.path("tmp/claude-code-socks")).unwrap().count(), 0);
+    assert!(!place.path("tmp").exists(), "it and what is in it was made for this start");
+}
+
+#[test]
+fn a_refused_start_removes_the_directories_it_made_but_not_those_that_were_there_or_are_used() {
+    let place = Place::new();
+    place.make_dir("there", 0o700);
+    // The path is too deep in what is no directory; then the name of the capability file is taken.
+    let path = place.path("there/a/b/s.sock");
+    fs::create_dir_all(capability(&place, &path)).unwrap();
+    chmod(&place.path("config"), 0o700);
+    chmod(&place.path("config/messaging-capabilities"), 0o700);
+    expect_error(place.bind(&path), ErrorKind::Io, &["cannot publish"]);
+    assert!(place.path("there").exists() && !place.path("there/a").exists());
+
+    // The directory of capability files and its parents go too, if they were made for it.
+    let place = Place::new();
+    let path = place.path("d/s.sock");
+    fs::create_dir(place.path("d")).unwrap();
+    chmod(&place.path("d"), 0o700);
+    fs::write(&path, "not a socket").unwrap();
+    let before = place.everything();
+    expect_error(place.bind(&path), ErrorKind::PathOccupied, &["a regular file"]);
+    assert_eq!(place.everything(), before);
+}
+
+/// A dead-looking socket at `path`, for which a process that runs has published.
+fn live_process_at(place: &Place, path: &Path) -> Part {
+    let mut part = Part::start(&[
+        ("NAMES_SOCKET", path.as_os_str()),
+        ("NAMES_CONFIG", place.capabilities().path().as_os_str()),
+    ]);
+    assert!(part.step().starts_with("bound"));
+    fs::remove_file(path).unwrap();
+    leave_stale(path);
+    part
+}
+
+#[test]
+fn a_socket_that_refuses_is_not_replaced_while_its_publisher_lives() {
+    if !crate::peers::can_prove() {
+        eprintln!("SKIPPED: nothing can be proven of a process on this machine");
+        return;
+    }
+    let place = Place::new();
+    let path = place.path("d/s.sock");
+    let mut part = live_process_at(&place, &path);
+    let (before, pid) = (fs::read(capability(&place, &path)).unwrap(), part.pid().to_string());
+    let inode = path.symlink_metadata().unwrap().ino();
+    expect_error(place.bind(&path), ErrorKind::AlreadyRunning, &[&pid, "lives", "use another path"]);
+    assert_eq!(path.symlink_metadata().unwrap().ino(), inode);
+    assert!(before == fs::read(capability(&place, &path)).unwrap());
+    part.kill();
+    place.bind(&path).unwrap();
+}
+
+#[test]
+fn a_server_of_our_own_process_that_was_lost_is_replaced() {
+    let place = Place::new();
+    let path = place.path("d/s.sock");
+    let (listener, claim) = place.bind(&path).unwrap();
+    std::mem::forget(claim);
+    drop(listener);
+    let (_listener, claim) = place.bind_with(&path, &token(2)).unwrap();
+    assert!(claim.still_there() && claim.still_published());
+}
+
+/// Where nothing can be told of the process, a refusal counts if the file system is one kernel's alone.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_capability_file_of_an_unknown_process_keeps_no_name_on_a_local_file_system() {
+    use serde_json::json;
+    let place = Place::new();
+    let path = place.make_dir("d", 0o700).join("s.sock");
+    if !is_local(&place.path("d")) {
+        eprintln!("SKIPPED: the temporary directory is on no file system that is known to be local");
+        return;
+    }
+    let mut contents = crate::peers::contents(&path);
+    contents["process"] = json!({"machineId": "0".repeat(32), "bootId": "0".repeat(32)});
+    for contents in [contents.to_string(), String::from("not what a server writes")] {
+        leave_stale(&path);
+        let file = crate::peers::publish(&place, &path, &json!({}));
+        fs::write(file, contents).unwrap();
+        let (listener, mut claim) = place.bind(&path).unwrap();
+        claim.release(&listener).unwrap();
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn is_local(dir: &Path) -> bool {
+    use nix::sys::statfs;
+    let local =
+        [statfs::TMPFS_MAGIC, statfs::EXT4_SUPER_MAGIC, statfs::XFS_SUPER_MAGIC, statfs::BTRFS_SUPER_MAGIC];
+    local.contains(&statfs::statfs(dir).unwrap().filesystem_type())
+}
+
+/// An overlay shows the socket of a live server below it, with another inode: connecting is refused.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_live_server_seen_through_an_overlay_keeps_its_name() {
+    use serde_json::json;
+    let place = Place::new();
+    let dir = place.make_dir("d", 0o700);
+    let path = dir.join("s.sock");
+    place.make_dir("d-upper", 0o700);
+    place.make_dir("d-work", 0o700);
+    let capabilities = place.capabilities();
+    let variables = [
+        ("NAMES_SOCKET", path.as_os_str()),
+        ("NAMES_CONFIG", capabilities.path().as_os_str()),
+        ("NAMES_OVERLAY", dir.as_os_str()),
+    ];
+    let (listener, mut claim) = place.bind(&path).unwrap();
+    let said = Part::start(&variables).step();
+    if said.is_empty() {
+        eprintln!("SKIPPED: no overlay can be mounted here");
+        return;
+    }
+    if crate::peers::can_prove() {
+        assert!(said.starts_with("already_running: "), "{said}");
+    }
+    assert!(claim.still_there() && claim.still_published(), "{said}");
+    claim.release(&listener).unwrap();
+
+    // One whose process cannot be seen from here is not replaced either.
+    leave_stale(&path);
+    let mut contents = crate::peers::contents(&path);
+    contents["process"] = json!({"machineId": "0".repeat(32), "bootId": "0".repeat(32)});
+    let file = crate::peers::publish(&place, &path, &contents);
+    let before = fs::read(&file).unwrap();
+    let said = Part::start(&variables).step();
+    assert!(said.starts_with("path_occupied: ") && said.contains("cannot be told"), "{said}");
+    assert!(path.exists() && before == fs::read(&file).unwrap());
+
+    // One of this boot that has ended is, also if the machine has no id.
+    let mut contents = crate::peers::contents(&path);
+    contents["process"].as_object_mut().unwrap().remove("machineId");
+    contents["pid"] = json!(i32::MAX);
+    crate::peers::publish(&place, &path, &contents);
+    let said = Part::start(&variables).step();
+    assert!(said.starts_with("bound "), "{said}");
 }
 
 #[test]
@@ -428,6 +570,8 @@ fn no_one_waits_for_ever_for_another_start() {
     let asked = Instant::now();
     expect_error(claim.release(&listener), ErrorKind::TimedOut, &["starting or stopping", "2 s"]);
     assert!(asked.elapsed() >= Duration::from_secs(2) && claim.still_there());
+    let left = claim.release_within(&listener, Duration::ZERO);
+    expect_error(left, ErrorKind::TimedOut, &["within 0 ms", "left behind", "d/s.sock", ".json"]);
     expect_error(place.bind(&place.path("d/other.sock")), ErrorKind::TimedOut, &["starting or stopping"]);
     lock.unlock().unwrap();
     claim.release(&listener).unwrap();

@@ -142,7 +142,7 @@ impl Scene {
 }
 
 /// The thread of a child that plays the part: the test harness runs it beside the main one.
-fn test_thread(pid: u32) -> Pid {
+pub fn test_thread(pid: u32) -> Pid {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let threads = threads.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse::<i32>().unwrap());
     Pid::from_raw(threads.max_by_key(|&thread| (i64::from(thread) != i64::from(pid), thread)).unwrap())
@@ -150,9 +150,9 @@ fn test_thread(pid: u32) -> Pid {
 
 /// A traced thread, killed with its process when dropped. It is its tracer's to be waited for, and keeps its
 /// process until then.
-struct Tracee {
-    process: u32,
-    thread: Pid,
+pub struct Tracee {
+    pub process: u32,
+    pub thread: Pid,
 }
 
 impl Drop for Tracee {
@@ -167,11 +167,11 @@ fn is_wider_than_0600(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| metadata.mode() & 0o177 != 0)
 }
 
-fn wait(thread: Pid) -> WaitStatus {
+pub fn wait(thread: Pid) -> WaitStatus {
     waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap()
 }
 
-fn expect_signal(pid: Pid, signal: Signal) {
+pub fn expect_signal(pid: Pid, signal: Signal) {
     assert_eq!(wait(pid), WaitStatus::Stopped(pid, signal));
 }
 

@@ -29,6 +29,7 @@ mod claim;
 mod crash;
 mod directory;
 mod doors;
+mod faults;
 mod location;
 #[path = "../it/util/loud.rs"]
 mod loud;

@@ -1,11 +1,16 @@
 //! Many starts at once on one stale path: exactly one wins, the others are told so.
 
+use std::fs;
 use std::path::Path;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use udsmsg::ErrorKind;
 use udsmsg::os::address::Address;
+use udsmsg::os::capability::CapabilityDir;
+use udsmsg::os::claim::Claim;
+use udsmsg::os::random::Random;
 
 use crate::child::Part;
 use crate::util::{Place, leave_stale, rounds, token};
@@ -143,4 +148,44 @@ fn a_directory_that_others_keep_removing_does_not_keep_a_start_from_succeeding()
         assert!(removed > 0);
         eprintln!("{rounds} starts while the directory was removed {removed} times: all succeeded");
     });
+}
+
+/// A start that fails removes the directories that it made; one that makes its socket in them at that moment makes them
+/// again.
+#[test]
+fn starts_that_fail_disturb_no_other_in_directories_that_both_need() {
+    let place = Place::new();
+    fs::write(place.path("file"), "").unwrap();
+    let address = |name: &str| Address::from_path(&place.path("a/b").join(name)).unwrap();
+    let is_over = AtomicBool::new(false);
+    let (failed, started) = thread::scope(|scope| {
+        let failing = scope.spawn(|| {
+            let mut random = Random::from_os().unwrap();
+            let unusable = CapabilityDir::at(place.path("file/below"));
+            let mut failed = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let refused = Claim::bind(address("f.sock").into(), &unusable, &token(2), &mut random);
+                crate::util::expect_error(refused, ErrorKind::DirectoryNotPrivate, &["capability files"]);
+                failed += 1;
+            }
+            failed
+        });
+        let mut random = Random::from_os().unwrap();
+        let rounds = rounds(200);
+        let mut outcome = Ok(());
+        for _ in 0..rounds {
+            // As after a stop that took them away: every start has to make them, or finds those of the other.
+            let _ = fs::remove_dir(place.path("a/b")).and_then(|()| fs::remove_dir(place.path("a")));
+            outcome = Claim::bind(address("s.sock").into(), &place.capabilities(), &token(1), &mut random)
+                .and_then(|(listener, mut claim)| claim.release(&listener));
+            if outcome.is_err() {
+                break;
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        outcome.unwrap();
+        (failing.join().unwrap(), rounds)
+    });
+    assert!(place.everything().iter().all(|name| !name.ends_with(".sock")), "{:?}", place.everything());
+    eprintln!("{started} starts beside {failed} that failed in the same new directories");
 }

@@ -657,10 +657,10 @@ fn a_start_that_cannot_publish_leaves_nothing() {
     let socket = dir.join("s").to_str().unwrap().to_owned();
     home.run(&["serve", "--socket", &socket]).assert_refused("messaging-capabilities");
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+    let before = home.snapshot();
     let ended = home.run(&["serve"]);
     ended.assert_refused("messaging-capabilities");
-    let shared = home.tmp().join("claude-code-socks");
-    assert_eq!(fs::read_dir(shared).unwrap().count(), 0);
+    assert!(home.snapshot().keys().eq(before.keys()));
     assert_eq!(fs::read_to_string(home.capability_dir()).unwrap(), "not a directory");
 }
 

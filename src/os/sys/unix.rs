@@ -373,6 +373,30 @@ pub(crate) fn access_list_noted(path: &Path) -> &'static str {
     ""
 }
 
+/// Whether a socket in `dir` that refuses a connection is proof that no process listens at it: its file system belongs
+/// to this kernel alone and shows the same inode whichever way it is reached. An overlay shows another one, and the
+/// processes of another machine cannot be reached through a network file system.
+pub(crate) fn is_refusal_proof(dir: &impl AsFd) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        use nix::sys::statfs;
+        let own = [
+            statfs::TMPFS_MAGIC,
+            statfs::EXT4_SUPER_MAGIC,
+            statfs::XFS_SUPER_MAGIC,
+            statfs::BTRFS_SUPER_MAGIC,
+            statfs::F2FS_SUPER_MAGIC,
+        ];
+        statfs::fstatfs(dir.as_fd()).is_ok_and(|found| own.contains(&found.filesystem_type()))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        // Nothing is known of processes there either: this is as much as can be asked for.
+        let _ = dir;
+        true
+    }
+}
+
 /// Whether a process `pid` exists (a zombie does); `None` if the number cannot be one.
 pub(crate) fn process_exists(pid: u32) -> Option<bool> {
     // 0 and negative numbers address groups of processes.
