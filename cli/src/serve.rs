@@ -138,14 +138,16 @@ fn summarise(server: &Server) {
     }));
 }
 
-/// Somebody removed the socket: nobody could find us any more.
+/// The socket or the capability file was removed: clients could not find us any more.
 pub(crate) fn take_name_again(server: &mut Server) {
     let path = server.address().path().to_owned();
     match server.rebind() {
-        Ok(()) => complain(&format!("the socket {path:?} had vanished; listening there again")),
-        Err(error) => {
-            complain(&format!("the socket {path:?} has vanished and cannot be made again yet: {error}"))
-        }
+        Ok(()) => complain(&format!(
+            "the socket {path:?} or its capability file had vanished; both are there again"
+        )),
+        Err(error) => complain(&format!(
+            "the socket {path:?} or its capability file has vanished and cannot be made again yet: {error}"
+        )),
     }
 }
 

@@ -146,6 +146,22 @@ impl Claim {
         Self::bind_by(&Clock::new(), location, capabilities, auth_token, random)
     }
 
+    /// Takes the same name again, in place of one whose socket has vanished from it; `listener` is the one that listens
+    /// at what is left of it. To be settled like [`Claim::begin`].
+    #[cfg(feature = "server")]
+    pub(crate) fn begin_again(
+        &mut self,
+        listener: &impl AsFd,
+        capabilities: &CapabilityDir,
+        random: &mut Random,
+    ) -> Result<(UnixListener, Self), Error> {
+        let _ = listener.as_fd();
+        // One time for both locks.
+        let waiting_since = Clock::new();
+        self.release_by(&waiting_since, LOCK_TIMEOUT)?;
+        Self::bind_by(&waiting_since, self.location.clone(), capabilities, &self.auth_token, random)
+    }
+
     /// The start is complete: the directories that were made for it stay when it stops, but for one of its own.
     pub(crate) fn settle(&mut self) {
         self.made = MadeDirs::default();
@@ -310,6 +326,34 @@ impl Claim {
         self.published
             .as_ref()
             .is_some_and(|published| published.is_in_place(self.address(), &self.auth_token))
+    }
+
+    /// Publishes again for a socket that is still there.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::AlreadyRunning`] if the process of another server has published for the same path and has not
+    /// provably ended (the same path can lead to another socket in another container, or on another machine);
+    /// [`ErrorKind::DirectoryNotPrivate`], [`ErrorKind::TimedOut`], [`ErrorKind::Io`] as for [`Claim::bind`].
+    #[cfg(feature = "server")]
+    pub(crate) fn publish_again(
+        &mut self,
+        capabilities: &CapabilityDir,
+        random: &mut Random,
+    ) -> Result<(), Error> {
+        let dir = Arc::clone(&self.dir);
+        let _lock = Lock::take(&dir, &Clock::new())?;
+        if let Some((pid, _)) = self.other_publisher(capabilities) {
+            let sentence = format!(
+                "another server, of process {pid}, has published a capability file for {:?}; stop it, or use another \
+                 path",
+                self.address().path()
+            );
+            return Err(Error::new(ErrorKind::AlreadyRunning, sentence));
+        }
+        self.publish(capabilities, random)?;
+        self.settle();
+        Ok(())
     }
 
     /// Removes exactly what was made: the socket if it is still ours, the capability file if it still holds

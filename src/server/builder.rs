@@ -164,7 +164,7 @@ impl ServerBuilder {
             }
         };
         let path = claim.address().path();
-        let endpoint = Endpoint::new(path, sys::effective_uid(), auth_token.clone(), self.limits.clone())?;
+        let endpoint = Endpoint::new(path, sys::effective_uid(), auth_token, self.limits.clone())?;
         let slots_max = endpoint.slots_max();
         let mut sending = Sending::new(&self.limits, &random.nonce())?;
         // One wait takes all events that can be pending at once.
@@ -202,8 +202,8 @@ impl ServerBuilder {
             clock,
             claim,
             listener: Some(listener),
+            unreleased: None,
             capabilities,
-            auth_token,
             random,
             namespace: self.namespace,
             ready: VecDeque::new(),

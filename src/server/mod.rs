@@ -34,7 +34,6 @@ use crate::os::random::Random;
 #[cfg(unix)]
 use crate::os::sys;
 use crate::os::transport::{Listener, Stream, WakeHandle};
-use crate::proto::auth::AuthToken;
 use crate::proto::conversation::QueryId;
 use crate::proto::endpoint::Endpoint;
 use crate::proto::error::{Error, ErrorKind};
@@ -64,8 +63,8 @@ pub struct Turn {
     pub enqueued: usize,
     /// Something is left to do: call again without waiting.
     pub more: bool,
-    /// The socket has vanished from its path: nobody can find this server any more. [`Server::rebind`] takes the name
-    /// again. Said by each check that finds it so; see [`ServerBuilder::name_check`].
+    /// The socket or the capability file has vanished: clients cannot find this server any more. [`Server::rebind`] makes
+    /// what is missing again. Said by each check that finds it so; see [`ServerBuilder::name_check`].
     pub name_lost: bool,
 }
 
@@ -159,16 +158,20 @@ enum Accepting {
 /// ```
 ///
 /// Dropping it is an abrupt stop: names are removed, connections are cut. [`shutdown`](Self::shutdown) is the polite one.
+/// If another start or stop holds the lock on the directory of the socket, a drop waits a tenth of a second for it, and
+/// then says in a warning what it leaves behind.
 pub struct Server {
     endpoint: Endpoint,
     event_loop: EventLoop,
     waker: Waker,
     clock: Clock,
-    listener: Option<Listener>,
+    /// Before the listeners: fields are dropped in this order, and names are removed while the listener is open.
     claim: Claim,
+    listener: Option<Listener>,
+    /// The listener of a server that has been shut down, open until its names are removed.
+    unreleased: Option<Listener>,
     namespace: Namespace,
     capabilities: CapabilityDir,
-    auth_token: AuthToken,
     random: Random,
     name_check: Duration,
     name_check_at: Mono,
@@ -342,18 +345,18 @@ impl Server {
     }
 
     /// Whether clients can find this server: it has not been shut down, its listener has not broken, and the last check
-    /// found its socket in place.
+    /// found its socket and its capability file in place.
     pub fn is_reachable(&self) -> bool {
         self.listener.is_some() && self.accepting != Accepting::Broken && !self.is_name_lost
     }
 
-    /// Takes the name again after the socket has vanished or the listener broke, with the same token. Connections go on.
-    /// Does nothing if the socket is there and its listener works.
+    /// Makes again what has vanished of the socket and the capability file, or takes the name again after the listener
+    /// broke, with the same token. Connections go on. Does nothing if both are there and the listener works.
     ///
     /// # Errors
     ///
-    /// What [`Claim::bind`] refuses, [`ErrorKind::AlreadyRunning`] if another server has taken the path meanwhile; the
-    /// server goes on with the connections it has, and this can be tried again. [`ErrorKind::ShutDown`] after
+    /// What [`Claim::bind`] refuses, [`ErrorKind::AlreadyRunning`] if another server has taken the path or published for it
+    /// meanwhile; the server goes on with the connections it has, and this can be tried again. [`ErrorKind::ShutDown`] after
     /// [`shutdown`](Self::shutdown).
     pub fn rebind(&mut self) -> Result<(), Error> {
         let Some(old) = &self.listener else {
@@ -362,26 +365,28 @@ impl Server {
                 "the server has been shut down and takes no name again",
             ));
         };
-        if self.claim.still_there() && self.accepting != Accepting::Broken {
-            self.is_name_lost = false;
-            return Ok(());
+        let has_listener = self.claim.still_there() && self.accepting != Accepting::Broken;
+        let is_published = self.claim.still_published();
+        self.is_name_lost = !has_listener || !is_published;
+        if !has_listener {
+            let (listener, mut claim) = self.claim.begin_again(old, &self.capabilities, &mut self.random)?;
+            let mut listener = Listener::new(listener);
+            // The old listener leaves the queue by being closed.
+            let token = self.event_loop.token(LISTENER);
+            if let Err(e) = self.event_loop.registry().register(&mut listener, token, Interest::READABLE) {
+                // While the listener is open.
+                drop(claim);
+                return Err(Error::new(ErrorKind::Io, "cannot watch the new listener").with_source(e));
+            }
+            claim.settle();
+            (self.claim, self.listener) = (claim, Some(listener));
+            self.accepting = Accepting::Idle;
+            tracing::info!(address = %self.address(), "listening again");
+        } else if !is_published {
+            self.claim.publish_again(&self.capabilities, &mut self.random)?;
+            tracing::info!(address = %self.address(), "published again");
         }
-        self.claim.release(old)?;
-        self.is_name_lost = true;
-        let location = self.claim.location().clone();
-        let (listener, claim) =
-            Claim::bind(location, &self.capabilities, &self.auth_token, &mut self.random)?;
-        let mut listener = Listener::new(listener);
-        // The old listener leaves the queue by being closed.
-        let token = self.event_loop.token(LISTENER);
-        self.event_loop
-            .registry()
-            .register(&mut listener, token, Interest::READABLE)
-            .map_err(|e| Error::new(ErrorKind::Io, "cannot watch the new listener").with_source(e))?;
-        (self.listener, self.claim) = (Some(listener), claim);
-        self.accepting = Accepting::Idle;
         self.is_name_lost = false;
-        tracing::info!(address = %self.address(), "listening again");
         Ok(())
     }
 
@@ -483,35 +488,41 @@ impl Server {
     /// answers that it is owed (within `closing_timeout`), and what is on its way to others gets its outcome, all of it
     /// for at most `grace`. What is in the inbox can still be drained.
     ///
+    /// Another start or stop can hold the lock on the directory of the socket. The wait for it is part of `grace`; a grace
+    /// of zero is one try.
+    ///
     /// # Errors
     ///
     /// The first thing that could not be removed or flushed; the server is stopped all the same.
+    /// [`ErrorKind::TimedOut`]: the lock was held all the time. The error and a warning say what is left. The listener is
+    /// kept open until the names are removed: call this again to try once more; dropping the server is the last try.
     pub fn shutdown(&mut self, grace: Duration) -> Result<(), Error> {
-        let released = self.release();
         let begun = self.clock.now();
+        let deadline = begun.mono.plus(grace);
+        if let Some(listener) = self.listener.take() {
+            self.unreleased = Some(listener);
+        }
+        self.accepting = Accepting::Idle;
+        let released = self.release(Duration::ZERO);
         self.endpoint.shutdown(begun);
         self.take_steps(begun);
-        let flushed = self.flush(begun.mono.plus(grace));
+        let flushed = self.flush(deadline);
         self.clients.iter_mut().filter_map(Option::take).for_each(|client| client.stream.close());
+        // The lock has had time to become free while clients took their answers; the rest of the time is for it alone.
+        let released = released.or_else(|_| self.release(deadline.since(self.clock.now().mono)));
+        if let Err(error) = &released {
+            tracing::warn!(%error, "stopping left something behind");
+        }
         released.and(flushed)
     }
 
-    /// Removes what was made, while the listener is still open, and closes it.
-    fn release(&mut self) -> Result<(), Error> {
-        let released = match self.listener.take() {
-            Some(listener) => self.claim.release(&listener),
-            None => Ok(()),
-        };
-        self.accepting = Accepting::Idle;
-        released
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Err(error) = self.release() {
-            tracing::warn!(%error, "stopping left something behind");
+    /// Removes what was made, and then closes the listener that was open until now.
+    fn release(&mut self, wait: Duration) -> Result<(), Error> {
+        if let Some(listener) = &self.unreleased {
+            self.claim.release_within(listener, wait)?;
+            self.unreleased = None;
         }
+        Ok(())
     }
 }
 

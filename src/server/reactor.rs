@@ -75,15 +75,20 @@ impl Server {
         [self.endpoint.next_deadline(), sending, accept_again_at, name_check_at].into_iter().flatten().min()
     }
 
-    /// Looks whether the socket is still there, and sets the time for the next look.
+    /// Looks whether the socket and the capability file are still there, and sets the time for the next look.
     fn check_name(&mut self, now: Now) -> bool {
         self.name_check_at = now.mono.plus(self.name_check);
-        let is_lost = !self.claim.still_there();
-        if is_lost && !self.is_name_lost {
-            tracing::warn!(address = %self.address(), "the socket has vanished");
+        let (is_there, is_published) = (self.claim.still_there(), self.claim.still_published());
+        if !self.is_name_lost {
+            if !is_there {
+                tracing::warn!(address = %self.address(), "the socket has vanished");
+            }
+            if !is_published {
+                tracing::warn!(address = %self.address(), "the capability file has vanished");
+            }
         }
-        self.is_name_lost = is_lost;
-        !is_lost
+        self.is_name_lost = !(is_there && is_published);
+        !self.is_name_lost
     }
 
     /// Remembers what the kernel said of the stream in a slot.

@@ -358,6 +358,188 @@ fn a_socket_that_vanishes_is_noticed_and_can_be_made_again() {
     }
 }
 
+/// The capability file alone is enough to make a server unreachable: nobody finds the token any more.
+#[test]
+fn a_capability_file_that_vanishes_is_noticed_and_published_again() {
+    let _watchdog = watchdog::watch("a_capability_file_that_vanishes_is_noticed_and_published_again");
+    type Spoil = fn(&Path, &Path);
+    let ways: [(&str, Spoil); 5] = [
+        ("the file", |_, file| std::fs::remove_file(file).unwrap()),
+        ("its directory", |dir, _| std::fs::remove_dir_all(dir).unwrap()),
+        ("its directory, moved away", |dir, _| std::fs::rename(dir, dir.with_extension("old")).unwrap()),
+        ("its mode", |_, file| {
+            std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        }),
+        ("what it says", |_, file| std::fs::write(file, "{}").unwrap()),
+    ];
+    for (what, spoil) in ways {
+        let home = Home::new();
+        let every = Duration::from_millis(20);
+        let mut server =
+            udsmsg::Server::builder().environment(home.environment()).name_check(every).start().unwrap();
+        let token = home.token_of(&server);
+        let socket = Path::new(server.address().path()).to_owned();
+        let inode = std::os::unix::fs::MetadataExt::ino(&socket.metadata().unwrap());
+        let dir = home.path().join("config/messaging-capabilities");
+        let file = dir.join(udsmsg::os::capability::CapabilityDir::file_name(server.address()));
+        // A check that finds everything in place says nothing.
+        let looked = Instant::now();
+        while looked.elapsed() < every * 2 {
+            assert!(!server.turn(Some(every)).unwrap().name_lost, "{what}");
+        }
+        server.rebind().unwrap();
+
+        spoil(&dir, &file);
+        while !server.turn(None).unwrap().name_lost {}
+        assert!(!server.is_reachable(), "{what}");
+        server.rebind().unwrap();
+        assert!(server.is_reachable(), "{what}");
+        assert_eq!(home.token_of(&server), token, "{what}");
+        assert_eq!(std::os::unix::fs::MetadataExt::ino(&socket.metadata().unwrap()), inode, "{what}");
+        RawPeer::connect(&socket, &token).send(&text("found again"));
+        while server.inbox_len() == 0 {
+            assert!(!server.turn(None).unwrap().name_lost, "{what}");
+        }
+        drop(server);
+        assert!(!socket.exists() && !file.exists(), "{what}");
+    }
+}
+
+/// The same path can lead to another socket in another container: two servers must not publish in turns.
+#[test]
+fn a_capability_file_of_another_live_server_is_not_replaced() {
+    let _watchdog = watchdog::watch("a_capability_file_of_another_live_server_is_not_replaced");
+    let home = Home::new();
+    let mut server = home.start(|_| ());
+    let dir = home.path().join("config/messaging-capabilities");
+    let file = dir.join(udsmsg::os::capability::CapabilityDir::file_name(server.address()));
+    let mut contents: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    contents["authToken"] = "0".repeat(64).into();
+    contents["process"]["pidNamespace"] = 1.into();
+    let published = contents.to_string();
+    std::fs::write(&file, &published).unwrap();
+    assert_eq!(server.rebind().unwrap_err().kind(), udsmsg::ErrorKind::AlreadyRunning);
+    assert!(!server.is_reachable());
+    drop(server);
+    assert!(std::fs::read_to_string(&file).unwrap() == published, "it is not ours to remove");
+}
+
+/// Holds the lock on the directory of the socket of `server`, as a start or a stop of another one does.
+fn hold_lock(server: &udsmsg::Server) -> std::fs::File {
+    let lock = std::fs::File::open(Path::new(server.address().path()).parent().unwrap()).unwrap();
+    lock.lock().unwrap();
+    lock
+}
+
+#[test]
+fn a_stop_waits_for_the_lock_no_longer_than_its_grace_and_can_be_finished_later() {
+    let _watchdog =
+        watchdog::watch("a_stop_waits_for_the_lock_no_longer_than_its_grace_and_can_be_finished_later");
+    let home = Home::new();
+    let stop = |grace: Duration| {
+        let mut server = home.start(|_| ());
+        let token = home.token_of(&server);
+        let mut peer = RawPeer::connect(Path::new(server.address().path()), &token);
+        peer.send(&text("accepted before the stop"));
+        while server.inbox_len() == 0 {
+            let _ = server.turn(None).unwrap();
+        }
+        let lock = hold_lock(&server);
+        let asked = Instant::now();
+        let error = server.shutdown(grace).unwrap_err();
+        let took = asked.elapsed();
+        assert_eq!(error.kind(), udsmsg::ErrorKind::TimedOut, "{error}");
+        let socket = Path::new(server.address().path()).to_owned();
+        for word in ["left behind", socket.to_str().unwrap(), "the capability file"] {
+            assert!(error.to_string().contains(word), "{word:?} is not in: {error}");
+        }
+        assert!(!server.is_reachable() && socket.exists(), "it is stopped, with its socket left behind");
+        assert_eq!(server.drain().len(), 1, "what was accepted can still be taken");
+        assert!(peer.line().unwrap().contains("uds-1") && peer.line().is_none(), "it is given its answer");
+        drop(lock);
+        server.shutdown(Duration::ZERO).unwrap();
+        assert!(names(&home.path().join("t")).iter().all(|name| name.ends_with("claude-code-socks")));
+        assert!(names(&home.path().join("config/messaging-capabilities")).is_empty());
+        took
+    };
+    // A busy machine can delay any one of them.
+    let long = stop(Duration::from_secs(1));
+    let short = (0..5).map(|_| stop(Duration::from_millis(10))).min().unwrap();
+    assert!(long >= Duration::from_secs(1), "{long:?}");
+    assert!(short < long / 2, "{short:?} with a grace of 10 ms, {long:?} with one of 1 s");
+}
+
+#[test]
+fn a_stop_gets_the_lock_that_becomes_free_in_time() {
+    let _watchdog = watchdog::watch("a_stop_gets_the_lock_that_becomes_free_in_time");
+    let home = Home::new();
+    let mut server = home.start(|_| ());
+    let lock = hold_lock(&server);
+    let socket = Path::new(server.address().path()).to_owned();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(30));
+            drop(lock);
+        });
+        server.shutdown(Duration::from_secs(15)).unwrap();
+    });
+    assert!(!socket.exists());
+}
+
+/// The socket is compared with what was made while its listener is open, so there is no other time to remove it.
+#[test]
+fn dropping_a_server_does_not_wait_for_the_lock_of_others() {
+    let _watchdog = watchdog::watch("dropping_a_server_does_not_wait_for_the_lock_of_others");
+    let home = Home::new();
+    let drop_it = |after_shutdown: bool| {
+        let mut server = home.start(|_| ());
+        let lock = hold_lock(&server);
+        if after_shutdown {
+            server.shutdown(Duration::ZERO).unwrap_err();
+        }
+        let socket = Path::new(server.address().path()).to_owned();
+        let asked = Instant::now();
+        drop(server);
+        let took = asked.elapsed();
+        assert!(socket.exists() && UnixStream::connect(&socket).is_err(), "it is left behind, and dead");
+        drop(lock);
+        took
+    };
+    // For comparison: a start waits two seconds.
+    let other = home.start(|_| ());
+    let lock = hold_lock(&other);
+    let address =
+        udsmsg::Address::from_path(&Path::new(other.address().path()).with_file_name("o.sock")).unwrap();
+    let asked = Instant::now();
+    let refused = udsmsg::Server::builder().environment(home.environment()).address(address).start();
+    let (error, long) = (refused.unwrap_err(), asked.elapsed());
+    assert_eq!(error.kind(), udsmsg::ErrorKind::TimedOut);
+    drop(lock);
+    for after_shutdown in [false, true] {
+        let short = (0..5).map(|_| drop_it(after_shutdown)).min().unwrap();
+        assert!(short < long / 2, "{short:?} for a drop, {long:?} for a start");
+    }
+}
+
+/// Also if it fails when everything has been made already, and only the host's loop has no room for it.
+#[test]
+fn a_start_that_fails_at_the_very_end_leaves_nothing() {
+    let _watchdog = watchdog::watch("a_start_that_fails_at_the_very_end_leaves_nothing");
+    let home = Home::new();
+    let poll = udsmsg::mio::Poll::new().unwrap();
+    let before = names(home.path());
+    let start = || udsmsg::Server::builder().environment(home.environment());
+    let refused = start().start_in(poll.registry(), usize::MAX);
+    assert!(refused.is_err());
+    assert_eq!(names(home.path()), before);
+    // What was made by another stays.
+    let other = start().start().unwrap();
+    let before = names(home.path());
+    start().start_in(poll.registry(), usize::MAX).unwrap_err();
+    assert_eq!(names(home.path()), before);
+    drop(other);
+}
+
 /// A name that somebody else has taken since is theirs.
 #[test]
 fn a_name_that_is_taken_is_not_taken_back() {

@@ -16,8 +16,6 @@ use serde_json::Value;
 
 use crate::util::{Home, Peer, Process, WATCHDOG, text_line};
 
-
-
 /// A server whose stdout is `out`, and a client of it.
 struct Served {
     process: Process,
