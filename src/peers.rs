@@ -14,6 +14,7 @@ use crate::client::Client;
 use crate::os::address::Address;
 use crate::os::capability::{CapabilityDir, is_capability_name};
 use crate::os::clock::Clock;
+use crate::os::location::own_directories;
 use crate::os::namespace::{Environment, Namespace};
 use crate::os::process::{ProcessIdentity, ProcessState};
 pub use crate::os::sweep::{Fate, Remains, Swept};
@@ -209,8 +210,8 @@ impl Peers {
     /// [`ErrorKind::Io`]. What cannot be removed is no error but [`Fate::Failed`].
     pub fn sweep(&self, is_dry: bool) -> Result<SweepReport, Error> {
         let dir = self.capabilities.open_existing()?;
-        let sweep = Sweep::new(dir.as_ref(), &self.namespace, is_dry)?;
-        let (swept, is_complete) = sweep.run(&self.environment)?;
+        let sweep = Sweep::new(dir.as_ref(), &self.namespace, &self.environment, is_dry)?;
+        let (swept, is_complete) = sweep.run()?;
         Ok(SweepReport { swept, is_complete })
     }
 
@@ -219,7 +220,10 @@ impl Peers {
         let clock = Clock::new();
         let part = self.timeout / PART_OF_ONE;
         let last_start = clock.now().mono.plus(self.timeout - part);
-        let mut client = Client::with_capabilities(self.capabilities.clone())?.with_timeout(part);
+        let own = own_directories(&self.namespace, &self.environment);
+        let mut client = Client::with_capabilities(self.capabilities.clone())?
+            .with_claimed_targets(own)
+            .with_timeout(part);
         let mut waiting = to_ask.into_iter();
         let mut asked = HashMap::new();
         loop {

@@ -262,6 +262,9 @@ impl OpenCapabilityDir {
 
     /// The facts of the file `name`.
     pub(crate) fn facts(&self, name: &str) -> io::Result<Facts> {
+        #[cfg(target_os = "linux")]
+        return sys::facts_of(&sys::open_unmounted(&self.dir, name, OFlag::O_PATH)?);
+        #[cfg(not(target_os = "linux"))]
         sys::facts_at(&self.dir, name)
     }
 
@@ -306,11 +309,14 @@ impl OpenCapabilityDir {
         };
         let cannot =
             |cause: io::Error| refused(format!("cannot read the capability file {:?}", path()), cause);
-        let open = || sys::open_at(&self.dir, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty());
+        let open = || sys::open_unmounted(&self.dir, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK);
         // A sweep may have taken it aside for a moment, to look at it.
         let is_gone = |cause: &io::Error| cause.kind() == io::ErrorKind::NotFound;
         let file = match open().or_else(|cause| if is_gone(&cause) { open() } else { Err(cause) }) {
             Ok(file) => file,
+            Err(cause) if cause.raw_os_error() == Some(Errno::EXDEV as i32) => {
+                return Err(refuse(format_args!("something is mounted on it")));
+            }
             Err(cause) => {
                 // What `open` refuses is told by what stands there: each system has its own errno for a link.
                 return Err(match sys::facts_at(&self.dir, name) {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process;
 
 use super::address::Address;
@@ -154,6 +154,16 @@ pub(crate) fn shared_directories(namespace: &Namespace, environment: &Environmen
         .into_iter()
         .filter_map(|(parent, name)| Some(below(parent?, name)))
         .collect()
+}
+
+/// The directories whose file systems every server and client of `namespace` depends on: those that hold its capability
+/// files and its default sockets.
+pub(crate) fn own_directories(namespace: &Namespace, environment: &Environment) -> Vec<PathBuf> {
+    let shared = shared_directories(namespace, environment).into_iter();
+    let mut own: Vec<_> = shared.filter_map(|dir| Some(Path::new(&dir).parent()?.to_owned())).collect();
+    own.dedup();
+    own.extend(namespace.capability_dir(environment));
+    own
 }
 
 /// The pid in the name of a directory that was drawn for one server, `<pid>-<32 hex digits>`.

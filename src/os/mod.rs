@@ -33,6 +33,8 @@ mod private_dir;
 pub mod process;
 pub mod random;
 #[cfg(unix)]
+mod reach;
+#[cfg(unix)]
 pub mod sweep;
 pub mod sys;
 #[cfg(feature = "server")]

@@ -22,11 +22,12 @@ use super::capability::{
 };
 use super::claim::{ATTEMPTS_MAX, Lock, Probe, SECOND_LOOK, probe, split};
 use super::clock::Clock;
-use super::location::{SOCKET_NAME, drawn_pid, drawn_pid_of_path, shared_directories};
+use super::location::{SOCKET_NAME, drawn_pid, drawn_pid_of_path, own_directories, shared_directories};
 use super::namespace::{Environment, Namespace};
 use super::private_dir::{PrivateDir, Purpose};
 use super::process::{self, ProcessIdentity, ProcessState};
 use super::random::Random;
+use super::reach::{Unreached, is_local, reach};
 use super::sys::{self, FileKind};
 use crate::proto::error::Error;
 
@@ -103,7 +104,10 @@ pub(crate) struct Sweep<'a> {
     /// The directory of the capability files, if it exists.
     capabilities: Option<&'a OpenCapabilityDir>,
     namespace: &'a Namespace,
+    environment: &'a Environment,
     is_dry: bool,
+    /// Directories of ours, on whose file systems we depend anyway.
+    own: Vec<PathBuf>,
     random: Random,
     report: Vec<Swept>,
 }
@@ -112,13 +116,16 @@ impl<'a> Sweep<'a> {
     pub(crate) fn new(
         capabilities: Option<&'a OpenCapabilityDir>,
         namespace: &'a Namespace,
+        environment: &'a Environment,
         is_dry: bool,
     ) -> Result<Self, Error> {
-        Ok(Self { capabilities, namespace, is_dry, random: Random::from_os()?, report: Vec::new() })
+        let own = own_directories(namespace, environment);
+        let random = Random::from_os()?;
+        Ok(Self { capabilities, namespace, environment, is_dry, own, random, report: Vec::new() })
     }
 
     /// Looks at everything; says what became of it, and whether it was everything.
-    pub(crate) fn run(mut self, environment: &Environment) -> Result<(Vec<Swept>, bool), Error> {
+    pub(crate) fn run(mut self) -> Result<(Vec<Swept>, bool), Error> {
         let mut is_complete = true;
         if let Some(files) = self.capabilities {
             let (mut names, is_all) = files.names(NAMES_MAX)?;
@@ -132,7 +139,7 @@ impl<'a> Sweep<'a> {
                 }
             }
         }
-        for directory in shared_directories(self.namespace, environment) {
+        for directory in shared_directories(self.namespace, self.environment) {
             is_complete &= self.sweep_shared(Path::new(&directory));
         }
         is_complete &= self.sweep_tmp();
@@ -163,6 +170,9 @@ impl<'a> Sweep<'a> {
             Ok(parts) => parts,
             Err(error) => return self.keep(Remains::Capability, path, &error.to_string()),
         };
+        if let Err(why) = self.check_answers(Path::new(address.path())) {
+            return self.keep(Remains::Capability, path, &why);
+        }
         for _ in 0..ATTEMPTS_MAX {
             let dir = match PrivateDir::open_existing(Path::new(parent), Purpose::Sockets) {
                 Ok(Some(dir)) => Arc::new(dir),
@@ -268,6 +278,10 @@ impl<'a> Sweep<'a> {
 
     /// Directories of single servers in one that they share; whether all of them were looked at.
     fn sweep_shared(&mut self, shared: &Path) -> bool {
+        if let Err(why) = self.check_answers(shared) {
+            self.keep(Remains::Directory, shared.to_owned(), &why);
+            return true;
+        }
         let dir = match PrivateDir::open_existing(shared, Purpose::Sockets) {
             Ok(Some(dir)) => dir,
             Ok(None) => return true,
@@ -300,7 +314,7 @@ impl<'a> Sweep<'a> {
             if let Some(pid) = name.to_str().and_then(|name| drawn_pid(name.strip_prefix(&prefix)?)) {
                 let path = entry.path();
                 // Those of others are none of our business.
-                if sys::facts_of_path(&path).is_ok_and(|facts| facts.uid == sys::effective_uid()) {
+                if reach(&path, &self.own).is_ok_and(|reached| reached.facts.uid == sys::effective_uid()) {
                     self.sweep_own_dir(&path, pid);
                 }
             }
@@ -315,12 +329,15 @@ impl<'a> Sweep<'a> {
             return;
         }
         let keep = |sweep: &mut Self, why: &str| sweep.keep(Remains::Directory, path.to_owned(), why);
+        if let Err(why) = self.check_answers(&path.join(SOCKET_NAME)) {
+            return keep(self, &why);
+        }
         let dir = match PrivateDir::open_existing(path, Purpose::Sockets) {
             Ok(Some(dir)) => Arc::new(dir),
             Ok(None) => return,
             Err(error) => return keep(self, &error.to_string()),
         };
-        if !sys::is_local(&dir) {
+        if !is_local(&dir) {
             return keep(self, "its file system may be shared with other machines");
         }
         let _lock = match Lock::take(&dir, &Clock::new()) {
@@ -354,6 +371,15 @@ impl<'a> Sweep<'a> {
             });
         }
         self.remove_directory(&dir, path, why);
+    }
+
+    /// Whether everything on the way to `path` answers by itself, so that looking at it cannot take for ever; or why not.
+    fn check_answers(&self, path: &Path) -> Result<(), String> {
+        match reach(path, &self.own) {
+            Err(Unreached::MayNotAnswer(why)) => Err(format!("it {why}")),
+            // What else is wrong is found where it is opened.
+            Ok(_) | Err(Unreached::Refused(_)) => Ok(()),
+        }
     }
 
     /// Whether a capability is published for the socket in the directory `path` of one server.

@@ -29,6 +29,8 @@ mod claim;
 mod crash;
 mod directory;
 mod doors;
+#[cfg(target_os = "linux")]
+mod hung_mount;
 mod location;
 #[path = "../it/util/loud.rs"]
 mod loud;
@@ -38,4 +40,5 @@ mod process;
 mod race;
 mod random;
 mod sweep;
+mod unanswering;
 mod util;

@@ -205,6 +205,34 @@ pub(crate) fn open_at(dir: &impl AsFd, name: &str, flags: OFlag, mode: Mode) -> 
     Ok(File::from(nix::fcntl::openat(dir.as_fd(), name, flags, mode)?))
 }
 
+/// The same for `name` itself, and never what is mounted on it: that may wait for another machine or process. Then it
+/// is `EXDEV`; where the kernel cannot tell, it is opened as it is.
+pub(crate) fn open_unmounted(dir: &impl AsFd, name: &str, flags: OFlag) -> io::Result<File> {
+    #[cfg(target_os = "linux")]
+    {
+        match open_here(dir, name, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW) {
+            Err(Errno::ENOSYS | Errno::EPERM) => {}
+            file => return Ok(file?),
+        }
+    }
+    open_at(dir, name, flags, Mode::empty())
+}
+
+/// Opens `name` in `dir` and crosses neither a mount nor a link. `ENOSYS` before Linux 5.6, or `EPERM` behind a filter
+/// that does not know this call.
+#[cfg(target_os = "linux")]
+pub(crate) fn open_here(dir: &impl AsFd, name: &(impl NixPath + ?Sized), flags: OFlag) -> nix::Result<File> {
+    use nix::fcntl::{OpenHow, ResolveFlag, openat2};
+    let resolve = ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS;
+    openat2(dir, name, OpenHow::new().flags(flags).resolve(resolve)).map(File::from)
+}
+
+/// Opens `path`, close-on-exec.
+#[cfg(target_os = "linux")]
+pub(crate) fn open_path(path: &Path, flags: OFlag) -> io::Result<File> {
+    Ok(File::from(nix::fcntl::openat(AT_FDCWD, path, flags | OFlag::O_CLOEXEC, Mode::empty())?))
+}
+
 /// The names in `dir` that are UTF-8, and whether these are all: `max` are looked at.
 pub(crate) fn names_in(dir: &impl AsFd, max: usize) -> io::Result<(Vec<String>, bool)> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -221,28 +249,6 @@ pub(crate) fn names_in(dir: &impl AsFd, max: usize) -> io::Result<(Vec<String>, 
         }
     }
     Ok((names, true))
-}
-
-/// Whether the files of `dir` are provably this machine's alone: no other one can have put them there.
-pub(crate) fn is_local(dir: &impl AsFd) -> bool {
-    #[cfg(target_os = "linux")]
-    {
-        use nix::sys::statfs;
-        let local = [
-            statfs::TMPFS_MAGIC,
-            statfs::EXT4_SUPER_MAGIC,
-            statfs::XFS_SUPER_MAGIC,
-            statfs::BTRFS_SUPER_MAGIC,
-            statfs::OVERLAYFS_SUPER_MAGIC,
-            statfs::F2FS_SUPER_MAGIC,
-        ];
-        statfs::fstatfs(dir.as_fd()).is_ok_and(|found| local.contains(&found.filesystem_type()))
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = dir;
-        false
-    }
 }
 
 /// Whether we could make a file in the directory `path`.
