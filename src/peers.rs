@@ -159,6 +159,7 @@ impl Peers {
         let now = Clock::new().now().wall;
         let mut peers = Vec::new();
         let mut to_ask = Vec::new();
+        let origin = dir.origin();
         for file_name in names.into_iter().filter(|name| is_capability_name(name)) {
             let mut peer = Peer {
                 file_name,
@@ -174,7 +175,7 @@ impl Peers {
                 Err(error) if error.kind() == ErrorKind::CapabilityMissing => continue,
                 Err(error) => peer.reason = error.to_string(),
                 Ok(found) => {
-                    let (state, why) = judged(&found);
+                    let (state, why) = judged(&found, origin);
                     let capability = found.capability;
                     peer.state =
                         if state == ProcessState::Dead { PeerState::Dead } else { PeerState::Unknown };

@@ -21,8 +21,9 @@ use super::address::Address;
 use super::location::drawn_pid;
 use super::namespace::{Environment, Namespace};
 use super::private_dir::{PrivateDir, Purpose};
-use super::process::{ProcessIdentity, ProcessStart};
+use super::process::{Origin, ProcessIdentity, ProcessStart};
 use super::random::Random;
+use super::reach::is_local;
 use super::refused;
 use super::sys::{self, Facts, FileId, FileKind};
 use crate::proto::auth::AuthToken;
@@ -253,6 +254,11 @@ impl OpenCapabilityDir {
     pub(crate) fn names(&self, max: usize) -> Result<(Vec<String>, bool), Error> {
         sys::names_in(&self.dir, max)
             .map_err(|cause| refused(format!("cannot list the directory {:?}", self.path), cause))
+    }
+
+    /// Where the files in this directory can have come from.
+    pub(crate) fn origin(&self) -> Origin {
+        if is_local(&self.dir) { Origin::ThisMachine } else { Origin::Anywhere }
     }
 
     /// Where it was found.

@@ -2,7 +2,7 @@
 //!
 //! Three kinds of things are looked at: capability files with their sockets, files that were to become
 //! capability files, and directories of single servers that no capability file names. A process is dead if
-//! [`ProcessIdentity::judged`] says so; whatever may belong to another machine, another container or a live
+//! [`ProcessIdentity::judged_in`] says so; whatever may belong to another machine, another container or a live
 //! process is kept. Each thing is looked at again right before it goes, under the lock on its directory that
 //! starts and stops take, so that a start at the same moment finds all or nothing.
 
@@ -25,7 +25,7 @@ use super::clock::Clock;
 use super::location::{SOCKET_NAME, drawn_pid, drawn_pid_of_path, own_directories, shared_directories};
 use super::namespace::{Environment, Namespace};
 use super::private_dir::{PrivateDir, Purpose};
-use super::process::{self, ProcessIdentity, ProcessState};
+use super::process::{self, Origin, ProcessIdentity, ProcessState};
 use super::random::Random;
 use super::reach::{Unreached, is_local, reach};
 use super::sys::{self, FileKind};
@@ -105,6 +105,8 @@ pub(crate) struct Sweep<'a> {
     capabilities: Option<&'a OpenCapabilityDir>,
     namespace: &'a Namespace,
     environment: &'a Environment,
+    /// Where the capability files can have come from.
+    origin: Origin,
     is_dry: bool,
     /// Directories of ours, on whose file systems we depend anyway.
     own: Vec<PathBuf>,
@@ -121,7 +123,8 @@ impl<'a> Sweep<'a> {
     ) -> Result<Self, Error> {
         let own = own_directories(namespace, environment);
         let random = Random::from_os()?;
-        Ok(Self { capabilities, namespace, environment, is_dry, own, random, report: Vec::new() })
+        let origin = capabilities.map_or(Origin::Anywhere, OpenCapabilityDir::origin);
+        Ok(Self { capabilities, namespace, environment, origin, is_dry, own, random, report: Vec::new() })
     }
 
     /// Looks at everything; says what became of it, and whether it was everything.
@@ -152,7 +155,7 @@ impl<'a> Sweep<'a> {
             Ok(found) => found,
             Err(error) => return self.keep(Remains::Capability, path, &error.to_string()),
         };
-        match judged(&found) {
+        match judged(&found, self.origin) {
             (ProcessState::Dead, why) => self.sweep_dead(files, name, &found, why),
             (_, why) => self.keep(Remains::Capability, path, why),
         }
@@ -202,7 +205,7 @@ impl<'a> Sweep<'a> {
         socket: &str,
     ) {
         let path = files.path().join(name);
-        if !is_unchanged(files, name, found) {
+        if !self.is_unchanged(files, name, found) {
             return self.keep(Remains::Capability, path, "it has changed meanwhile");
         }
         let address = found.capability.address.path();
@@ -237,7 +240,7 @@ impl<'a> Sweep<'a> {
         // A start makes the directory long before it publishes.
         let is_gone =
             || sys::facts_of_path(parent).is_err_and(|cause| cause.kind() == io::ErrorKind::NotFound);
-        if !is_unchanged(files, name, found) || !is_gone() {
+        if !self.is_unchanged(files, name, found) || !is_gone() {
             return self.keep(Remains::Capability, path, "it has changed meanwhile");
         }
         if self.is_dry {
@@ -262,10 +265,10 @@ impl<'a> Sweep<'a> {
         if facts.kind != FileKind::Regular || facts.uid != sys::effective_uid() {
             return self.keep(Remains::Temporary, path, "it is no regular file of ours");
         }
-        let by_name = mark.and_then(|mark| ProcessIdentity::judge_marked(pid, mark));
+        let by_name = mark.and_then(|mark| ProcessIdentity::judge_marked(pid, mark, self.origin));
         let (state, why) = by_name.unwrap_or_else(|| match files.read_temporary(name) {
             Ok(found) if found.capability.process.as_ref().is_some_and(|process| process.pid == pid) => {
-                judged(&found)
+                judged(&found, self.origin)
             }
             _ => (ProcessState::Unknown, "it does not say which process made it"),
         });
@@ -373,6 +376,12 @@ impl<'a> Sweep<'a> {
         self.remove_directory(&dir, path, why);
     }
 
+    /// Whether the capability file `name` is still the one that was `found`, and its process still dead.
+    fn is_unchanged(&self, files: &OpenCapabilityDir, name: &str, found: &FoundCapability) -> bool {
+        let now = files.read_named(name);
+        now.is_ok_and(|now| now.is_same(found) && judged(&now, self.origin).0 == ProcessState::Dead)
+    }
+
     /// Whether everything on the way to `path` answers by itself, so that looking at it cannot take for ever; or why not.
     fn check_answers(&self, path: &Path) -> Result<(), String> {
         match reach(path, &self.own) {
@@ -444,16 +453,10 @@ impl<'a> Sweep<'a> {
     }
 }
 
-/// Whether the capability file `name` is still the one that was `found`, and its process still dead.
-fn is_unchanged(files: &OpenCapabilityDir, name: &str, found: &FoundCapability) -> bool {
-    let now = files.read_named(name);
-    now.is_ok_and(|now| now.is_same(found) && judged(&now).0 == ProcessState::Dead)
-}
-
-/// Whether the process that published a capability still lives, and why we think so.
-pub(crate) fn judged(found: &FoundCapability) -> (ProcessState, &'static str) {
+/// Whether the process that published a capability still lives, and why we think so; `origin` is the directory's.
+pub(crate) fn judged(found: &FoundCapability, origin: Origin) -> (ProcessState, &'static str) {
     match &found.capability.process {
-        Some(process) => process.judged(),
+        Some(process) => process.judged_in(origin),
         None => (ProcessState::Unknown, "it does not say which process published it"),
     }
 }

@@ -30,7 +30,7 @@ mod crash;
 mod directory;
 mod doors;
 #[cfg(target_os = "linux")]
-mod hung_mount;
+mod fuse;
 mod location;
 #[path = "../it/util/loud.rs"]
 mod loud;

@@ -12,8 +12,8 @@ use udsmsg::os::address::Address;
 use udsmsg::os::capability::CapabilityDir;
 use udsmsg::peers::{Fate, SweepReport};
 
-use crate::hung_mount::with_hung_mount;
-use crate::peers::{contents, peers, publish};
+use crate::fuse::{with_hung_mount, with_shared_mount};
+use crate::peers::{answering, contents, environment, peers, publish};
 use crate::util::Place;
 
 /// The pid of nobody.
@@ -71,6 +71,33 @@ fn peers_and_sweep_do_not_touch_a_planted_path_on_a_hung_mount() {
     }
 }
 
+/// Containers and virtual machines have file systems of any type: those on which our own directories lie are used.
+#[test]
+fn peers_on_the_file_system_of_the_default_sockets_are_asked() {
+    let place = Place::new();
+    let shared = place.make_dir("shared", 0o700);
+    with_shared_mount(&shared, ("file", ""), || {
+        let path = shared.join("s.sock");
+        answering(&path, r#"{"type":"pong"}"#);
+        publish(&place, &path, &contents(&path));
+        let state_with = |tmpdir: &Path| {
+            let environment = place
+                .environment_with([("CLAUDE_CONFIG_DIR", place.path("config")), ("TMPDIR", tmpdir.into())]);
+            let peers = udsmsg::Peers::in_namespace(&udsmsg::Namespace::default(), &environment).unwrap();
+            peers.list().unwrap().peers.remove(0)
+        };
+        let peer = state_with(&place.path("tmp"));
+        assert_eq!(peer.state, PeerState::Unknown, "{peer:?}");
+        assert!(peer.reason.contains("may not answer (fuse.shared at"), "{peer:?}");
+        let peer = state_with(&shared);
+        assert_eq!(peer.state, PeerState::Live, "{peer:?}");
+        // What a person or the host itself names is connected to as it is.
+        let mut client =
+            udsmsg::Client::in_namespace(&udsmsg::Namespace::default(), &environment(&place)).unwrap();
+        assert!(client.ping(&Address::from_path(&path).unwrap()).is_accepted());
+    });
+}
+
 #[test]
 fn a_directory_of_a_server_on_a_hung_mount_is_not_swept() {
     let place = Place::new();
@@ -107,7 +134,6 @@ mod reply {
     use udsmsg::{Client, ErrorKind, Outgoing, SendOutcome, Server, ServerEvent};
 
     use super::*;
-    use crate::peers::environment;
 
     const SOON: Option<Duration> = Some(Duration::from_millis(1));
     const TIMEOUT: Duration = Duration::from_secs(60);
