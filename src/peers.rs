@@ -8,6 +8,7 @@
 //! path is to be escaped before it is shown (`{:?}` does).
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::client::Client;
@@ -17,6 +18,7 @@ use crate::os::clock::Clock;
 use crate::os::location::own_directories;
 use crate::os::namespace::{Environment, Namespace};
 use crate::os::process::{ProcessIdentity, ProcessState};
+use crate::os::random::Random;
 pub use crate::os::sweep::{Fate, Remains, Swept};
 use crate::os::sweep::{NAMES_MAX, Sweep, judged};
 use crate::proto::error::{Error, ErrorKind};
@@ -100,7 +102,7 @@ pub struct Peers {
 pub struct PeerList {
     /// The live first, then the unknown, the dead and the unusable; the youngest first among each.
     pub peers: Vec<Peer>,
-    /// Whether these are all: a directory with too many names is not read to its end.
+    /// Whether these are all: of very many files, each call looks at others.
     pub is_complete: bool,
 }
 
@@ -112,6 +114,9 @@ pub struct SweepReport {
     pub swept: Vec<Swept>,
     /// Whether this is all that there is.
     pub is_complete: bool,
+    /// Directories that hold more than one call looks at. The next call looks at others, unless it is more than a
+    /// million names that others have put there.
+    pub truncated: Vec<PathBuf>,
 }
 
 impl Peers {
@@ -155,12 +160,12 @@ impl Peers {
         let Some(dir) = self.capabilities.open_existing()? else {
             return Ok(PeerList { peers: Vec::new(), is_complete: true });
         };
-        let (names, is_complete) = dir.names(NAMES_MAX)?;
+        let (names, is_complete) = dir.names(NAMES_MAX, is_capability_name, &mut Random::from_os()?)?;
         let now = Clock::new().now().wall;
         let mut peers = Vec::new();
         let mut to_ask = Vec::new();
         let origin = dir.origin();
-        for file_name in names.into_iter().filter(|name| is_capability_name(name)) {
+        for file_name in names {
             let mut peer = Peer {
                 file_name,
                 address: None,
@@ -212,8 +217,8 @@ impl Peers {
     pub fn sweep(&self, is_dry: bool) -> Result<SweepReport, Error> {
         let dir = self.capabilities.open_existing()?;
         let sweep = Sweep::new(dir.as_ref(), &self.namespace, &self.environment, is_dry)?;
-        let (swept, is_complete) = sweep.run()?;
-        Ok(SweepReport { swept, is_complete })
+        let (swept, truncated) = sweep.run()?;
+        Ok(SweepReport { swept, is_complete: truncated.is_empty(), truncated })
     }
 
     /// Asks everyone `to_ask` (an index into `peers` and an address) for a sign of life.

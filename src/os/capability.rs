@@ -250,9 +250,15 @@ impl OpenCapabilityDir {
         self.read_file(Intent::ToRemove, name, None)
     }
 
-    /// The names in this directory, and whether these are all: `max` are looked at.
-    pub(crate) fn names(&self, max: usize) -> Result<(Vec<String>, bool), Error> {
-        sys::names_in(&self.dir, max)
+    /// The names in this directory that are `wanted`, and whether these are all: `max` at most, as
+    /// [`sys::names_in`] chooses them.
+    pub(crate) fn names(
+        &self,
+        max: usize,
+        wanted: impl FnMut(&str) -> bool,
+        random: &mut Random,
+    ) -> Result<(Vec<String>, bool), Error> {
+        sys::names_in(&self.dir, max, wanted, |end| random.below(end))
             .map_err(|cause| refused(format!("cannot list the directory {:?}", self.path), cause))
     }
 
@@ -268,10 +274,7 @@ impl OpenCapabilityDir {
 
     /// The facts of the file `name`.
     pub(crate) fn facts(&self, name: &str) -> io::Result<Facts> {
-        #[cfg(target_os = "linux")]
-        return sys::facts_of(&sys::open_unmounted(&self.dir, name, OFlag::O_PATH)?);
-        #[cfg(not(target_os = "linux"))]
-        sys::facts_at(&self.dir, name)
+        sys::facts_unmounted(&self.dir, name)
     }
 
     /// Removes the file `name`, whatever it is by now.

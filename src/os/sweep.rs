@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -31,7 +32,7 @@ use super::reach::{Unreached, is_local, reach};
 use super::sys::{self, FileKind};
 use crate::proto::error::Error;
 
-/// Names in one directory that are looked at.
+/// Files of ours in one directory that are looked at in one call; the next call looks at others.
 pub(crate) const NAMES_MAX: usize = 16_384;
 
 /// What kind of thing was looked at.
@@ -112,6 +113,8 @@ pub(crate) struct Sweep<'a> {
     own: Vec<PathBuf>,
     random: Random,
     report: Vec<Swept>,
+    /// Directories with more in them than one call looks at.
+    truncated: Vec<PathBuf>,
 }
 
 impl<'a> Sweep<'a> {
@@ -124,15 +127,16 @@ impl<'a> Sweep<'a> {
         let own = own_directories(namespace, environment);
         let random = Random::from_os()?;
         let origin = capabilities.map_or(Origin::Anywhere, OpenCapabilityDir::origin);
-        Ok(Self { capabilities, namespace, environment, origin, is_dry, own, random, report: Vec::new() })
+        let (report, truncated) = (Vec::new(), Vec::new());
+        Ok(Self { capabilities, namespace, environment, origin, is_dry, own, random, report, truncated })
     }
 
-    /// Looks at everything; says what became of it, and whether it was everything.
-    pub(crate) fn run(mut self) -> Result<(Vec<Swept>, bool), Error> {
-        let mut is_complete = true;
+    /// Looks at everything; says what became of it, and which directories hold more than was looked at.
+    pub(crate) fn run(mut self) -> Result<(Vec<Swept>, Vec<PathBuf>), Error> {
         if let Some(files) = self.capabilities {
-            let (mut names, is_all) = files.names(NAMES_MAX)?;
-            is_complete &= is_all;
+            let wanted = |name: &str| is_capability_name(name) || temporary_of(name).is_some();
+            let (mut names, is_all) = files.names(NAMES_MAX, wanted, &mut self.random)?;
+            self.note_truncated(files.path(), is_all);
             names.sort_unstable();
             for name in &names {
                 if is_capability_name(name) {
@@ -143,10 +147,16 @@ impl<'a> Sweep<'a> {
             }
         }
         for directory in shared_directories(self.namespace, self.environment) {
-            is_complete &= self.sweep_shared(Path::new(&directory));
+            self.sweep_shared(Path::new(&directory));
         }
-        is_complete &= self.sweep_tmp();
-        Ok((self.report, is_complete))
+        self.sweep_tmp();
+        Ok((self.report, self.truncated))
+    }
+
+    fn note_truncated(&mut self, directory: &Path, is_all: bool) {
+        if !is_all {
+            self.truncated.push(directory.to_owned());
+        }
     }
 
     fn sweep_capability(&mut self, files: &OpenCapabilityDir, name: &str) {
@@ -279,50 +289,53 @@ impl<'a> Sweep<'a> {
         self.remove(Remains::Temporary, path, why, || files.remove(name));
     }
 
-    /// Directories of single servers in one that they share; whether all of them were looked at.
-    fn sweep_shared(&mut self, shared: &Path) -> bool {
+    /// Directories of single servers in one that they share.
+    fn sweep_shared(&mut self, shared: &Path) {
         if let Err(why) = self.check_answers(shared) {
-            self.keep(Remains::Directory, shared.to_owned(), &why);
-            return true;
+            return self.keep(Remains::Directory, shared.to_owned(), &why);
         }
         let dir = match PrivateDir::open_existing(shared, Purpose::Sockets) {
             Ok(Some(dir)) => dir,
-            Ok(None) => return true,
-            Err(error) => {
-                self.keep(Remains::Directory, shared.to_owned(), &error.to_string());
-                return true;
+            Ok(None) => return,
+            Err(error) => return self.keep(Remains::Directory, shared.to_owned(), &error.to_string()),
+        };
+        self.sweep_own_dirs(&dir, shared, drawn_pid, |_| true);
+    }
+
+    /// Directories of single servers directly in `/tmp`, which others can fill as they please.
+    fn sweep_tmp(&mut self) {
+        let shared = Path::new("/tmp");
+        let Ok(dir) = fs::File::open(shared) else { return };
+        let prefix = format!("{}-", self.namespace.name());
+        let own_uid = sys::effective_uid();
+        let is_ours = |name: &str| sys::facts_unmounted(&dir, name).is_ok_and(|facts| facts.uid == own_uid);
+        self.sweep_own_dirs(&dir, shared, |name| drawn_pid(name.strip_prefix(&prefix)?), is_ours);
+    }
+
+    /// The directories of single servers in `dir`, which is at the path `shared`: those whose names give a pid.
+    fn sweep_own_dirs(
+        &mut self,
+        dir: &impl AsFd,
+        shared: &Path,
+        pid_of: impl Fn(&str) -> Option<u32>,
+        is_ours: impl Fn(&str) -> bool,
+    ) {
+        let wanted = |name: &str| pid_of(name).is_some() && is_ours(name);
+        let random = &mut self.random;
+        let (mut names, is_all) = match sys::names_in(dir, NAMES_MAX, wanted, |end| random.below(end)) {
+            Ok(found) => found,
+            Err(cause) => {
+                let why = format!("it cannot be listed: {cause}");
+                return self.keep(Remains::Directory, shared.to_owned(), &why);
             }
         };
-        let Ok((mut names, is_complete)) = sys::names_in(&dir, NAMES_MAX) else { return false };
+        self.note_truncated(shared, is_all);
         names.sort_unstable();
         for name in names {
-            if let Some(pid) = drawn_pid(&name) {
+            if let Some(pid) = pid_of(&name) {
                 self.sweep_own_dir(&shared.join(&name), pid);
             }
         }
-        is_complete
-    }
-
-    /// Directories of single servers directly in `/tmp`; whether all of them were looked at.
-    fn sweep_tmp(&mut self) -> bool {
-        let Ok(entries) = fs::read_dir("/tmp") else { return true };
-        let prefix = format!("{}-", self.namespace.name());
-        let mut seen = 0;
-        for entry in entries.flatten() {
-            seen += 1;
-            if seen > NAMES_MAX {
-                return false;
-            }
-            let name = entry.file_name();
-            if let Some(pid) = name.to_str().and_then(|name| drawn_pid(name.strip_prefix(&prefix)?)) {
-                let path = entry.path();
-                // Those of others are none of our business.
-                if reach(&path, &self.own).is_ok_and(|reached| reached.facts.uid == sys::effective_uid()) {
-                    self.sweep_own_dir(&path, pid);
-                }
-            }
-        }
-        true
     }
 
     /// The directory of one server that is named after process `pid`.
@@ -347,12 +360,10 @@ impl<'a> Sweep<'a> {
             Ok(lock) => lock,
             Err(error) => return keep(self, &error.to_string()),
         };
-        let has_more = match sys::names_in(&dir, 16) {
-            Ok((names, is_all)) => !is_all || names.iter().any(|name| name != SOCKET_NAME),
+        match sys::has_nothing_but(&dir, SOCKET_NAME) {
+            Ok(true) => {}
+            Ok(false) => return keep(self, "there is more in it than a socket"),
             Err(cause) => return keep(self, &format!("it cannot be listed: {cause}")),
-        };
-        if has_more {
-            return keep(self, "there is more in it than a socket");
         }
         let socket = path.join(SOCKET_NAME);
         let has_socket = match look_at(&dir, SOCKET_NAME, &socket) {
@@ -401,12 +412,8 @@ impl<'a> Sweep<'a> {
 
     /// Removes the directory of one server if nothing is left in it. Its lock is held.
     fn remove_directory(&mut self, dir: &PrivateDir, shown: &Path, why: &str) {
-        if self.is_dry {
-            let is_left = sys::names_in(dir, 16)
-                .is_ok_and(|(names, is_all)| is_all && names.iter().all(|name| name == SOCKET_NAME));
-            if !is_left {
-                return self.keep(Remains::Directory, shown.to_owned(), "there is something else in it");
-            }
+        if self.is_dry && !sys::has_nothing_but(dir, SOCKET_NAME).unwrap_or(false) {
+            return self.keep(Remains::Directory, shown.to_owned(), "there is something else in it");
         }
         if !dir.is_in_place() {
             return;

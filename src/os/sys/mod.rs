@@ -16,8 +16,8 @@ pub(crate) use unix::receive;
 #[cfg(unix)]
 pub(crate) use unix::{
     Facts, FileId, FileKind, SUN_PATH_BYTES, chmod_unfollowed, facts_at, facts_of, facts_of_path,
-    group_is_private, home_directory, is_writable, names_in, open_at, open_unmounted, pin, process_exists,
-    stream_socket,
+    facts_unmounted, group_is_private, has_nothing_but, home_directory, is_writable, names_in, open_at,
+    open_unmounted, pin, process_exists, stream_socket,
 };
 #[cfg(unix)]
 pub use unix::{effective_uid, peer_identity, send};
