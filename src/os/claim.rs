@@ -328,7 +328,7 @@ impl Claim {
     fn make_room(&self, name: &UnixAddr) -> Result<(), Error> {
         let Some(found) = self.facts()? else { return Ok(()) };
         if found.kind != FileKind::Socket {
-            let mend = "remove it, or use another path";
+            let mend = "use another path, or remove it if nothing needs it";
             return Err(self.occupied(&format!("{} stands there; {mend}", found.kind.name())));
         }
         let own_uid = sys::effective_uid();

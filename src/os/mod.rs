@@ -35,6 +35,8 @@ pub mod random;
 #[cfg(unix)]
 mod reach;
 #[cfg(unix)]
+mod remedy;
+#[cfg(unix)]
 pub mod sweep;
 pub mod sys;
 #[cfg(feature = "server")]

@@ -166,7 +166,7 @@ fn doctor_names_each_fault_and_what_to_do() {
             },
             "capabilities",
             "can be changed by others",
-            "chmod go-w",
+            "of your own",
         ),
         (
             "config home relative",
@@ -223,7 +223,7 @@ fn doctor_names_each_fault_and_what_to_do() {
             },
             "default_socket",
             "can be changed by others",
-            "chmod go-w",
+            "of your own",
         ),
         (
             "an unusable capability",
