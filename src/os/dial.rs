@@ -10,7 +10,7 @@ use nix::sys::socket::{UnixAddr, connect};
 
 use super::address::Address;
 use super::capability::{Capability, CapabilityDir};
-use super::reach::{Reached, Unreached, reach};
+use super::reach::{Reach, Reached, Unreached};
 use super::sys;
 use crate::proto::auth::AuthToken;
 use crate::proto::error::{Error, ErrorKind};
@@ -119,7 +119,9 @@ fn look_up(capabilities: &CapabilityDir, target: &Address) -> Result<Capability,
 
 /// What stands at the path of `target`, which a peer chose.
 fn reach_target(target: &Address, own: &[PathBuf]) -> Result<Reached, Error> {
-    reach(Path::new(target.path()), own).map_err(|why| match why {
+    let reached =
+        Reach::new(own).map_err(Unreached::from).and_then(|reach| reach.reach(Path::new(target.path())));
+    reached.map_err(|why| match why {
         Unreached::MayNotAnswer(why) => {
             let sentence = format!("{:?} was not connected to, because it {why}", target.path());
             Error::new(ErrorKind::NotLocal, sentence)

@@ -51,11 +51,20 @@ impl Reached {
     }
 }
 
-/// Looks at the absolute `path`. Only Linux says what is mounted where; elsewhere the path is followed as it is.
+/// Follows paths. Only Linux says what is mounted where; elsewhere a path is followed as it is.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn reach(path: &Path, own: &[PathBuf]) -> Result<Reached, Unreached> {
-    let _ = own;
-    Ok(Reached { facts: sys::facts_of_path(path)? })
+pub(crate) struct Reach;
+
+#[cfg(not(target_os = "linux"))]
+impl Reach {
+    pub(crate) fn new(own: &[PathBuf]) -> io::Result<Self> {
+        let _ = own;
+        Ok(Self)
+    }
+
+    pub(crate) fn reach(&self, path: &Path) -> Result<Reached, Unreached> {
+        Ok(Reached { facts: sys::facts_of_path(path)? })
+    }
 }
 
 /// Whether the files of `dir` are provably this machine's alone: no other one can have put them there.
@@ -66,7 +75,7 @@ pub(crate) fn is_local(dir: &impl std::os::fd::AsFd) -> bool {
 }
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{is_local, reach};
+pub(crate) use linux::{Reach, is_local};
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -74,6 +83,7 @@ mod linux {
     use std::collections::VecDeque;
     use std::ffi::{OsStr, OsString};
     use std::fs::{self, File};
+    use std::io;
     use std::os::fd::{AsFd, AsRawFd};
     use std::os::unix::ffi::OsStringExt;
     use std::path::{Component, Path, PathBuf};
@@ -171,31 +181,27 @@ mod linux {
         }
     }
 
-    /// Looks at the absolute `path`; its last component may be a link, which is not followed. Where we depend on a file
-    /// system anyway, it need not be local: name directories on it in `own`.
-    pub(crate) fn reach(path: &Path, own: &[PathBuf]) -> Result<Reached, Unreached> {
-        if !path.is_absolute() {
-            return Err(Errno::EINVAL.into());
-        }
-        Walk::new(own)?.walk(path)
-    }
-
-    struct Walk<'a> {
+    /// Follows paths, with the table of mounts as it was when this was made: what is mounted later is not followed into.
+    pub(crate) struct Reach {
         root: File,
         mounts: Option<Mounts>,
-        /// Directories on whose mounts we depend.
-        own: &'a [PathBuf],
-        /// These mounts, once they are asked for.
+        /// Directories on whose file systems we depend anyway: these need not be local.
+        own: Vec<PathBuf>,
+        /// Their mounts, once they are asked for.
         own_mounts: OnceCell<Vec<u32>>,
     }
 
-    impl<'a> Walk<'a> {
-        fn new(own: &'a [PathBuf]) -> Result<Self, Unreached> {
+    impl Reach {
+        pub(crate) fn new(own: &[PathBuf]) -> io::Result<Self> {
             let root = sys::open_path(Path::new("/"), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-            Ok(Self { root, mounts: Mounts::read(), own, own_mounts: OnceCell::new() })
+            Ok(Self { root, mounts: Mounts::read(), own: own.to_owned(), own_mounts: OnceCell::new() })
         }
 
-        fn walk(&self, path: &Path) -> Result<Reached, Unreached> {
+        /// Looks at the absolute `path`; its last component may be a link, which is not followed.
+        pub(crate) fn reach(&self, path: &Path) -> Result<Reached, Unreached> {
+            if !path.is_absolute() {
+                return Err(Errno::EINVAL.into());
+            }
             // Absolute, and no component of it is a link.
             let mut at = PathBuf::from("/");
             let mut dir = self.root.try_clone()?;

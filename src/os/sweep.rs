@@ -28,7 +28,8 @@ use super::namespace::{Environment, Namespace};
 use super::private_dir::{PrivateDir, Purpose};
 use super::process::{self, Origin, ProcessIdentity, ProcessState};
 use super::random::Random;
-use super::reach::{Unreached, is_local, reach};
+use super::reach::{Reach, Unreached, is_local};
+use super::refused;
 use super::sys::{self, FileKind};
 use crate::proto::error::Error;
 
@@ -109,8 +110,7 @@ pub(crate) struct Sweep<'a> {
     /// Where the capability files can have come from.
     origin: Origin,
     is_dry: bool,
-    /// Directories of ours, on whose file systems we depend anyway.
-    own: Vec<PathBuf>,
+    reach: Reach,
     random: Random,
     report: Vec<Swept>,
     /// Directories with more in them than one call looks at.
@@ -124,11 +124,12 @@ impl<'a> Sweep<'a> {
         environment: &'a Environment,
         is_dry: bool,
     ) -> Result<Self, Error> {
-        let own = own_directories(namespace, environment);
+        let reach = Reach::new(&own_directories(namespace, environment))
+            .map_err(|cause| refused("cannot look at \"/\"", cause))?;
         let random = Random::from_os()?;
         let origin = capabilities.map_or(Origin::Anywhere, OpenCapabilityDir::origin);
         let (report, truncated) = (Vec::new(), Vec::new());
-        Ok(Self { capabilities, namespace, environment, origin, is_dry, own, random, report, truncated })
+        Ok(Self { capabilities, namespace, environment, origin, is_dry, reach, random, report, truncated })
     }
 
     /// Looks at everything; says what became of it, and which directories hold more than was looked at.
@@ -395,7 +396,7 @@ impl<'a> Sweep<'a> {
 
     /// Whether everything on the way to `path` answers by itself, so that looking at it cannot take for ever; or why not.
     fn check_answers(&self, path: &Path) -> Result<(), String> {
-        match reach(path, &self.own) {
+        match self.reach.reach(path) {
             Err(Unreached::MayNotAnswer(why)) => Err(format!("it {why}")),
             // What else is wrong is found where it is opened.
             Ok(_) | Err(Unreached::Refused(_)) => Ok(()),

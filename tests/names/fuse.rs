@@ -1,6 +1,6 @@
-//! File systems of this very test: one that never answers, and one that could be another machine's.
+//! A file system of this very test, through the kernel's FUSE device: one that never answers, or any other.
 //!
-//! Each is mounted in a mount namespace of its own, so that nothing else on the machine can touch it, and it ends with
+//! It is mounted in a mount namespace of its own, so that nothing else on the machine can touch it, and it ends with
 //! the thread that made it. A watchdog aborts it after 20 s: what hangs on it then fails, and so does the test.
 
 use std::fs::File;
@@ -20,24 +20,13 @@ use nix::sched::{CloneFlags, unshare};
 /// How long the code under test may take.
 const WATCHDOG: Duration = Duration::from_secs(20);
 
-/// Opcodes of requests.
-const LOOKUP: u32 = 1;
+/// Opcodes of requests that every file system gets.
 const FORGET: u32 = 2;
-const GETATTR: u32 = 3;
-const SETATTR: u32 = 4;
-const MKNOD: u32 = 8;
-const OPEN: u32 = 14;
-const READ: u32 = 15;
-const RELEASE: u32 = 18;
-const FLUSH: u32 = 25;
 const INIT: u32 = 26;
-const OPENDIR: u32 = 27;
-const READDIR: u32 = 28;
-const RELEASEDIR: u32 = 29;
 const BATCH_FORGET: u32 = 42;
 
 /// What a request gets: an error, a body, or nothing at all.
-type Answer = Option<Result<Vec<u8>, i32>>;
+pub type Answer = Option<Result<Vec<u8>, i32>>;
 
 /// Runs `body` where a file system that never answers is mounted at `at`, an existing directory or file. False, and a
 /// line that says so, if this machine or user cannot have one.
@@ -45,19 +34,9 @@ pub fn with_hung_mount(at: &Path, body: impl FnOnce() + Send) -> bool {
     with_mount(at, "fuse.hung", |_, _, _| None, body)
 }
 
-/// Runs `body` where a file system that answers, but of which nobody can say whose it is, is mounted at the directory
-/// `at` with one `file` in it: its name and what it holds. Sockets can be made there, and nothing else.
-pub fn with_shared_mount(at: &Path, file: (&str, &str), body: impl FnOnce() + Send) -> bool {
-    let mut files = vec![Node::new("", 0o040_700, ""), Node::new(file.0, 0o100_600, file.1)];
-    with_mount(
-        at,
-        "fuse.shared",
-        move |opcode, node, input| Some(answer(&mut files, opcode, node, input)),
-        body,
-    )
-}
-
-fn with_mount(
+/// Runs `body` where a file system of the type `kind` is mounted at `at`: `answer` gets the opcode, the node and the
+/// input of each request. False, and a line that says so, if this machine or user cannot have one.
+pub fn with_mount(
     at: &Path,
     kind: &str,
     answer: impl FnMut(u32, u64, &[u8]) -> Answer + Send,
@@ -134,11 +113,14 @@ fn serve(
             Err(_) => return,
         };
         // Length, opcode, number, node, and more, in 40 bytes.
-        let opcode = word(&request, 4);
+        let opcode = u32::from_ne_bytes(request[4..8].try_into().unwrap());
         let node = u64::from_ne_bytes(request[16..24].try_into().unwrap());
         let told = match opcode {
             // Version 7.31, no readahead, no flags, writes of 4 KiB.
-            INIT => Some(Ok(words(&[7, 31, 0, 0, 0, 4096, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]))),
+            INIT => {
+                let words = [7_u32, 31, 0, 0, 0, 4096, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+                Some(Ok(words.iter().flat_map(|word| word.to_ne_bytes()).collect()))
+            }
             FORGET | BATCH_FORGET => None,
             _ => answer(opcode, node, &request[40..len]),
         };
@@ -149,88 +131,5 @@ fn serve(
         bytes.extend_from_slice(&request[8..16]);
         bytes.extend(body);
         let _ = device.write_all(&bytes);
-    }
-}
-
-fn word(bytes: &[u8], at: usize) -> u32 {
-    u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap())
-}
-
-fn words(words: &[u32]) -> Vec<u8> {
-    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
-}
-
-/// A file of the shared file system; its number is its place, counted from 1, and the first is the root.
-struct Node {
-    name: Vec<u8>,
-    mode: u32,
-    contents: Vec<u8>,
-}
-
-impl Node {
-    fn new(name: impl AsRef<[u8]>, mode: u32, contents: &str) -> Self {
-        Self { name: name.as_ref().to_owned(), mode, contents: contents.as_bytes().to_owned() }
-    }
-
-    /// `fuse_attr` of the node `number`.
-    fn attributes(&self, number: u64) -> Vec<u8> {
-        let wide = [number, self.contents.len() as u64, 0, 0, 0, 0];
-        let mut bytes: Vec<u8> = wide.iter().flat_map(|wide| wide.to_ne_bytes()).collect();
-        let uid = udsmsg::os::sys::effective_uid();
-        bytes.extend(words(&[0, 0, 0, self.mode, 1, uid, 0, 0, 4096, 0]));
-        bytes
-    }
-}
-
-fn answer(files: &mut Vec<Node>, opcode: u32, node: u64, input: &[u8]) -> Result<Vec<u8>, i32> {
-    const ENOENT: i32 = 2;
-    const EROFS: i32 = 30;
-    const ENOSYS: i32 = 38;
-    let name = |input: &[u8]| input.split(|&byte| byte == 0).next().unwrap().to_owned();
-    let entry = |files: &[Node], at: usize| {
-        let number = at as u64 + 1;
-        let mut bytes: Vec<u8> = [number, 0, 0, 0, 0].iter().flat_map(|wide| wide.to_ne_bytes()).collect();
-        bytes.extend(files[at].attributes(number));
-        bytes
-    };
-    let file = usize::try_from(node).unwrap() - 1;
-    match opcode {
-        LOOKUP => {
-            let name = name(input);
-            let at = files.iter().skip(1).position(|file| file.name == name).ok_or(ENOENT)?;
-            Ok(entry(files, at + 1))
-        }
-        GETATTR | SETATTR => {
-            if opcode == SETATTR && word(input, 0) & 1 == 1 {
-                files[file].mode = word(input, 68);
-            }
-            Ok([vec![0; 16], files[file].attributes(node)].concat())
-        }
-        MKNOD if word(input, 0) & 0o170_000 == 0o140_000 => {
-            files.push(Node::new(name(&input[16..]), word(input, 0), ""));
-            Ok(entry(files, files.len() - 1))
-        }
-        OPEN | OPENDIR => Ok(vec![0; 16]),
-        READ => {
-            let at = usize::try_from(u64::from_ne_bytes(input[8..16].try_into().unwrap())).unwrap();
-            Ok(files[file].contents.get(at..).unwrap_or_default().to_owned())
-        }
-        READDIR if input[8] == 0 => Ok(files
-            .iter()
-            .enumerate()
-            .skip(1)
-            .flat_map(|(at, file)| {
-                let number = at as u64 + 1;
-                let mut entry = [number.to_ne_bytes(), number.to_ne_bytes()].concat();
-                entry.extend(words(&[file.name.len() as u32, 0]));
-                entry.extend(&file.name);
-                entry.resize(entry.len().next_multiple_of(8), 0);
-                entry
-            })
-            .collect()),
-        READDIR | RELEASE | RELEASEDIR | FLUSH => Ok(Vec::new()),
-        // Nothing can be removed or renamed here.
-        10..=13 | 45 => Err(EROFS),
-        _ => Err(ENOSYS),
     }
 }

@@ -39,6 +39,8 @@ mod peers;
 mod process;
 mod race;
 mod random;
+#[cfg(target_os = "linux")]
+mod shared_mount;
 mod sweep;
 mod unanswering;
 mod util;

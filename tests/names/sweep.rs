@@ -510,7 +510,7 @@ fn another_boot_on_a_shared_file_system_proves_nothing() {
     of_other["process"]["bootId"] = json!("0".repeat(32));
     let dir = place.make_dir("config/messaging-capabilities", 0o700);
     let name = CapabilityDir::file_name(&udsmsg::Address::from_path(&path).unwrap());
-    let was_run = crate::fuse::with_shared_mount(&dir, (&name, &of_other.to_string()), || {
+    let was_run = crate::shared_mount::with_shared_mount(&dir, (&name, &of_other.to_string()), || {
         let report = peers(&place).sweep(false).unwrap();
         assert_eq!(report.swept.len(), 1, "{report:?}");
         assert_eq!(report.swept[0].fate, Fate::Kept, "{report:?}");
@@ -547,7 +547,7 @@ fn a_temporary_file_of_another_boot_on_a_shared_file_system_is_kept() {
     let mut parts: Vec<_> = mark.split('-').map(str::to_owned).collect();
     parts[1] = "0".repeat(16);
     let name = format!(".{}.{NOBODYS_PID}-{}.{}.tmp", "0".repeat(64), "a".repeat(32), parts.join("-"));
-    let was_run = crate::fuse::with_shared_mount(&dir, (&name, ""), || {
+    let was_run = crate::shared_mount::with_shared_mount(&dir, (&name, ""), || {
         let report = peers(&place).sweep(false).unwrap();
         assert_eq!(report.swept[0].fate, Fate::Kept, "{report:?}");
         assert!(report.swept[0].reason.contains("another one with the same id"), "{report:?}");

@@ -12,8 +12,9 @@ use udsmsg::os::address::Address;
 use udsmsg::os::capability::CapabilityDir;
 use udsmsg::peers::{Fate, SweepReport};
 
-use crate::fuse::{with_hung_mount, with_shared_mount};
+use crate::fuse::with_hung_mount;
 use crate::peers::{answering, contents, environment, peers, publish};
+use crate::shared_mount::with_shared_mount;
 use crate::util::Place;
 
 /// The pid of nobody.
