@@ -174,8 +174,17 @@ fn capability_dir(checks: &mut Checks, namespace: &Namespace, environment: &Envi
             checks.ok(NAME, format!("{:?} does not exist yet; the first server makes it", dir.path()))
         }
         Err(error) => {
-            let otherwise = format!("set ${} to a directory of your own", namespace.config_variable());
+            let variable = namespace.config_variable();
+            let command =
+                format!("mkdir -m 700 ~/{namespace}-config && export {variable}=~/{namespace}-config");
+            let otherwise = format!("set ${variable} to a directory of your own: {command}");
             checks.error(NAME, error.kind(), &error.to_string(), &otherwise);
+            // The library does not know which variable says where it is.
+            if let Some(remedy) = checks.0.last_mut().and_then(|check| check.remedy.as_mut())
+                && remedy.starts_with("use a config home")
+            {
+                *remedy = format!("{remedy}: {command}");
+            }
         }
     }
 }
@@ -188,9 +197,12 @@ fn default_location(
 ) -> Result<(), Error> {
     const NAME: &str = "default socket";
     let skipped_one = |checks: &mut Checks, skipped: &SkippedLocation| {
-        let otherwise = "set $TMPDIR or $XDG_RUNTIME_DIR to a directory that only root and you can change";
+        let otherwise = format!(
+            "set $TMPDIR to a directory that only root and you can change: mkdir -m 700 ~/{namespace}-tmp && \
+             export TMPDIR=~/{namespace}-tmp"
+        );
         let sentence = format!("{:?} cannot be used: {}", skipped.directory, skipped.reason);
-        checks.error(NAME, skipped.kind, &sentence, otherwise);
+        checks.error(NAME, skipped.kind, &sentence, &otherwise);
     };
     match Location::preview(namespace, environment, &mut Random::from_os()?) {
         Ok(location) => {
@@ -225,7 +237,7 @@ fn descriptors(checks: &mut Checks) {
     let clients_max = Limits::default().clients_max;
     let needed = 2 * u64::try_from(clients_max).unwrap_or(u64::MAX / 4) + DESCRIPTORS_BESIDE;
     match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((soft, _)) if soft < needed => checks.fault(
+        Ok((soft, _)) if i128::from(soft) < i128::from(needed) => checks.fault(
             NAME,
             format!("{soft} descriptors are allowed, and {clients_max} clients can need {needed}"),
             format!("ulimit -n {needed}, or serve fewer clients (--max-clients)"),

@@ -44,6 +44,10 @@ pub(crate) fn dial(
         ChosenBy::Us => open(target, target.path())?,
         ChosenBy::Peer(own) => {
             let reached = reach_target(target, own)?;
+            if reached.facts.kind == sys::FileKind::Link {
+                let sentence = format!("cannot connect to {:?}: a symbolic link stands there", target.path());
+                return Err(Error::new(ErrorKind::NoSuchPeer, sentence));
+            }
             let path = reached.path();
             open(target, path.as_deref().unwrap_or_else(|| target.path()))?
         }

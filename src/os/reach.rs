@@ -26,6 +26,10 @@ pub(crate) struct Reached {
 /// Why the end of a path was not reached.
 pub(crate) enum Unreached {
     /// It lies where an answer may never come; in words that can follow "it".
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "no other system says what is mounted where")
+    )]
     MayNotAnswer(String),
     /// The system refused.
     Refused(io::Error),

@@ -385,6 +385,9 @@ impl Server {
     /// and [`next_event`](Self::next_event) tells what became of it. Its `from` is our own path unless it has one. Messages
     /// to one receiver go in order, over one connection, up to `in_flight_max` at a time.
     ///
+    /// The target is connected to as it is. One that a peer chose belongs into [`reply`](Self::reply): its path can lead
+    /// to a file system that never answers.
+    ///
     /// # Errors
     ///
     /// Nothing was taken: what [`Outbox::send`](crate::proto::outbox::Outbox::send) refuses, [`ErrorKind::PathTooLong`], and

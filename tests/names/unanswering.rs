@@ -81,22 +81,57 @@ fn peers_on_the_file_system_of_the_default_sockets_are_asked() {
         let path = shared.join("s.sock");
         answering(&path, r#"{"type":"pong"}"#);
         publish(&place, &path, &contents(&path));
-        let state_with = |tmpdir: &Path| {
-            let environment = place
-                .environment_with([("CLAUDE_CONFIG_DIR", place.path("config")), ("TMPDIR", tmpdir.into())]);
-            let peers = udsmsg::Peers::in_namespace(&udsmsg::Namespace::default(), &environment).unwrap();
-            peers.list().unwrap().peers.remove(0)
-        };
-        let peer = state_with(&place.path("tmp"));
+        let peer = peer_with_tmpdir(&place, &place.path("tmp"));
         assert_eq!(peer.state, PeerState::Unknown, "{peer:?}");
         assert!(peer.reason.contains("may not answer (fuse.shared at"), "{peer:?}");
-        let peer = state_with(&shared);
+        let peer = peer_with_tmpdir(&place, &shared);
         assert_eq!(peer.state, PeerState::Live, "{peer:?}");
         // What a person or the host itself names is connected to as it is.
         let mut client =
             udsmsg::Client::in_namespace(&udsmsg::Namespace::default(), &environment(&place)).unwrap();
         assert!(client.ping(&Address::from_path(&path).unwrap()).is_accepted());
     });
+}
+
+/// A home directory can lie below a directory of an automounter, where every other name can wait for a server.
+#[test]
+fn a_file_system_that_we_depend_on_is_reached_through_one_that_may_not_answer() {
+    use nix::mount::{MsFlags, mount};
+    let place = Place::new();
+    let outer = place.make_dir("outer", 0o700);
+    let inner = outer.join("home");
+    let mount_both = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+        let (none, no_flags) = (None::<&str>, MsFlags::empty());
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        mount(Some("test"), &outer, Some("hugetlbfs"), no_flags, Some("mode=700"))?;
+        fs::create_dir(&inner).map_err(|_| nix::Error::EIO)?;
+        mount(Some("test"), &inner, Some("tmpfs"), no_flags, Some("mode=700"))
+    };
+    let body = || {
+        if let Err(cause) = mount_both() {
+            eprintln!("SKIPPED: a file system of a strange type cannot be had here: {cause}");
+            return;
+        }
+        let path = inner.join("s.sock");
+        answering(&path, r#"{"type":"pong"}"#);
+        publish(&place, &path, &contents(&path));
+        let peer = peer_with_tmpdir(&place, &place.path("tmp"));
+        assert_eq!(peer.state, PeerState::Unknown, "{peer:?}");
+        assert!(peer.reason.contains("may not answer (hugetlbfs at"), "{peer:?}");
+        let peer = peer_with_tmpdir(&place, &inner);
+        assert_eq!(peer.state, PeerState::Live, "{peer:?}");
+    };
+    std::thread::scope(|scope| scope.spawn(body).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+/// The only peer, as it is seen with this `$TMPDIR`.
+fn peer_with_tmpdir(place: &Place, tmpdir: &Path) -> udsmsg::Peer {
+    let variables = [("CLAUDE_CONFIG_DIR", place.path("config")), ("TMPDIR", tmpdir.into())];
+    let environment = place.environment_with(variables);
+    let peers = udsmsg::Peers::in_namespace(&udsmsg::Namespace::default(), &environment).unwrap();
+    peers.list().unwrap().peers.remove(0)
 }
 
 #[test]
