@@ -207,7 +207,7 @@ fn default_location(
     match Location::preview(namespace, environment, &mut Random::from_os()?) {
         Ok(location) => {
             for skipped in location.skipped() {
-                if belongs_to_others(Path::new(&skipped.directory)) {
+                if belongs_to_others(skipped) {
                     // Anyone can make a directory there first: that is what the other places are for.
                     let detail = format!("{:?} is not used: {}", skipped.directory, skipped.reason);
                     checks.note(NAME, detail.split("; to mend it: ").next().unwrap_or(&detail));
@@ -226,9 +226,10 @@ fn default_location(
     Ok(())
 }
 
-/// Whether something of another user stands at `path`.
-fn belongs_to_others(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|facts| facts.uid() != effective_uid())
+/// Whether others have put something there: it is of another user, or mounted.
+fn belongs_to_others(skipped: &SkippedLocation) -> bool {
+    skipped.kind == ErrorKind::NotLocal
+        || fs::symlink_metadata(&skipped.directory).is_ok_and(|facts| facts.uid() != effective_uid())
 }
 
 /// Whether as many clients as are allowed can be open, and as many again that are being closed.

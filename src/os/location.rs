@@ -10,6 +10,8 @@ use super::address::Address;
 use super::namespace::{Environment, Namespace};
 use super::private_dir::{PrivateDir, Purpose};
 use super::random::Random;
+use super::reach::{Reach, Unreached};
+use super::refused;
 use super::sys;
 use crate::proto::error::{Error, ErrorKind};
 
@@ -94,10 +96,17 @@ impl Location {
         is_usable: impl Fn(&Path) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let (pid, nonce) = (process::id(), random.nonce());
+        let reach = Reach::new(&own_directories(namespace, environment))
+            .map_err(|cause| refused("cannot look at \"/\"", cause))?;
         let mut skipped = Vec::new();
         for directory in shared_directories(namespace, environment) {
             let address = usable(&directory, &format!("{pid}-{nonce}"));
-            match address.and_then(|address| is_usable(Path::new(&directory)).map(|()| address)) {
+            let checked = address.and_then(|address| {
+                check_answers(&reach, Path::new(&directory))?;
+                is_usable(Path::new(&directory))?;
+                Ok(address)
+            });
+            match checked {
                 Ok(address) => return Ok(Self { address, is_drawn: true, skipped }),
                 Err(error) => skipped.push(SkippedLocation::new(&directory, &error)),
             }
@@ -207,6 +216,15 @@ fn usable(directory: &OsString, own_name: &str) -> Result<Address, Error> {
     let address = Address::from_path(&path.join(own_name).join(SOCKET_NAME))?;
     address.check_length()?;
     Ok(address)
+}
+
+/// Checks that `directory` can be looked at without waiting: others can put something there before us.
+fn check_answers(reach: &Reach, directory: &Path) -> Result<(), Error> {
+    match reach.reach(directory) {
+        Err(Unreached::MayNotAnswer(why)) => Err(Error::new(ErrorKind::NotLocal, format!("it {why}"))),
+        // What else is wrong is found where it is opened.
+        Ok(_) | Err(Unreached::Refused(_)) => Ok(()),
+    }
 }
 
 /// The address of a socket in a `directory` directly in `/tmp` that does not exist yet.

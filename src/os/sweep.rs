@@ -2,7 +2,7 @@
 //!
 //! Three kinds of things are looked at: capability files with their sockets, files that were to become
 //! capability files, and directories of single servers that no capability file names. A process is dead if
-//! [`ProcessIdentity::judged_in`] says so; whatever may belong to another machine, another container or a live
+//! [`ProcessIdentity::judged`] says so, or if this is another boot and no other machine can have written that down; whatever may belong to another machine, another container or a live
 //! process is kept. Each thing is looked at again right before it goes, under the lock on its directory that
 //! starts and stops take, so that a start at the same moment finds all or nothing.
 

@@ -93,6 +93,30 @@ fn peers_on_the_file_system_of_the_default_sockets_are_asked() {
     });
 }
 
+/// Where others can make directories, they can mount something: a start goes on to the next place.
+#[test]
+fn a_default_location_that_is_a_hung_mount_is_skipped() {
+    use udsmsg::os::location::Location;
+    let place = Place::new();
+    place.make_dir("tmp", 0o700);
+    let squatted = place.make_dir("tmp/claude-code-socks", 0o700);
+    with_hung_mount(&squatted, || {
+        let mut random = udsmsg::os::random::Random::from_os().unwrap();
+        let draw = [Location::preview, Location::draw];
+        for draw in draw {
+            let location = draw(&udsmsg::Namespace::default(), &environment(&place), &mut random).unwrap();
+            let uid = udsmsg::os::sys::effective_uid();
+            assert!(
+                location.address().path().contains(&format!("/claude-code-socks-{uid}/")),
+                "{location:?}"
+            );
+            let [skipped] = location.skipped() else { panic!("{location:?}") };
+            assert_eq!(skipped.kind, udsmsg::ErrorKind::NotLocal);
+        }
+        assert_eq!(peers(&place).sweep(false).unwrap().swept[0].fate, Fate::Kept);
+    });
+}
+
 /// A home directory can lie below a directory of an automounter, where every other name can wait for a server.
 #[test]
 fn a_file_system_that_we_depend_on_is_reached_through_one_that_may_not_answer() {

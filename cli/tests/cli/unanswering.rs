@@ -51,3 +51,15 @@ fn peers_doctor_sweep_and_ping_do_not_wait_for_a_planted_path_on_a_hung_mount() 
         assert!(parent["detail"].as_str().unwrap().contains("may not answer (fuse.hung at"), "{parent}");
     });
 }
+
+#[test]
+fn doctor_and_serve_do_not_wait_for_a_hung_mount_in_place_of_the_default_directory() {
+    let home = Home::new();
+    let squatted = home.private("t/claude-code-socks");
+    with_hung_mount(&squatted, || {
+        let ended = home.run(&["doctor"]);
+        ended.assert_code(0);
+        assert!(ended.stdout.contains("may not answer (fuse.hung at"), "{ended:?}");
+        home.serve(&[]).stop(nix::sys::signal::Signal::SIGTERM).assert_clean(0);
+    });
+}
