@@ -8,14 +8,17 @@
 //! path is to be escaped before it is shown (`{:?}` does).
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::client::Client;
 use crate::os::address::Address;
 use crate::os::capability::{CapabilityDir, is_capability_name};
 use crate::os::clock::Clock;
+use crate::os::location::own_directories;
 use crate::os::namespace::{Environment, Namespace};
 use crate::os::process::{ProcessIdentity, ProcessState};
+use crate::os::random::Random;
 pub use crate::os::sweep::{Fate, Remains, Swept};
 use crate::os::sweep::{NAMES_MAX, Sweep, judged};
 use crate::proto::error::{Error, ErrorKind};
@@ -99,7 +102,7 @@ pub struct Peers {
 pub struct PeerList {
     /// The live first, then the unknown, the dead and the unusable; the youngest first among each.
     pub peers: Vec<Peer>,
-    /// Whether these are all: a directory with too many names is not read to its end.
+    /// Whether these are all: of very many files, each call looks at others.
     pub is_complete: bool,
 }
 
@@ -111,6 +114,9 @@ pub struct SweepReport {
     pub swept: Vec<Swept>,
     /// Whether this is all that there is.
     pub is_complete: bool,
+    /// Directories that hold more than one call looks at. The next call looks at others, unless it is more than a
+    /// million names that others have put there.
+    pub truncated: Vec<PathBuf>,
 }
 
 impl Peers {
@@ -154,11 +160,12 @@ impl Peers {
         let Some(dir) = self.capabilities.open_existing()? else {
             return Ok(PeerList { peers: Vec::new(), is_complete: true });
         };
-        let (names, is_complete) = dir.names(NAMES_MAX)?;
+        let (names, is_complete) = dir.names(NAMES_MAX, is_capability_name, &mut Random::from_os()?)?;
         let now = Clock::new().now().wall;
         let mut peers = Vec::new();
         let mut to_ask = Vec::new();
-        for file_name in names.into_iter().filter(|name| is_capability_name(name)) {
+        let origin = dir.origin();
+        for file_name in names {
             let mut peer = Peer {
                 file_name,
                 address: None,
@@ -173,7 +180,7 @@ impl Peers {
                 Err(error) if error.kind() == ErrorKind::CapabilityMissing => continue,
                 Err(error) => peer.reason = error.to_string(),
                 Ok(found) => {
-                    let (state, why) = judged(&found);
+                    let (state, why) = judged(&found, origin);
                     let capability = found.capability;
                     peer.state =
                         if state == ProcessState::Dead { PeerState::Dead } else { PeerState::Unknown };
@@ -209,9 +216,9 @@ impl Peers {
     /// [`ErrorKind::Io`]. What cannot be removed is no error but [`Fate::Failed`].
     pub fn sweep(&self, is_dry: bool) -> Result<SweepReport, Error> {
         let dir = self.capabilities.open_existing()?;
-        let sweep = Sweep::new(dir.as_ref(), &self.namespace, is_dry)?;
-        let (swept, is_complete) = sweep.run(&self.environment)?;
-        Ok(SweepReport { swept, is_complete })
+        let sweep = Sweep::new(dir.as_ref(), &self.namespace, &self.environment, is_dry)?;
+        let (swept, truncated) = sweep.run()?;
+        Ok(SweepReport { swept, is_complete: truncated.is_empty(), truncated })
     }
 
     /// Asks everyone `to_ask` (an index into `peers` and an address) for a sign of life.
@@ -219,7 +226,10 @@ impl Peers {
         let clock = Clock::new();
         let part = self.timeout / PART_OF_ONE;
         let last_start = clock.now().mono.plus(self.timeout - part);
-        let mut client = Client::with_capabilities(self.capabilities.clone())?.with_timeout(part);
+        let own = own_directories(&self.namespace, &self.environment);
+        let mut client = Client::with_capabilities(self.capabilities.clone())?
+            .with_claimed_targets(own)
+            .with_timeout(part);
         let mut waiting = to_ask.into_iter();
         let mut asked = HashMap::new();
         loop {

@@ -1,7 +1,10 @@
 //! `udsmsg doctor`: what would keep a server from starting or its peers from finding it, and what to do. Makes nothing.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
 use serde_json::json;
@@ -9,14 +12,18 @@ use udsmsg::os::capability::CapabilityDir;
 use udsmsg::os::location::{Location, SkippedLocation};
 use udsmsg::os::process::{ProcessIdentity, ProcessState};
 use udsmsg::os::random::Random;
-use udsmsg::peers::{Fate, Remains};
-use udsmsg::{Address, Client, Environment, Error, ErrorKind, Limits, Namespace, PeerState, Peers};
+use udsmsg::os::sys::effective_uid;
+use udsmsg::peers::{Fate, PeerList, Remains, SweepReport};
+use udsmsg::{Address, Environment, Error, ErrorKind, Limits, Namespace, PeerState, Peers};
 
 use crate::output::{Escaped, Style};
-use crate::peers::print;
+use crate::peers::{print, truncated};
 
 /// Descriptors that a server needs beside those of its clients, with room for a few of its host's.
 const DESCRIPTORS_BESIDE: u64 = 32;
+
+/// How long all servers together may take to answer.
+const PEERS_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,14 +94,22 @@ pub(crate) fn doctor(
     style: Style,
 ) -> Result<ExitCode, Error> {
     let mut checks = Checks::default();
+    // Paths that others chose are looked at by the list alone, which waits for nobody.
+    let listed = Peers::in_namespace(namespace, environment)
+        .map(|peers| peers.with_timeout(PEERS_TIMEOUT))
+        .and_then(|peers| Ok((peers.list()?, peers.sweep(true)?)));
     config_home(&mut checks, namespace, environment);
     capability_dir(&mut checks, namespace, environment);
     default_location(&mut checks, namespace, environment)?;
     descriptors(&mut checks);
     passed_descriptors(&mut checks);
     identity(&mut checks);
-    inherited_socket(&mut checks, namespace, environment);
-    files(&mut checks, namespace, environment);
+    let list = listed.as_ref().ok().map(|(list, _)| list);
+    inherited_socket(&mut checks, namespace, environment, list);
+    // Why it is impossible to list them has been said above.
+    if let Ok((list, report)) = &listed {
+        files(&mut checks, list, report);
+    }
     let faults = checks.0.iter().filter(|check| check.status == Status::Fault).count();
     let mut lines = String::new();
     for check in &checks.0 {
@@ -160,8 +175,17 @@ fn capability_dir(checks: &mut Checks, namespace: &Namespace, environment: &Envi
             checks.ok(NAME, format!("{:?} does not exist yet; the first server makes it", dir.path()))
         }
         Err(error) => {
-            let otherwise = format!("set ${} to a directory of your own", namespace.config_variable());
+            let variable = namespace.config_variable();
+            let command =
+                format!("mkdir -m 700 ~/{namespace}-config && export {variable}=~/{namespace}-config");
+            let otherwise = format!("set ${variable} to a directory of your own: {command}");
             checks.error(NAME, error.kind(), &error.to_string(), &otherwise);
+            // The library does not know which variable says where it is.
+            if let Some(remedy) = checks.0.last_mut().and_then(|check| check.remedy.as_mut())
+                && remedy.starts_with("use a config home")
+            {
+                *remedy = format!("{remedy}: {command}");
+            }
         }
     }
 }
@@ -174,13 +198,24 @@ fn default_location(
 ) -> Result<(), Error> {
     const NAME: &str = "default socket";
     let skipped_one = |checks: &mut Checks, skipped: &SkippedLocation| {
-        let otherwise = "set $TMPDIR or $XDG_RUNTIME_DIR to a directory that only root and you can change";
+        let otherwise = format!(
+            "set $TMPDIR to a directory that only root and you can change: mkdir -m 700 ~/{namespace}-tmp && \
+             export TMPDIR=~/{namespace}-tmp"
+        );
         let sentence = format!("{:?} cannot be used: {}", skipped.directory, skipped.reason);
-        checks.error(NAME, skipped.kind, &sentence, otherwise);
+        checks.error(NAME, skipped.kind, &sentence, &otherwise);
     };
     match Location::preview(namespace, environment, &mut Random::from_os()?) {
         Ok(location) => {
-            location.skipped().iter().for_each(|skipped| skipped_one(checks, skipped));
+            for skipped in location.skipped() {
+                if belongs_to_others(skipped) {
+                    // Anyone can make a directory there first: that is what the other places are for.
+                    let detail = format!("{:?} is not used: {}", skipped.directory, skipped.reason);
+                    checks.note(NAME, detail.split("; to mend it: ").next().unwrap_or(&detail));
+                } else {
+                    skipped_one(checks, skipped);
+                }
+            }
             let path = location.address().path();
             checks.ok(NAME, format!("{path:?}, {} of at most {} bytes", path.len(), Address::BYTES_MAX));
         }
@@ -201,13 +236,19 @@ fn passed_descriptors(checks: &mut Checks) {
     }
 }
 
+/// Whether others have put something there: it is of another user, or mounted.
+fn belongs_to_others(skipped: &SkippedLocation) -> bool {
+    skipped.kind == ErrorKind::NotLocal
+        || fs::symlink_metadata(&skipped.directory).is_ok_and(|facts| facts.uid() != effective_uid())
+}
+
 /// Whether as many clients as are allowed can be open, and as many again that are being closed.
 fn descriptors(checks: &mut Checks) {
     const NAME: &str = "open files";
     let clients_max = Limits::default().clients_max;
     let needed = 2 * u64::try_from(clients_max).unwrap_or(u64::MAX / 4) + DESCRIPTORS_BESIDE;
     match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((soft, _)) if soft < needed => checks.fault(
+        Ok((soft, _)) if i128::from(soft) < i128::from(needed) => checks.fault(
             NAME,
             format!("{soft} descriptors are allowed, and {clients_max} clients can need {needed}"),
             format!("ulimit -n {needed}, or serve fewer clients (--max-clients)"),
@@ -229,34 +270,40 @@ fn identity(checks: &mut Checks) {
 }
 
 /// The socket of whoever started us, if that is a server.
-fn inherited_socket(checks: &mut Checks, namespace: &Namespace, environment: &Environment) {
+fn inherited_socket(
+    checks: &mut Checks,
+    namespace: &Namespace,
+    environment: &Environment,
+    list: Option<&PeerList>,
+) {
     const NAME: &str = "parent socket";
     let variable = namespace.socket_variable();
     let Some(path) = environment.get(&variable) else { return };
-    let pinged = Address::from_path(Path::new(&path))
-        .and_then(|address| Ok(Client::in_namespace(namespace, environment)?.ping(&address)));
-    match pinged {
-        Ok(outcome) if outcome.is_accepted() => {
-            checks.ok(NAME, format!("{path:?} (from ${variable}) answers"))
-        }
-        Ok(outcome) => {
-            let detail = format!("{path:?} (from ${variable}) does not answer: {outcome}");
-            checks.fault(NAME, detail, format!("unset {variable}, or start that server again"));
-        }
+    let address = match Address::from_path(Path::new(&path)) {
+        Ok(address) => address,
         Err(error) => {
             let detail = format!("${variable} names no server: {error}");
-            checks.fault(NAME, detail, format!("unset {variable}"));
+            return checks.fault(NAME, detail, format!("unset {variable}"));
         }
-    }
+    };
+    let found = list.and_then(|list| list.peers.iter().find(|peer| peer.address.as_ref() == Some(&address)));
+    let why = match found {
+        Some(peer) if peer.state == PeerState::Live => {
+            return checks.ok(NAME, format!("{path:?} (from ${variable}) answers"));
+        }
+        Some(peer) => peer.reason.clone(),
+        None => match CapabilityDir::of(namespace, environment).and_then(|dir| dir.read(&address)) {
+            Ok(_) => return checks.note(NAME, format!("{path:?} (from ${variable}) was not asked")),
+            Err(error) => error.to_string(),
+        },
+    };
+    let detail = format!("{path:?} (from ${variable}) does not answer: {why}");
+    checks.fault(NAME, detail, format!("unset {variable}, or start that server again"));
 }
 
 /// What is published, and what the dead left behind.
-fn files(checks: &mut Checks, namespace: &Namespace, environment: &Environment) {
+fn files(checks: &mut Checks, list: &PeerList, report: &SweepReport) {
     const NAME: &str = "stale files";
-    let looked =
-        Peers::in_namespace(namespace, environment).and_then(|peers| Ok((peers.list()?, peers.sweep(true)?)));
-    // Why that is impossible has been said above.
-    let Ok((list, report)) = looked else { return };
     let before = checks.0.len();
     for peer in &list.peers {
         let file = &peer.file_name;
@@ -291,8 +338,12 @@ fn files(checks: &mut Checks, namespace: &Namespace, environment: &Environment) 
             _ => {}
         }
     }
-    if !list.is_complete || !report.is_complete {
-        checks.fault(NAME, "there are more files than are read", "remove what you do not know");
+    if !list.is_complete {
+        checks
+            .note("peer", "there are more capability files than one call reads; run it again to see others");
+    }
+    for directory in &report.truncated {
+        checks.note(NAME, truncated(directory));
     }
     if checks.0.len() == before {
         let live = list.peers.iter().filter(|peer| peer.state == PeerState::Live).count();

@@ -1,6 +1,7 @@
 //! `udsmsg peers` and `udsmsg sweep`: who is there, and taking away what the dead left.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ pub(crate) fn peers(
 ) -> Result<ExitCode, Error> {
     let list = Peers::in_namespace(namespace, environment)?.list()?;
     if !list.is_complete {
-        complain(&"there are more capability files than are read; some peers are not listed");
+        complain(&"there are more capability files than one call reads; run it again to see others");
     }
     let mut lines = String::new();
     match style {
@@ -81,8 +82,8 @@ pub(crate) fn sweep(
     style: Style,
 ) -> Result<ExitCode, Error> {
     let report = Peers::in_namespace(namespace, environment)?.sweep(args.dry_run)?;
-    if !report.is_complete {
-        complain(&"there are more files than are read; run it again to look at the rest");
+    for directory in &report.truncated {
+        complain(&truncated(directory));
     }
     let mut lines = String::new();
     for swept in &report.swept {
@@ -97,6 +98,16 @@ pub(crate) fn sweep(
     let has_failed = report.swept.iter().any(|swept| swept.fate == Fate::Failed);
     let printed = print(&lines)?;
     Ok(if has_failed { ExitCode::FAILURE } else { printed })
+}
+
+/// What to say of a directory that one sweep cannot look through.
+pub(crate) fn truncated(directory: &Path) -> String {
+    let uid = udsmsg::os::sys::effective_uid();
+    format!(
+        "{directory:?} holds more than one sweep looks at; run it again to look at others, or list what is yours with: \
+         find {} -maxdepth 1 -uid {uid}",
+        directory.display()
+    )
 }
 
 fn json_of_swept(swept: &Swept) -> serde_json::Value {

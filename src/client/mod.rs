@@ -7,13 +7,14 @@ mod stream;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use self::stream::{ClientStream, Read};
 use crate::os::address::Address;
 use crate::os::capability::CapabilityDir;
 use crate::os::clock::Clock;
-use crate::os::dial::dial;
+use crate::os::dial::{ChosenBy, dial};
 use crate::os::namespace::{Environment, Namespace};
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::limits::Limits;
@@ -51,6 +52,8 @@ pub struct Client {
     capabilities: CapabilityDir,
     timeout: Duration,
     from: Option<Address>,
+    /// If peers chose the targets: see [`ChosenBy::Peer`].
+    claimed: Option<Vec<PathBuf>>,
     clock: Clock,
     outbox: Outbox,
     streams: Vec<ClientStream>,
@@ -83,6 +86,7 @@ impl Client {
             capabilities,
             timeout: TIMEOUT,
             from: None,
+            claimed: None,
             clock: Clock::new(),
             outbox: Outbox::new(Limits::default())?,
             streams: Vec::new(),
@@ -101,6 +105,12 @@ impl Client {
     #[must_use]
     pub fn with_from(mut self, address: Address) -> Self {
         self.from = Some(address);
+        self
+    }
+
+    /// For targets that peers chose: none of their paths keeps the caller waiting. `own` is as for [`ChosenBy::Peer`].
+    pub(crate) fn with_claimed_targets(mut self, own: Vec<PathBuf>) -> Self {
+        self.claimed = Some(own);
         self
     }
 
@@ -212,8 +222,9 @@ impl Client {
     }
 
     fn connect(&mut self, key: ConnKey, now: Now) {
-        let dialled =
-            Address::from_path(self.outbox.target(key)).and_then(|target| dial(&self.capabilities, &target));
+        let chosen_by = self.claimed.as_deref().map_or(ChosenBy::Us, ChosenBy::Peer);
+        let dialled = Address::from_path(self.outbox.target(key))
+            .and_then(|target| dial(&self.capabilities, &target, chosen_by));
         match dialled {
             Ok((stream, auth_token)) => {
                 self.streams.push(ClientStream::new(key, stream));

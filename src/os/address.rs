@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
 
-use super::sys::{self, FileKind, SUN_PATH_BYTES};
+use super::sys::SUN_PATH_BYTES;
 use crate::proto::error::{Error, ErrorKind};
 
 /// What an address is written with.
@@ -81,37 +81,6 @@ impl Address {
             return Err(Error::new(ErrorKind::InvalidAddress, sentence));
         }
         Ok(Self { path: path.into() })
-    }
-
-    /// Looks whether a socket of ours stands at this absolute path: what a message claims to come from is vetted so
-    /// before it gets an answer.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidAddress`] for a relative path, [`ErrorKind::PathTooLong`], [`ErrorKind::NoSuchPeer`] if
-    /// something else or nothing stands there (no link is followed), [`ErrorKind::ForeignPeer`] if it is not ours.
-    pub fn check_is_ours(&self) -> Result<(), Error> {
-        let path = Path::new(self.path());
-        if !path.is_absolute() {
-            let sentence =
-                format!("{:?} is no absolute path, so it means nothing to another process", self.path());
-            return Err(Error::new(ErrorKind::InvalidAddress, sentence));
-        }
-        self.check_length()?;
-        let none = |why: &str| {
-            Error::new(ErrorKind::NoSuchPeer, format!("no server is at {:?}: {why}", self.path()))
-        };
-        let facts =
-            sys::facts_of_path(path).map_err(|cause| none("nothing can be found").with_source(cause))?;
-        if facts.kind != FileKind::Socket {
-            return Err(none(&format!("{} stands there", facts.kind.name())));
-        }
-        let own_uid = sys::effective_uid();
-        if facts.uid != own_uid && facts.uid != 0 {
-            let sentence = format!("the socket {:?} belongs to user id {}", self.path(), facts.uid);
-            return Err(Error::new(ErrorKind::ForeignPeer, sentence));
-        }
-        Ok(())
     }
 }
 

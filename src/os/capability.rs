@@ -21,8 +21,9 @@ use super::address::Address;
 use super::location::drawn_pid;
 use super::namespace::{Environment, Namespace};
 use super::private_dir::{MadeDirs, PrivateDir, Purpose};
-use super::process::{ProcessIdentity, ProcessStart};
+use super::process::{Origin, ProcessIdentity, ProcessStart};
 use super::random::Random;
+use super::reach::is_local;
 use super::sys::{self, Facts, FileId, FileKind};
 use super::{is_not_found, refused};
 use crate::proto::auth::AuthToken;
@@ -287,10 +288,21 @@ impl OpenCapabilityDir {
         self.read_file(Intent::ToRemove, name, None)
     }
 
-    /// The names in this directory, and whether these are all: `max` are looked at.
-    pub(crate) fn names(&self, max: usize) -> Result<(Vec<String>, bool), Error> {
-        sys::names_in(&self.dir, max)
+    /// The names in this directory that are `wanted`, and whether these are all: `max` at most, as
+    /// [`sys::names_in`] chooses them.
+    pub(crate) fn names(
+        &self,
+        max: usize,
+        wanted: impl FnMut(&str) -> bool,
+        random: &mut Random,
+    ) -> Result<(Vec<String>, bool), Error> {
+        sys::names_in(&self.dir, max, wanted, |end| random.below(end))
             .map_err(|cause| refused(format!("cannot list the directory {:?}", self.path), cause))
+    }
+
+    /// Where the files in this directory can have come from.
+    pub(crate) fn origin(&self) -> Origin {
+        if is_local(&self.dir) { Origin::ThisMachine } else { Origin::Anywhere }
     }
 
     /// Where it was found.
@@ -300,7 +312,7 @@ impl OpenCapabilityDir {
 
     /// The facts of the file `name`.
     pub(crate) fn facts(&self, name: &str) -> io::Result<Facts> {
-        sys::facts_at(&self.dir, name)
+        sys::facts_unmounted(&self.dir, name)
     }
 
     /// Removes the file `name`, whatever it is by now.
@@ -344,11 +356,14 @@ impl OpenCapabilityDir {
         };
         let cannot =
             |cause: io::Error| refused(format!("cannot read the capability file {:?}", path()), cause);
-        let open = || sys::open_at(&self.dir, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty());
+        let open = || sys::open_unmounted(&self.dir, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK);
         // A sweep may have taken it aside for a moment, to look at it.
         let is_gone = |cause: &io::Error| cause.kind() == io::ErrorKind::NotFound;
         let file = match open().or_else(|cause| if is_gone(&cause) { open() } else { Err(cause) }) {
             Ok(file) => file,
+            Err(cause) if cause.raw_os_error() == Some(Errno::EXDEV as i32) => {
+                return Err(refuse(format_args!("something is mounted on it")));
+            }
             Err(cause) => {
                 // What `open` refuses is told by what stands there: each system has its own errno for a link.
                 return Err(match sys::facts_at(&self.dir, name) {

@@ -539,7 +539,7 @@ impl Claim {
     fn make_room(&self, name: &UnixAddr, capabilities: &CapabilityDir) -> Result<(), Error> {
         let Some(found) = self.facts()? else { return Ok(()) };
         if found.kind != FileKind::Socket {
-            let mend = "remove it, or use another path";
+            let mend = "use another path, or remove it if nothing needs it";
             return Err(self.occupied(&format!("{} stands there; {mend}", found.kind.name())));
         }
         let own_uid = sys::effective_uid();

@@ -3,28 +3,55 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::socket::{UnixAddr, connect};
 
 use super::address::Address;
-use super::capability::CapabilityDir;
+use super::capability::{Capability, CapabilityDir};
+use super::reach::{Reach, Reached, Unreached};
 use super::sys;
 use crate::proto::auth::AuthToken;
 use crate::proto::error::{Error, ErrorKind};
 
+/// Who chose the path of a target.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ChosenBy<'a> {
+    /// The host or a person: it is connected to as it is.
+    Us,
+    /// A peer, in a message or in a file: nothing on the way to it may keep our thread waiting. We depend on the file
+    /// systems of these directories of ours anyway.
+    Peer(&'a [PathBuf]),
+}
+
 /// A stream to the server at `target` that does not block, and the token that it asks for. Returns at once.
+///
+/// The path is not touched before a capability is found for it.
 ///
 /// # Errors
 ///
 /// [`ErrorKind::PathTooLong`]; what [`CapabilityDir::read`] refuses; [`ErrorKind::NoSuchPeer`] if nobody listens;
-/// [`ErrorKind::Busy`] if the backlog is full; [`ErrorKind::ForeignPeer`] if another user does; [`ErrorKind::Io`].
-pub(crate) fn dial(capabilities: &CapabilityDir, target: &Address) -> Result<(UnixStream, AuthToken), Error> {
-    target.check_length()?;
-    let capability = capabilities.read(target).map_err(|error| {
-        Error::new(error.kind(), "Cannot send UDS message without auth token").with_source(error)
-    })?;
-    let stream = open(target)?;
+/// [`ErrorKind::NotLocal`] if a peer chose a path that may not answer; [`ErrorKind::Busy`] if the backlog is full;
+/// [`ErrorKind::ForeignPeer`] if another user does; [`ErrorKind::Io`].
+pub(crate) fn dial(
+    capabilities: &CapabilityDir,
+    target: &Address,
+    chosen_by: ChosenBy<'_>,
+) -> Result<(UnixStream, AuthToken), Error> {
+    let capability = look_up(capabilities, target)?;
+    let stream = match chosen_by {
+        ChosenBy::Us => open(target, target.path())?,
+        ChosenBy::Peer(own) => {
+            let reached = reach_target(target, own)?;
+            if reached.facts.kind == sys::FileKind::Link {
+                let sentence = format!("cannot connect to {:?}: a symbolic link stands there", target.path());
+                return Err(Error::new(ErrorKind::NoSuchPeer, sentence));
+            }
+            let path = reached.path();
+            open(target, path.as_deref().unwrap_or_else(|| target.path()))?
+        }
+    };
     // The token must not leave before it is known who will get it.
     let peer = sys::peer_identity(&stream)
         .map_err(|e| Error::new(ErrorKind::Io, "the system does not say who the server is").with_source(e))?;
@@ -48,27 +75,91 @@ pub(crate) fn dial(capabilities: &CapabilityDir, target: &Address) -> Result<(Un
     Ok((stream, capability.auth_token))
 }
 
-fn open(target: &Address) -> Result<UnixStream, Error> {
-    let failed = |errno: Errno| {
-        let (kind, why) = match errno {
-            Errno::ENOENT => (ErrorKind::NoSuchPeer, "there is no socket"),
-            Errno::ECONNREFUSED => (ErrorKind::NoSuchPeer, "nobody listens"),
-            Errno::ENOTSOCK | Errno::EPROTOTYPE => (ErrorKind::NoSuchPeer, "that is no stream socket"),
-            Errno::EAGAIN => (ErrorKind::Busy, "its backlog is full"),
-            Errno::EACCES | Errno::EPERM => (ErrorKind::ForeignPeer, "access to it is denied"),
-            _ => (ErrorKind::Io, "the system refuses"),
-        };
-        let sentence = format!("cannot connect to {:?}: {why}", target.path());
-        Error::new(kind, sentence).with_source(io::Error::from(errno))
+/// Checks what a message claims to come from, before it gets an answer: a socket of ours stands there, at an absolute
+/// path, and a capability of our own user is published for it. Returns at once; `own` is as for [`ChosenBy::Peer`].
+///
+/// # Errors
+///
+/// [`ErrorKind::InvalidAddress`] for a relative path, [`ErrorKind::PathTooLong`], [`ErrorKind::NoSuchPeer`] if nothing
+/// is published for it, or something else or nothing stands there (no link is followed), [`ErrorKind::ForeignPeer`] if
+/// it is not ours, [`ErrorKind::NotLocal`] if it may not answer, and what else [`CapabilityDir::read`] refuses.
+#[cfg(feature = "server")]
+pub(crate) fn check_claimed(
+    capabilities: &CapabilityDir,
+    target: &Address,
+    own: &[PathBuf],
+) -> Result<(), Error> {
+    if !Path::new(target.path()).is_absolute() {
+        let sentence =
+            format!("{:?} is no absolute path, so it means nothing to another process", target.path());
+        return Err(Error::new(ErrorKind::InvalidAddress, sentence));
+    }
+    let none =
+        |why: &str| Error::new(ErrorKind::NoSuchPeer, format!("no server is at {:?}: {why}", target.path()));
+    match look_up(capabilities, target) {
+        Err(error) if error.kind() == ErrorKind::CapabilityMissing => {
+            return Err(none("it has no capability file of ours"));
+        }
+        found => drop(found?),
+    }
+    let facts = reach_target(target, own)?.facts;
+    if facts.kind != sys::FileKind::Socket {
+        return Err(none(&format!("{} stands there", facts.kind.name())));
+    }
+    let own_uid = sys::effective_uid();
+    if facts.uid != own_uid && facts.uid != 0 {
+        let sentence = format!("the socket {:?} belongs to user id {}", target.path(), facts.uid);
+        return Err(Error::new(ErrorKind::ForeignPeer, sentence));
+    }
+    Ok(())
+}
+
+fn look_up(capabilities: &CapabilityDir, target: &Address) -> Result<Capability, Error> {
+    target.check_length()?;
+    capabilities.read(target).map_err(|error| {
+        Error::new(error.kind(), "Cannot send UDS message without auth token").with_source(error)
+    })
+}
+
+/// What stands at the path of `target`, which a peer chose.
+fn reach_target(target: &Address, own: &[PathBuf]) -> Result<Reached, Error> {
+    let reached =
+        Reach::new(own).map_err(Unreached::from).and_then(|reach| reach.reach(Path::new(target.path())));
+    reached.map_err(|why| match why {
+        Unreached::MayNotAnswer(why) => {
+            let sentence = format!("{:?} was not connected to, because it {why}", target.path());
+            Error::new(ErrorKind::NotLocal, sentence)
+        }
+        Unreached::Refused(cause) => {
+            cannot_connect(target, Errno::from_raw(cause.raw_os_error().unwrap_or(0)))
+        }
+    })
+}
+
+fn cannot_connect(target: &Address, errno: Errno) -> Error {
+    let (kind, why) = match errno {
+        Errno::ENOENT => (ErrorKind::NoSuchPeer, "there is no socket"),
+        Errno::ENOTDIR => (ErrorKind::NoSuchPeer, "a part of its path is no directory"),
+        Errno::ECONNREFUSED => (ErrorKind::NoSuchPeer, "nobody listens"),
+        Errno::ENOTSOCK | Errno::EPROTOTYPE => (ErrorKind::NoSuchPeer, "that is no stream socket"),
+        Errno::EAGAIN => (ErrorKind::Busy, "its backlog is full"),
+        Errno::EACCES | Errno::EPERM => (ErrorKind::ForeignPeer, "access to it is denied"),
+        _ => (ErrorKind::Io, "the system refuses"),
     };
+    let sentence = format!("cannot connect to {:?}: {why}", target.path());
+    Error::new(kind, sentence).with_source(io::Error::from(errno))
+}
+
+/// A stream to `target` at `path`, which leads there.
+fn open(target: &Address, path: &str) -> Result<UnixStream, Error> {
     let fd =
         sys::stream_socket().map_err(|e| Error::new(ErrorKind::Io, "cannot make a socket").with_source(e))?;
-    let address = UnixAddr::new(target.path()).map_err(failed)?;
+    let address = UnixAddr::new(path).map_err(|errno| cannot_connect(target, errno))?;
     loop {
         match connect(fd.as_raw_fd(), &address) {
             Ok(()) => return Ok(UnixStream::from(fd)),
             Err(Errno::EINTR) => {}
-            Err(errno) => return Err(failed(errno)),
+            Err(errno) => return Err(cannot_connect(target, errno)),
         }
     }
 }

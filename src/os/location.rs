@@ -3,13 +3,15 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process;
 
 use super::address::Address;
 use super::namespace::{Environment, Namespace};
 use super::private_dir::{MadeDirs, PrivateDir, Purpose};
 use super::random::Random;
+use super::reach::{Reach, Unreached};
+use super::refused;
 use super::sys;
 use crate::proto::error::{Error, ErrorKind};
 
@@ -96,10 +98,16 @@ impl Location {
         prepare: impl Fn(&Path) -> Result<MadeDirs, Error>,
     ) -> Result<Self, Error> {
         let (pid, nonce) = (process::id(), random.nonce());
+        let reach = Reach::new(&own_directories(namespace, environment))
+            .map_err(|cause| refused("cannot look at \"/\"", cause))?;
         let mut skipped = Vec::new();
         for directory in shared_directories(namespace, environment) {
             let address = usable(&directory, &format!("{pid}-{nonce}"));
-            match address.and_then(|address| Ok((address, prepare(Path::new(&directory))?))) {
+            let checked = address.and_then(|address| {
+                check_answers(&reach, Path::new(&directory))?;
+                Ok((address, prepare(Path::new(&directory))?))
+            });
+            match checked {
                 Ok((address, made)) => return Ok(Self { address, is_drawn: true, skipped, made }),
                 Err(error) => skipped.push(SkippedLocation::new(&directory, &error)),
             }
@@ -163,6 +171,16 @@ pub(crate) fn shared_directories(namespace: &Namespace, environment: &Environmen
         .collect()
 }
 
+/// The directories whose file systems every server and client of `namespace` depends on: those that hold its capability
+/// files and its default sockets.
+pub(crate) fn own_directories(namespace: &Namespace, environment: &Environment) -> Vec<PathBuf> {
+    let shared = shared_directories(namespace, environment).into_iter();
+    let mut own: Vec<_> = shared.filter_map(|dir| Some(Path::new(&dir).parent()?.to_owned())).collect();
+    own.dedup();
+    own.extend(namespace.capability_dir(environment));
+    own
+}
+
 /// The pid in the name of a directory that was drawn for one server, `<pid>-<32 hex digits>`.
 pub(crate) fn drawn_pid(name: &str) -> Option<u32> {
     let (pid, nonce) = name.split_once('-')?;
@@ -204,6 +222,15 @@ fn usable(directory: &OsString, own_name: &str) -> Result<Address, Error> {
     let address = Address::from_path(&path.join(own_name).join(SOCKET_NAME))?;
     address.check_length()?;
     Ok(address)
+}
+
+/// Checks that `directory` can be looked at without waiting: others can put something there before us.
+fn check_answers(reach: &Reach, directory: &Path) -> Result<(), Error> {
+    match reach.reach(directory) {
+        Err(Unreached::MayNotAnswer(why)) => Err(Error::new(ErrorKind::NotLocal, format!("it {why}"))),
+        // What else is wrong is found where it is opened.
+        Ok(_) | Err(Unreached::Refused(_)) => Ok(()),
+    }
 }
 
 /// The address of a socket in a `directory` directly in `/tmp` that does not exist yet.

@@ -33,6 +33,10 @@ mod private_dir;
 pub mod process;
 pub mod random;
 #[cfg(unix)]
+mod reach;
+#[cfg(unix)]
+mod remedy;
+#[cfg(unix)]
 pub mod sweep;
 pub mod sys;
 #[cfg(feature = "server")]

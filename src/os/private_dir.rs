@@ -27,6 +27,7 @@ use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::sys::stat::Mode;
 
 use super::refused;
+use super::remedy;
 use super::sys::{self, Facts, FileId, FileKind};
 use crate::proto::error::{Error, ErrorKind};
 
@@ -122,7 +123,7 @@ impl PrivateDir {
                 // A start mends its own permissions for capability files only.
                 if purpose == Purpose::Sockets && !found.mode.contains(Mode::S_IRWXU) {
                     let why = format!("its mode {:04o} keeps even its owner out", found.mode.bits());
-                    return Err(walk.fault(&why, &format!("chmod 700 {:?}", walk.at)));
+                    return Err(walk.fault(&why, &walk.remedy(&walk.at, &found)));
                 }
                 Ok(true)
             }
@@ -333,7 +334,7 @@ impl<'a> Walk<'a> {
             Ok(fd) => File::from(fd),
             Err(Errno::EACCES) if found.uid == self.own_uid => {
                 let why = format!("its mode {:04o} keeps even its owner out", found.mode.bits());
-                return Err(self.fault(&why, &format!("chmod 700 {:?}", self.at)));
+                return Err(self.fault(&why, &self.remedy(&self.at, &found)));
             }
             Err(cause) => {
                 return Err(refused(format!("cannot open the {} {:?}", self.noun(), self.at), cause));
@@ -385,7 +386,7 @@ impl<'a> Walk<'a> {
     fn follow(&mut self, path: &Path, facts: &Facts) -> Result<(), Error> {
         if !self.is_trusted(facts.uid) {
             let why = format!("the link {path:?} on the way to it belongs to uid {}", facts.uid);
-            return Err(self.fault(&why, "name a directory whose path only root and you can change"));
+            return Err(self.fault(&why, &self.other_place()));
         }
         self.links += 1;
         if self.links > LINKS_MAX {
@@ -406,7 +407,7 @@ impl<'a> Walk<'a> {
     fn check_ancestor(&self, path: &Path, facts: &Facts) -> Result<(), Error> {
         if !self.is_trusted(facts.uid) {
             let why = format!("{path:?} on the way to it belongs to uid {}, not to root or you", facts.uid);
-            return Err(self.fault(&why, "name a directory whose path only root and you can change"));
+            return Err(self.fault(&why, &self.other_place()));
         }
         let is_writable = facts.mode.intersects(Mode::S_IWGRP | Mode::S_IWOTH);
         if !is_writable || facts.mode.contains(Mode::S_ISVTX) {
@@ -421,16 +422,13 @@ impl<'a> Walk<'a> {
                 "{path:?} on the way to it can be changed by its group {} (mode {mode:04o}{list})",
                 facts.gid
             );
-            let mend = format!(
-                "chmod g-w {path:?} if nobody else is meant to write there, or name another directory"
-            );
-            return Err(self.fault(&why, &mend));
+            return Err(self.fault(&why, &self.other_place()));
         }
         let why = format!(
             "{path:?} on the way to it can be changed by others (mode {mode:04o}, group {}{list})",
             facts.gid
         );
-        Err(self.fault(&why, &format!("chmod go-w {path:?}")))
+        Err(self.fault(&why, &self.other_place()))
     }
 
     /// The directory itself: real, ours, and closed to everyone else.
@@ -448,14 +446,35 @@ impl<'a> Walk<'a> {
         }
         if facts.uid != self.own_uid {
             let why = format!("it belongs to uid {}, and you are uid {}", facts.uid, self.own_uid);
-            return Err(self.fault(&why, "name a directory of your own"));
+            return Err(self.fault(&why, &self.remedy(path, facts)));
         }
         if facts.is_open_to_others() {
             let why =
                 format!("its mode {:04o}{} lets others in", facts.mode.bits(), sys::access_list_noted(path));
-            return Err(self.fault(&why, &format!("chmod 700 {path:?}")));
+            return Err(self.fault(&why, &self.remedy(path, facts)));
         }
         Ok(())
+    }
+
+    /// What to do about the directory at `path`.
+    fn remedy(&self, path: &Path, facts: &Facts) -> String {
+        match remedy::made_private(path, facts) {
+            Some(change) => change,
+            None if self.purpose == Purpose::Sockets && self.check_ancestor(path, facts).is_ok() => {
+                remedy::directory_in(path)
+            }
+            None => self.other_place(),
+        }
+    }
+
+    /// What to use where a directory on the way is not to be trusted.
+    fn other_place(&self) -> String {
+        match self.purpose {
+            Purpose::Sockets => remedy::elsewhere(),
+            Purpose::Capabilities => {
+                String::from("use a config home of your own, whose path only root and you can change")
+            }
+        }
     }
 
     fn is_trusted(&self, uid: u32) -> bool {

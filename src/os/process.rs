@@ -1,7 +1,6 @@
 //! Which process it was, so that it can be told later whether it still lives: a pid alone is given out again.
 
 use std::fs;
-use std::path::Path;
 use std::process;
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +33,9 @@ pub struct ProcessStart {
     /// The inode of its pid namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid_namespace: Option<u64>,
+    /// The inode of its time namespace, where the kernel has them: the start is counted in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_namespace: Option<u64>,
     /// Its start, in clock ticks since boot: field 22 of `/proc/<pid>/stat`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_time: Option<u64>,
@@ -50,6 +52,15 @@ pub enum ProcessState {
     Unknown,
 }
 
+/// Where an identity was written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// On a file system that only this machine has: another boot is an earlier one.
+    ThisMachine,
+    /// Perhaps on another machine, which can have the same id if both were made from one image.
+    Anywhere,
+}
+
 impl ProcessIdentity {
     /// The process that calls this.
     pub fn current() -> Self {
@@ -58,20 +69,25 @@ impl ProcessIdentity {
 
     /// Whether the process still lives, as far as that can be proven from here.
     ///
-    /// It is dead if this is another boot of its machine; or, on the same machine and in the same pid
-    /// namespace, if there is no such process, or a zombie, or one with another start. A home directory can
-    /// be shared by machines and containers: whatever is not known to be the same place is
-    /// [`ProcessState::Unknown`].
+    /// It is dead if, in the same boot of the same machine and in the same pid namespace, there is no such
+    /// process, or a zombie, or, in the same time namespace, one with another start. A home directory can be
+    /// shared by machines and containers, and machines made from one image can have one id: whatever is not known to be
+    /// the same place is [`ProcessState::Unknown`].
     pub fn state(&self) -> ProcessState {
         self.judged().0
     }
 
     /// [`ProcessIdentity::state`], and why in words that can follow a colon.
     pub fn judged(&self) -> (ProcessState, &'static str) {
-        self.judged_from(&ProcessStart::of_current())
+        self.judged_in(Origin::Anywhere)
     }
 
-    fn judged_from(&self, here: &ProcessStart) -> (ProcessState, &'static str) {
+    /// The same for an identity that was written down at `origin`.
+    pub(crate) fn judged_in(&self, origin: Origin) -> (ProcessState, &'static str) {
+        self.judged_from(&ProcessStart::of_current(), origin)
+    }
+
+    fn judged_from(&self, here: &ProcessStart, origin: Origin) -> (ProcessState, &'static str) {
         use ProcessState::{Dead, Live, Unknown};
         match (&self.start.machine_id, &here.machine_id) {
             (Some(its), Some(ours)) if its == ours => {}
@@ -81,7 +97,12 @@ impl ProcessIdentity {
         }
         match (&self.start.boot_id, &here.boot_id) {
             (Some(then), Some(now)) if then == now => {}
-            (Some(_), Some(_)) => return (Dead, "the machine was booted since"),
+            (Some(_), Some(_)) if origin == Origin::ThisMachine => {
+                return (Dead, "the machine was booted since");
+            }
+            (Some(_), Some(_)) => {
+                return (Unknown, "the machine was booted since, or it is another one with the same id");
+            }
             _ => return (Unknown, "it is not known in which boot of the machine its process ran"),
         }
         match (self.start.pid_namespace, here.pid_namespace) {
@@ -96,10 +117,15 @@ impl ProcessIdentity {
             Some(false) => return (Dead, "there is no such process"),
             None => return (Unknown, "its pid cannot be one"),
         }
+        let is_same_clock = self.start.time_namespace == here.time_namespace;
         match (Stat::of(&self.pid.to_string()), self.start.start_time) {
             (Some(stat), _) if stat.is_over() => {
                 (Dead, "its process has ended, and its parent has not noticed")
             }
+            (Some(_), Some(_)) if !is_same_clock => (
+                Unknown,
+                "its pid exists, but its start was counted in another time namespace or an unknown one",
+            ),
             (Some(stat), Some(start_time)) if stat.start_time == start_time => (Live, "its process runs"),
             (Some(_), Some(_)) => (Dead, "its pid has been given to another process"),
             // Without `/proc`, or if it hides the process, or without a start on record: it may be another
@@ -109,16 +135,17 @@ impl ProcessIdentity {
     }
 
     /// What tells this process from all others in few letters, for the name of a file that may be left empty:
-    /// `<machine>-<boot>-<pid namespace>-<start>`, the first two as digests. `None` if something is not
-    /// known.
+    /// `<machine>-<boot>-<pid namespace>-<start>`, the first two as digests, and `-<time namespace>` where the kernel
+    /// has those. `None` if something else is not known.
     pub(crate) fn mark(&self) -> Option<String> {
         let start = self.start.digested();
         let (machine, boot) = (start.machine_id?, start.boot_id?);
-        Some(format!("{machine}-{boot}-{}-{}", start.pid_namespace?, start.start_time?))
+        let clock = start.time_namespace.map_or_else(String::new, |inode| format!("-{inode}"));
+        Some(format!("{machine}-{boot}-{}-{}{clock}", start.pid_namespace?, start.start_time?))
     }
 
-    /// What [`ProcessIdentity::judged`] says of the process `pid` that left `mark`; `None` if that is none.
-    pub(crate) fn judge_marked(pid: u32, mark: &str) -> Option<(ProcessState, &'static str)> {
+    /// What [`ProcessIdentity::judged_in`] says of the process `pid` that left `mark`; `None` if that is none.
+    pub(crate) fn judge_marked(pid: u32, mark: &str, origin: Origin) -> Option<(ProcessState, &'static str)> {
         let mut parts = mark.split('-');
         let mut digest = || {
             let part = parts.next().filter(|part| part.len() == DIGEST_DIGITS)?;
@@ -127,9 +154,13 @@ impl ProcessIdentity {
         let (machine_id, boot_id) = (Some(digest()?), Some(digest()?));
         let mut number = || parts.next()?.parse().ok();
         let (pid_namespace, start_time) = (Some(number()?), Some(number()?));
+        let time_namespace = match parts.next() {
+            Some(inode) => Some(inode.parse().ok()?),
+            None => None,
+        };
         let is_all = parts.next().is_none();
-        let start = ProcessStart { machine_id, boot_id, pid_namespace, start_time };
-        is_all.then(|| Self { pid, start }.judged_from(&ProcessStart::of_current().digested()))
+        let start = ProcessStart { machine_id, boot_id, pid_namespace, time_namespace, start_time };
+        is_all.then(|| Self { pid, start }.judged_from(&ProcessStart::of_current().digested(), origin))
     }
 }
 
@@ -159,7 +190,8 @@ impl ProcessStart {
         Self {
             machine_id: read_id("/etc/machine-id").or_else(|| read_id("/var/lib/dbus/machine-id")),
             boot_id: read_id("/proc/sys/kernel/random/boot_id"),
-            pid_namespace: pid_namespace(),
+            pid_namespace: namespace("pid"),
+            time_namespace: namespace("time"),
             start_time: Stat::of("self").filter(|stat| stat.pid == process::id()).map(|stat| stat.start_time),
         }
     }
@@ -179,9 +211,10 @@ fn read_id(path: &str) -> Option<String> {
     is_id.then(|| String::from(id))
 }
 
-fn pid_namespace() -> Option<u64> {
+/// The inode of our namespace of this kind.
+fn namespace(kind: &str) -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
-    fs::metadata(Path::new("/proc/self/ns/pid")).ok().map(|metadata| metadata.ino())
+    fs::metadata(format!("/proc/self/ns/{kind}")).ok().map(|metadata| metadata.ino())
 }
 
 /// What `/proc/<pid>/stat` says, as far as it matters here.

@@ -49,6 +49,11 @@ impl Random {
         format!("{:032x}", u128::from_be_bytes(self.draw()))
     }
 
+    /// A number below `end`, which is not 0; small ones come a trifle more often.
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        usize::from_be_bytes(self.draw()) % end
+    }
+
     fn draw<const N: usize>(&mut self) -> [u8; N] {
         self.leave_parent();
         let mut bytes = [0; N];

@@ -2,12 +2,13 @@
 //!
 //! Three kinds of things are looked at: capability files with their sockets, files that were to become
 //! capability files, and directories of single servers that no capability file names. A process is dead if
-//! [`ProcessIdentity::judged`] says so; whatever may belong to another machine, another container or a live
+//! [`ProcessIdentity::judged`] says so, or if this is another boot and no other machine can have written that down; whatever may belong to another machine, another container or a live
 //! process is kept. Each thing is looked at again right before it goes, under the lock on its directory that
 //! starts and stops take, so that a start at the same moment finds all or nothing.
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -22,15 +23,17 @@ use super::capability::{
 };
 use super::claim::{ATTEMPTS_MAX, Lock, Probe, SECOND_LOOK, probe, split};
 use super::clock::Clock;
-use super::location::{SOCKET_NAME, drawn_pid, drawn_pid_of_path, shared_directories};
+use super::location::{SOCKET_NAME, drawn_pid, drawn_pid_of_path, own_directories, shared_directories};
 use super::namespace::{Environment, Namespace};
 use super::private_dir::{PrivateDir, Purpose};
-use super::process::{self, ProcessIdentity, ProcessState};
+use super::process::{self, Origin, ProcessIdentity, ProcessState};
 use super::random::Random;
+use super::reach::{Reach, Unreached, is_local};
+use super::refused;
 use super::sys::{self, FileKind};
 use crate::proto::error::Error;
 
-/// Names in one directory that are looked at.
+/// Files of ours in one directory that are looked at in one call; the next call looks at others.
 pub(crate) const NAMES_MAX: usize = 16_384;
 
 /// What kind of thing was looked at.
@@ -103,26 +106,38 @@ pub(crate) struct Sweep<'a> {
     /// The directory of the capability files, if it exists.
     capabilities: Option<&'a OpenCapabilityDir>,
     namespace: &'a Namespace,
+    environment: &'a Environment,
+    /// Where the capability files can have come from.
+    origin: Origin,
     is_dry: bool,
+    reach: Reach,
     random: Random,
     report: Vec<Swept>,
+    /// Directories with more in them than one call looks at.
+    truncated: Vec<PathBuf>,
 }
 
 impl<'a> Sweep<'a> {
     pub(crate) fn new(
         capabilities: Option<&'a OpenCapabilityDir>,
         namespace: &'a Namespace,
+        environment: &'a Environment,
         is_dry: bool,
     ) -> Result<Self, Error> {
-        Ok(Self { capabilities, namespace, is_dry, random: Random::from_os()?, report: Vec::new() })
+        let reach = Reach::new(&own_directories(namespace, environment))
+            .map_err(|cause| refused("cannot look at \"/\"", cause))?;
+        let random = Random::from_os()?;
+        let origin = capabilities.map_or(Origin::Anywhere, OpenCapabilityDir::origin);
+        let (report, truncated) = (Vec::new(), Vec::new());
+        Ok(Self { capabilities, namespace, environment, origin, is_dry, reach, random, report, truncated })
     }
 
-    /// Looks at everything; says what became of it, and whether it was everything.
-    pub(crate) fn run(mut self, environment: &Environment) -> Result<(Vec<Swept>, bool), Error> {
-        let mut is_complete = true;
+    /// Looks at everything; says what became of it, and which directories hold more than was looked at.
+    pub(crate) fn run(mut self) -> Result<(Vec<Swept>, Vec<PathBuf>), Error> {
         if let Some(files) = self.capabilities {
-            let (mut names, is_all) = files.names(NAMES_MAX)?;
-            is_complete &= is_all;
+            let wanted = |name: &str| is_capability_name(name) || temporary_of(name).is_some();
+            let (mut names, is_all) = files.names(NAMES_MAX, wanted, &mut self.random)?;
+            self.note_truncated(files.path(), is_all);
             names.sort_unstable();
             for name in &names {
                 if is_capability_name(name) {
@@ -132,11 +147,17 @@ impl<'a> Sweep<'a> {
                 }
             }
         }
-        for directory in shared_directories(self.namespace, environment) {
-            is_complete &= self.sweep_shared(Path::new(&directory));
+        for directory in shared_directories(self.namespace, self.environment) {
+            self.sweep_shared(Path::new(&directory));
         }
-        is_complete &= self.sweep_tmp();
-        Ok((self.report, is_complete))
+        self.sweep_tmp();
+        Ok((self.report, self.truncated))
+    }
+
+    fn note_truncated(&mut self, directory: &Path, is_all: bool) {
+        if !is_all {
+            self.truncated.push(directory.to_owned());
+        }
     }
 
     fn sweep_capability(&mut self, files: &OpenCapabilityDir, name: &str) {
@@ -145,7 +166,7 @@ impl<'a> Sweep<'a> {
             Ok(found) => found,
             Err(error) => return self.keep(Remains::Capability, path, &error.to_string()),
         };
-        match judged(&found) {
+        match judged(&found, self.origin) {
             (ProcessState::Dead, why) => self.sweep_dead(files, name, &found, why),
             (_, why) => self.keep(Remains::Capability, path, why),
         }
@@ -163,6 +184,9 @@ impl<'a> Sweep<'a> {
             Ok(parts) => parts,
             Err(error) => return self.keep(Remains::Capability, path, &error.to_string()),
         };
+        if let Err(why) = self.check_answers(Path::new(address.path())) {
+            return self.keep(Remains::Capability, path, &why);
+        }
         for _ in 0..ATTEMPTS_MAX {
             let dir = match PrivateDir::open_existing(Path::new(parent), Purpose::Sockets) {
                 Ok(Some(dir)) => Arc::new(dir),
@@ -192,7 +216,7 @@ impl<'a> Sweep<'a> {
         socket: &str,
     ) {
         let path = files.path().join(name);
-        if !is_unchanged(files, name, found) {
+        if !self.is_unchanged(files, name, found) {
             return self.keep(Remains::Capability, path, "it has changed meanwhile");
         }
         let address = found.capability.address.path();
@@ -227,7 +251,7 @@ impl<'a> Sweep<'a> {
         // A start makes the directory long before it publishes.
         let is_gone =
             || sys::facts_of_path(parent).is_err_and(|cause| cause.kind() == io::ErrorKind::NotFound);
-        if !is_unchanged(files, name, found) || !is_gone() {
+        if !self.is_unchanged(files, name, found) || !is_gone() {
             return self.keep(Remains::Capability, path, "it has changed meanwhile");
         }
         if self.is_dry {
@@ -252,10 +276,10 @@ impl<'a> Sweep<'a> {
         if facts.kind != FileKind::Regular || facts.uid != sys::effective_uid() {
             return self.keep(Remains::Temporary, path, "it is no regular file of ours");
         }
-        let by_name = mark.and_then(|mark| ProcessIdentity::judge_marked(pid, mark));
+        let by_name = mark.and_then(|mark| ProcessIdentity::judge_marked(pid, mark, self.origin));
         let (state, why) = by_name.unwrap_or_else(|| match files.read_temporary(name) {
             Ok(found) if found.capability.process.as_ref().is_some_and(|process| process.pid == pid) => {
-                judged(&found)
+                judged(&found, self.origin)
             }
             _ => (ProcessState::Unknown, "it does not say which process made it"),
         });
@@ -266,46 +290,53 @@ impl<'a> Sweep<'a> {
         self.remove(Remains::Temporary, path, why, || files.remove(name));
     }
 
-    /// Directories of single servers in one that they share; whether all of them were looked at.
-    fn sweep_shared(&mut self, shared: &Path) -> bool {
+    /// Directories of single servers in one that they share.
+    fn sweep_shared(&mut self, shared: &Path) {
+        if let Err(why) = self.check_answers(shared) {
+            return self.keep(Remains::Directory, shared.to_owned(), &why);
+        }
         let dir = match PrivateDir::open_existing(shared, Purpose::Sockets) {
             Ok(Some(dir)) => dir,
-            Ok(None) => return true,
-            Err(error) => {
-                self.keep(Remains::Directory, shared.to_owned(), &error.to_string());
-                return true;
+            Ok(None) => return,
+            Err(error) => return self.keep(Remains::Directory, shared.to_owned(), &error.to_string()),
+        };
+        self.sweep_own_dirs(&dir, shared, drawn_pid, |_| true);
+    }
+
+    /// Directories of single servers directly in `/tmp`, which others can fill as they please.
+    fn sweep_tmp(&mut self) {
+        let shared = Path::new("/tmp");
+        let Ok(dir) = fs::File::open(shared) else { return };
+        let prefix = format!("{}-", self.namespace.name());
+        let own_uid = sys::effective_uid();
+        let is_ours = |name: &str| sys::facts_unmounted(&dir, name).is_ok_and(|facts| facts.uid == own_uid);
+        self.sweep_own_dirs(&dir, shared, |name| drawn_pid(name.strip_prefix(&prefix)?), is_ours);
+    }
+
+    /// The directories of single servers in `dir`, which is at the path `shared`: those whose names give a pid.
+    fn sweep_own_dirs(
+        &mut self,
+        dir: &impl AsFd,
+        shared: &Path,
+        pid_of: impl Fn(&str) -> Option<u32>,
+        is_ours: impl Fn(&str) -> bool,
+    ) {
+        let wanted = |name: &str| pid_of(name).is_some() && is_ours(name);
+        let random = &mut self.random;
+        let (mut names, is_all) = match sys::names_in(dir, NAMES_MAX, wanted, |end| random.below(end)) {
+            Ok(found) => found,
+            Err(cause) => {
+                let why = format!("it cannot be listed: {cause}");
+                return self.keep(Remains::Directory, shared.to_owned(), &why);
             }
         };
-        let Ok((mut names, is_complete)) = sys::names_in(&dir, NAMES_MAX) else { return false };
+        self.note_truncated(shared, is_all);
         names.sort_unstable();
         for name in names {
-            if let Some(pid) = drawn_pid(&name) {
+            if let Some(pid) = pid_of(&name) {
                 self.sweep_own_dir(&shared.join(&name), pid);
             }
         }
-        is_complete
-    }
-
-    /// Directories of single servers directly in `/tmp`; whether all of them were looked at.
-    fn sweep_tmp(&mut self) -> bool {
-        let Ok(entries) = fs::read_dir("/tmp") else { return true };
-        let prefix = format!("{}-", self.namespace.name());
-        let mut seen = 0;
-        for entry in entries.flatten() {
-            seen += 1;
-            if seen > NAMES_MAX {
-                return false;
-            }
-            let name = entry.file_name();
-            if let Some(pid) = name.to_str().and_then(|name| drawn_pid(name.strip_prefix(&prefix)?)) {
-                let path = entry.path();
-                // Those of others are none of our business.
-                if sys::facts_of_path(&path).is_ok_and(|facts| facts.uid == sys::effective_uid()) {
-                    self.sweep_own_dir(&path, pid);
-                }
-            }
-        }
-        true
     }
 
     /// The directory of one server that is named after process `pid`.
@@ -315,24 +346,25 @@ impl<'a> Sweep<'a> {
             return;
         }
         let keep = |sweep: &mut Self, why: &str| sweep.keep(Remains::Directory, path.to_owned(), why);
+        if let Err(why) = self.check_answers(&path.join(SOCKET_NAME)) {
+            return keep(self, &why);
+        }
         let dir = match PrivateDir::open_existing(path, Purpose::Sockets) {
             Ok(Some(dir)) => Arc::new(dir),
             Ok(None) => return,
             Err(error) => return keep(self, &error.to_string()),
         };
-        if !sys::is_local(&dir) {
+        if !is_local(&dir) {
             return keep(self, "its file system may be shared with other machines");
         }
         let _lock = match Lock::take(&dir, &Clock::new()) {
             Ok(lock) => lock,
             Err(error) => return keep(self, &error.to_string()),
         };
-        let has_more = match sys::names_in(&dir, 16) {
-            Ok((names, is_all)) => !is_all || names.iter().any(|name| name != SOCKET_NAME),
+        match sys::has_nothing_but(&dir, SOCKET_NAME) {
+            Ok(true) => {}
+            Ok(false) => return keep(self, "there is more in it than a socket"),
             Err(cause) => return keep(self, &format!("it cannot be listed: {cause}")),
-        };
-        if has_more {
-            return keep(self, "there is more in it than a socket");
         }
         let socket = path.join(SOCKET_NAME);
         let has_socket = match look_at(&dir, SOCKET_NAME, &socket) {
@@ -356,6 +388,21 @@ impl<'a> Sweep<'a> {
         self.remove_directory(&dir, path, why);
     }
 
+    /// Whether the capability file `name` is still the one that was `found`, and its process still dead.
+    fn is_unchanged(&self, files: &OpenCapabilityDir, name: &str, found: &FoundCapability) -> bool {
+        let now = files.read_named(name);
+        now.is_ok_and(|now| now.is_same(found) && judged(&now, self.origin).0 == ProcessState::Dead)
+    }
+
+    /// Whether everything on the way to `path` answers by itself, so that looking at it cannot take for ever; or why not.
+    fn check_answers(&self, path: &Path) -> Result<(), String> {
+        match self.reach.reach(path) {
+            Err(Unreached::MayNotAnswer(why)) => Err(format!("it {why}")),
+            // What else is wrong is found where it is opened.
+            Ok(_) | Err(Unreached::Refused(_)) => Ok(()),
+        }
+    }
+
     /// Whether a capability is published for the socket in the directory `path` of one server.
     fn has_capability(&self, path: &Path) -> bool {
         let address = super::address::Address::from_path(&path.join(SOCKET_NAME));
@@ -366,12 +413,8 @@ impl<'a> Sweep<'a> {
 
     /// Removes the directory of one server if nothing is left in it. Its lock is held.
     fn remove_directory(&mut self, dir: &PrivateDir, shown: &Path, why: &str) {
-        if self.is_dry {
-            let is_left = sys::names_in(dir, 16)
-                .is_ok_and(|(names, is_all)| is_all && names.iter().all(|name| name == SOCKET_NAME));
-            if !is_left {
-                return self.keep(Remains::Directory, shown.to_owned(), "there is something else in it");
-            }
+        if self.is_dry && !sys::has_nothing_but(dir, SOCKET_NAME).unwrap_or(false) {
+            return self.keep(Remains::Directory, shown.to_owned(), "there is something else in it");
         }
         if !dir.is_in_place() {
             return;
@@ -418,16 +461,10 @@ impl<'a> Sweep<'a> {
     }
 }
 
-/// Whether the capability file `name` is still the one that was `found`, and its process still dead.
-fn is_unchanged(files: &OpenCapabilityDir, name: &str, found: &FoundCapability) -> bool {
-    let now = files.read_named(name);
-    now.is_ok_and(|now| now.is_same(found) && judged(&now).0 == ProcessState::Dead)
-}
-
-/// Whether the process that published a capability still lives, and why we think so.
-pub(crate) fn judged(found: &FoundCapability) -> (ProcessState, &'static str) {
+/// Whether the process that published a capability still lives, and why we think so; `origin` is the directory's.
+pub(crate) fn judged(found: &FoundCapability, origin: Origin) -> (ProcessState, &'static str) {
     match &found.capability.process {
-        Some(process) => process.judged(),
+        Some(process) => process.judged_in(origin),
         None => (ProcessState::Unknown, "it does not say which process published it"),
     }
 }

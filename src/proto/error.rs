@@ -44,6 +44,8 @@ pub enum ErrorKind {
     NoSuchPeer,
     /// The other end belongs to another user.
     ForeignPeer,
+    /// A path that a peer chose lies on a file system that may never answer; it was not touched.
+    NotLocal,
     /// The receiver takes no connection now: its backlog is full, or it has too many clients.
     Busy,
     /// Too much is on its way already; nothing was taken.
@@ -81,6 +83,7 @@ impl ErrorKind {
             Self::CapabilityUnusable => "capability_unusable",
             Self::NoSuchPeer => "no_such_peer",
             Self::ForeignPeer => "foreign_peer",
+            Self::NotLocal => "not_local",
             Self::Busy => "busy",
             Self::OutboxFull => "outbox_full",
             Self::TooManyHops => "too_many_hops",

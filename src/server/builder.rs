@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::os::address::Address;
 use crate::os::capability::CapabilityDir;
 use crate::os::claim::Claim;
 use crate::os::clock::Clock;
-use crate::os::location::Location;
+use crate::os::location::{Location, own_directories};
 use crate::os::namespace::{Environment, Namespace};
 use crate::os::random::Random;
 use crate::os::sys;
@@ -166,7 +167,9 @@ impl ServerBuilder {
         let path = claim.address().path();
         let endpoint = Endpoint::new(path, sys::effective_uid(), auth_token, self.limits.clone())?;
         let slots_max = endpoint.slots_max();
-        let mut sending = Sending::new(&self.limits, &random.nonce())?;
+        let mut own = own_directories(&self.namespace, &environment);
+        own.extend(Path::new(path).parent().map(Path::to_owned));
+        let mut sending = Sending::new(&self.limits, &random.nonce(), own)?;
         // One wait takes all events that can be pending at once.
         #[cfg_attr(
             not(any(target_os = "linux", target_os = "android")),

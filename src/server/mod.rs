@@ -28,6 +28,7 @@ use crate::os::address::Address;
 use crate::os::capability::CapabilityDir;
 use crate::os::claim::Claim;
 use crate::os::clock::Clock;
+use crate::os::dial::check_claimed;
 use crate::os::location::Location;
 use crate::os::namespace::Namespace;
 use crate::os::random::Random;
@@ -419,6 +420,9 @@ impl Server {
     /// and [`next_event`](Self::next_event) tells what became of it. Its `from` is our own path unless it has one. Messages
     /// to one receiver go in order, over one connection, up to `in_flight_max` at a time.
     ///
+    /// The target is connected to as it is. One that a peer chose belongs into [`reply`](Self::reply): its path can lead
+    /// to a file system that never answers.
+    ///
     /// # Errors
     ///
     /// Nothing was taken: what [`Outbox::send`](crate::proto::outbox::Outbox::send) refuses, [`ErrorKind::PathTooLong`], and
@@ -435,8 +439,9 @@ impl Server {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidAddress`] if the message has no `from` or one that is no absolute path;
-    /// [`ErrorKind::NoSuchPeer`] if no socket stands there (a link is none); [`ErrorKind::ForeignPeer`] if it belongs to
-    /// another user; [`ErrorKind::TooManyHops`]; and what [`send`](Self::send) refuses.
+    /// [`ErrorKind::NoSuchPeer`] if it has no capability file of our user or no socket stands there (a link is none);
+    /// [`ErrorKind::NotLocal`] if it lies on a file system that may not answer; [`ErrorKind::ForeignPeer`] if it belongs
+    /// to another user; [`ErrorKind::TooManyHops`]; and what [`send`](Self::send) refuses.
     pub fn reply(
         &mut self,
         entry: &InboxEntry<'_>,
@@ -448,8 +453,11 @@ impl Server {
             Error::new(ErrorKind::InvalidAddress, format!("{} does not say where it came from", entry.id()))
         })?;
         let target = Address::parse(from.as_ref())?;
-        target.check_is_ours()?;
-        self.send(&target, &reply.in_reply_to(&received)?, timeout)
+        check_claimed(&self.capabilities, &target, self.sending.own_directories())?;
+        let reply = reply.in_reply_to(&received)?;
+        let sent = self.sending.reply(target, &reply, self.claim.address(), timeout, self.clock.now());
+        self.arm();
+        sent
     }
 
     /// Sends a question: a message with a `meta.queryId`. [`answered`](Self::answered) recognises the message that

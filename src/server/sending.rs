@@ -1,6 +1,7 @@
 //! The way out: the server's outbox, its open questions, and the streams under them, in the same loop.
 
 use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mio::event::Event;
@@ -9,7 +10,7 @@ use mio::{Interest, Registry, Token};
 use super::ServerEvent;
 use crate::os::address::Address;
 use crate::os::capability::CapabilityDir;
-use crate::os::dial::dial;
+use crate::os::dial::{ChosenBy, dial};
 use crate::os::transport::{Progress, Stream};
 use crate::proto::conversation::{Queries, QueryId};
 use crate::proto::error::{Error, ErrorKind};
@@ -34,6 +35,10 @@ pub(super) struct Sending {
     queries: Queries,
     /// Questions whose message has no outcome yet.
     asked: HashMap<SendId, QueryId>,
+    /// Answers on their way, and the paths to which they go: peers chose these, so no connection to them may wait.
+    replies: HashMap<SendId, Address>,
+    /// Directories of ours, as for [`ChosenBy::Peer`].
+    own: Vec<PathBuf>,
     /// Few, and none in a server that sends nothing.
     streams: Vec<LinkStream>,
     /// The token of a stream is this plus the index of its link.
@@ -44,12 +49,14 @@ pub(super) struct Sending {
 }
 
 impl Sending {
-    pub(super) fn new(limits: &Limits, nonce: &str) -> Result<Self, Error> {
+    pub(super) fn new(limits: &Limits, nonce: &str, own: Vec<PathBuf>) -> Result<Self, Error> {
         Ok(Self {
             outbox: Outbox::new(limits.clone())?,
             streams: Vec::new(),
             queries: Queries::new(limits.outbox_entries_max, nonce)?,
             asked: HashMap::new(),
+            replies: HashMap::new(),
+            own,
             base: Token(0),
             events: VecDeque::new(),
             events_max: limits.outbox_entries_max,
@@ -96,6 +103,25 @@ impl Sending {
         self.outbox.send(target.path(), message, Some(from.path()), timeout, now)
     }
 
+    /// Directories of ours, on whose file systems we depend anyway.
+    pub(super) fn own_directories(&self) -> &[PathBuf] {
+        &self.own
+    }
+
+    /// As [`Sending::send`], to a path that a message claims to come from.
+    pub(super) fn reply(
+        &mut self,
+        target: Address,
+        message: &Outgoing,
+        from: &Address,
+        timeout: Duration,
+        now: Now,
+    ) -> Result<SendId, Error> {
+        let id = self.send(&target, message, from, timeout, now)?;
+        self.replies.insert(id, target);
+        Ok(id)
+    }
+
     pub(super) fn query(
         &mut self,
         target: &Address,
@@ -140,6 +166,7 @@ impl Sending {
         self.outbox.turn_ended();
         while let Some((id, outcome)) = self.outbox.next_outcome() {
             let query = self.asked.remove(&id);
+            self.replies.remove(&id);
             // What was surely not delivered will not be answered.
             if let (Some(query), SendOutcome::NotSent(_) | SendOutcome::Rejected { .. }) = (query, &outcome) {
                 self.queries.close(query);
@@ -183,8 +210,11 @@ impl Sending {
     }
 
     fn connect(&mut self, key: ConnKey, registry: &Registry, capabilities: &CapabilityDir, now: Now) {
-        let dialled =
-            Address::from_path(self.outbox.target(key)).and_then(|target| dial(capabilities, &target));
+        let dialled = Address::from_path(self.outbox.target(key)).and_then(|target| {
+            let is_claimed = self.replies.values().any(|claimed| *claimed == target);
+            let chosen_by = if is_claimed { ChosenBy::Peer(&self.own) } else { ChosenBy::Us };
+            dial(capabilities, &target, chosen_by)
+        });
         let (stream, auth_token) = match dialled {
             Ok(dialled) => dialled,
             Err(error) => return self.outbox.connect_failed(key, &error, now),

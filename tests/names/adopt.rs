@@ -118,7 +118,7 @@ fn a_listener_that_is_not_private_or_not_reached_is_refused() {
         (|_, path| mode(path, 0o666), ErrorKind::InvalidListener, &["0666", "mode 0600"]),
         (|_, path| mode(path, 0o620), ErrorKind::InvalidListener, &["0620"]),
         (|_, path| mode(path, 0o700), ErrorKind::InvalidListener, &["0700"]),
-        (|dir, _| mode(dir, 0o755), ErrorKind::DirectoryNotPrivate, &["0755", "chmod 700"]),
+        (|dir, _| mode(dir, 0o755), ErrorKind::DirectoryNotPrivate, &["0755", "of your own"]),
         (|dir, _| mode(dir, 0o710), ErrorKind::DirectoryNotPrivate, &["0710"]),
         (|_, path| fs::remove_file(path).is_ok(), ErrorKind::InvalidListener, &["vanished"]),
         (

@@ -35,7 +35,7 @@ fn a_directory_that_others_can_open_is_refused_and_left_as_it_is() {
     let place = Place::new();
     for bits in [0o750, 0o705, 0o710, 0o701, 0o720, 0o702, 0o755, 0o777, 0o1777, 0o2770] {
         let dir = place.make_dir("d", bits);
-        expect_refused(&place, &dir, &[&format!("{bits:04o}"), "chmod 700"]);
+        expect_refused(&place, &dir, &[&format!("{bits:04o}"), "of your own"]);
         assert_eq!(mode(&dir), bits);
     }
     // Set-group-id and sticky alone let nobody in.
@@ -72,7 +72,7 @@ fn a_link_a_file_and_a_foreign_directory_are_refused_by_name() {
 fn whoever_can_change_the_way_is_root_or_us() {
     let place = Place::open();
     let open = place.make_dir("open", 0o777);
-    expect_refused(&place, &open.join("d"), &["can be changed by others", "chmod go-w"]);
+    expect_refused(&place, &open.join("d"), &["can be changed by others", "of your own"]);
     fs::create_dir(open.join("d")).unwrap();
     chmod(&open.join("d"), 0o700);
     expect_refused(&place, &open.join("d"), &["can be changed by others"]);
@@ -211,4 +211,49 @@ fn our_own_permissions_are_mended_for_capability_files_only() {
     assert_eq!(mode(&dir), 0o500);
     // So that whoever is not root can clear it away.
     chmod(&dir, 0o700);
+}
+
+/// What a refusal advises, and what it must never advise: to change what others rely on.
+#[test]
+fn only_directories_of_our_own_names_are_ever_to_be_changed() {
+    let place = Place::open();
+    let uid = udsmsg::os::sys::effective_uid();
+    let advice = |path: &Path| {
+        let error = place.bind(path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DirectoryNotPrivate, "{error}");
+        error.to_string().split_once("; to mend it: ").unwrap().1.to_owned()
+    };
+    let new_in = |parent: &str| format!("use a directory of your own: mkdir -m 700 {parent}udsmsg-{uid}");
+    // A shared directory, system directories, one that somebody made, one with a name for quotes.
+    assert!(
+        advice(Path::new("/tmp/x.sock")).starts_with(&new_in("/tmp/")),
+        "{}",
+        advice(Path::new("/tmp/x.sock"))
+    );
+    let other = place.make_dir("other", 0o755);
+    assert!(advice(&other.join("x.sock")).starts_with(&new_in(&format!("{}/", other.display()))));
+    let odd = place.make_dir("it's $odd", 0o755);
+    let quoted = format!(
+        "mkdir -m 700 '{}/it'\\''s $odd/udsmsg-{uid}'",
+        place.path("").display().to_string().trim_end_matches('/')
+    );
+    assert!(advice(&odd.join("x.sock")).contains(&quoted), "{} {quoted}", advice(&odd.join("x.sock")));
+    let control = place.make_dir("x\u{1b}", 0o755);
+    assert!(advice(&control.join("x.sock")).starts_with(&new_in("~/")));
+    for shared in [0o777, 0o773] {
+        let shared = place.make_dir("shared", shared);
+        assert!(advice(&shared.join("x.sock")).starts_with(&new_in("~/")));
+        assert!(advice(&shared.join("d/x.sock")).starts_with(&new_in("~/")));
+    }
+    // What we make ourselves, and under no other circumstances.
+    let socks = place.make_dir("claude-code-socks", 0o755);
+    assert_eq!(advice(&socks.join("x.sock")), format!("chmod 700 {}", socks.display()));
+    chmod(&socks, 0o1777);
+    assert!(advice(&socks.join("x.sock")).starts_with(&new_in(&format!("{}/", socks.display()))));
+    for system in ["/", "/etc", "/usr/bin", "/dev", "/var/tmp"] {
+        if Path::new(system).is_dir() {
+            let advice = advice(&Path::new(system).join("x.sock"));
+            assert!(!advice.contains("chmod") && advice.contains("mkdir -m 700"), "{advice}");
+        }
+    }
 }

@@ -30,6 +30,8 @@ mod crash;
 mod directory;
 mod doors;
 mod faults;
+#[cfg(target_os = "linux")]
+mod fuse;
 mod location;
 #[path = "../it/util/loud.rs"]
 mod loud;
@@ -38,5 +40,8 @@ mod peers;
 mod process;
 mod race;
 mod random;
+#[cfg(target_os = "linux")]
+mod shared_mount;
 mod sweep;
+mod unanswering;
 mod util;

@@ -66,7 +66,7 @@ pub fn can_prove() -> bool {
 /// Changes to a capability file of this process: what became of the process, in which state its peer then is, and why.
 pub type Change = (&'static str, fn(&mut Value), PeerState, &'static str);
 
-pub const CHANGES: [Change; 11] = [
+pub const CHANGES: [Change; 13] = [
     ("this process", |_| {}, PeerState::Unknown, "its process runs; cannot connect"),
     (
         "a recycled pid",
@@ -104,6 +104,24 @@ pub const CHANGES: [Change; 11] = [
         "another pid namespace",
     ),
     (
+        "another time namespace",
+        |it| {
+            it["process"]["timeNamespace"] = json!(1);
+            it["process"]["startTime"] = json!(1);
+        },
+        PeerState::Unknown,
+        "another time namespace",
+    ),
+    (
+        "a time namespace that is not known",
+        |it| {
+            it["process"].as_object_mut().unwrap().remove("timeNamespace");
+            it["process"]["startTime"] = json!(1);
+        },
+        PeerState::Unknown,
+        "an unknown one",
+    ),
+    (
         "no identity",
         |it| {
             it.as_object_mut().unwrap().remove("pid");
@@ -131,7 +149,7 @@ pub const CHANGES: [Change; 11] = [
 ];
 
 /// Answers every line that comes to `path` with `answer`.
-fn answering(path: &Path, answer: &'static str) {
+pub fn answering(path: &Path, answer: &'static str) {
     let listener = UnixListener::bind(path).unwrap();
     thread::spawn(move || {
         for stream in listener.incoming() {

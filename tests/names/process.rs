@@ -51,14 +51,20 @@ fn a_zombie_and_what_has_been_waited_for_are_dead() {
 fn what_may_be_elsewhere_is_not_known() {
     let Some(current) = current() else { return };
     type Change = fn(&mut ProcessIdentity);
-    let cases: [(Change, ProcessState); 10] = [
+    let cases: [(Change, ProcessState); 14] = [
         (|it| it.start.machine_id = None, ProcessState::Unknown),
         (|it| it.start.machine_id = Some("0".repeat(32)), ProcessState::Unknown),
         (|it| it.start.boot_id = None, ProcessState::Unknown),
-        (|it| it.start.boot_id = Some("0".repeat(32)), ProcessState::Dead),
+        // Only who knows where that was written down knows whether this machine wrote it.
+        (|it| it.start.boot_id = Some("0".repeat(32)), ProcessState::Unknown),
         (|it| it.start.pid_namespace = None, ProcessState::Unknown),
         (|it| it.start.pid_namespace = Some(1), ProcessState::Unknown),
         (|it| it.start.start_time = None, ProcessState::Unknown),
+        // In another time namespace the same moment has another number.
+        (|it| it.start.time_namespace = Some(1), ProcessState::Unknown),
+        (|it| (it.start.time_namespace, it.start.start_time) = (Some(1), Some(1)), ProcessState::Unknown),
+        (|it| (it.start.time_namespace, it.start.start_time) = (None, Some(1)), ProcessState::Unknown),
+        (|it| (it.start.time_namespace, it.pid) = (Some(1), i32::MAX as u32), ProcessState::Dead),
         (|it| it.pid = 0, ProcessState::Unknown),
         (|it| it.pid = u32::MAX, ProcessState::Unknown),
         (|it| it.pid = i32::MAX as u32, ProcessState::Dead),

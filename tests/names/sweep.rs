@@ -494,3 +494,67 @@ fn what_is_published_while_a_sweep_waits_for_the_lock_is_looked_at_again() {
     assert!(path.exists() && file.exists(), "{report:?}");
     assert_eq!(report.swept[0].reason, "it has changed meanwhile");
 }
+
+/// Two machines made from one image have one machine-id; where they share a directory of capability files, another boot
+/// can be another machine that runs.
+#[cfg(target_os = "linux")]
+#[test]
+fn another_boot_on_a_shared_file_system_proves_nothing() {
+    if !can_prove() {
+        return;
+    }
+    let place = Place::new();
+    let path = place.make_dir("d", 0o700).join("s.sock");
+    leave_stale(&path);
+    let mut of_other = contents(&path);
+    of_other["process"]["bootId"] = json!("0".repeat(32));
+    let dir = place.make_dir("config/messaging-capabilities", 0o700);
+    let name = CapabilityDir::file_name(&udsmsg::Address::from_path(&path).unwrap());
+    let was_run = crate::shared_mount::with_shared_mount(&dir, (&name, &of_other.to_string()), || {
+        let report = peers(&place).sweep(false).unwrap();
+        assert_eq!(report.swept.len(), 1, "{report:?}");
+        assert_eq!(report.swept[0].fate, Fate::Kept, "{report:?}");
+        assert!(report.swept[0].reason.contains("another one with the same id"), "{report:?}");
+        assert!(path.exists());
+        let list = peers(&place).list().unwrap();
+        assert_eq!(list.peers[0].state, PeerState::Unknown, "{list:?}");
+    });
+    if was_run {
+        // The same in a directory that is this machine's alone.
+        let file = publish(&place, &path, &of_other);
+        expect_swept(&place, &[path, file]);
+    }
+}
+
+/// What tells this process from all others in the names of its temporary files.
+fn own_mark() -> Option<String> {
+    let start = ProcessIdentity::current().start;
+    // A capability file has the digest of a text in its name.
+    let digest =
+        |id: String| CapabilityDir::file_name(&udsmsg::Address::from_path(&id).unwrap())[..16].to_owned();
+    let (machine, boot) = (digest(start.machine_id?), digest(start.boot_id?));
+    let clock = start.time_namespace.map_or_else(String::new, |inode| format!("-{inode}"));
+    Some(format!("{machine}-{boot}-{}-{}{clock}", start.pid_namespace?, start.start_time?))
+}
+
+/// What a crash leaves before a publication says the same in its name.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_temporary_file_of_another_boot_on_a_shared_file_system_is_kept() {
+    let Some(mark) = own_mark() else { return };
+    let place = Place::new();
+    let dir = place.make_dir("config/messaging-capabilities", 0o700);
+    let mut parts: Vec<_> = mark.split('-').map(str::to_owned).collect();
+    parts[1] = "0".repeat(16);
+    let name = format!(".{}.{NOBODYS_PID}-{}.{}.tmp", "0".repeat(64), "a".repeat(32), parts.join("-"));
+    let was_run = crate::shared_mount::with_shared_mount(&dir, (&name, ""), || {
+        let report = peers(&place).sweep(false).unwrap();
+        assert_eq!(report.swept[0].fate, Fate::Kept, "{report:?}");
+        assert!(report.swept[0].reason.contains("another one with the same id"), "{report:?}");
+    });
+    if was_run {
+        fs::write(dir.join(&name), "").unwrap();
+        chmod(&dir.join(&name), 0o600);
+        expect_swept(&place, &[dir.join(&name)]);
+    }
+}

@@ -8,6 +8,9 @@
 )]
 
 mod ask;
+#[cfg(target_os = "linux")]
+#[path = "../../../tests/names/fuse.rs"]
+mod fuse;
 mod interop;
 mod log;
 mod many;
@@ -17,5 +20,7 @@ mod ping;
 mod run;
 mod send;
 mod serve;
+#[cfg(target_os = "linux")]
+mod unanswering;
 mod util;
 mod workspace;

@@ -166,7 +166,7 @@ fn doctor_names_each_fault_and_what_to_do() {
             },
             "capabilities",
             "can be changed by others",
-            "chmod go-w",
+            "of your own",
         ),
         (
             "config home relative",
@@ -223,7 +223,7 @@ fn doctor_names_each_fault_and_what_to_do() {
             },
             "default_socket",
             "can be changed by others",
-            "chmod go-w",
+            "of your own",
         ),
         (
             "an unusable capability",
@@ -314,4 +314,113 @@ fn doctor_is_content_where_all_is_well_and_makes_nothing() {
     // Another namespace has other names.
     let other = lines(&home, &["--namespace", "my-app", "doctor"], 0);
     assert!(other.iter().any(|it| it["detail"].as_str().is_some_and(|it| it.contains("my-app-socks"))));
+}
+
+/// Runs `body` where an empty `/tmp` is shared by all, and is nobody else's; false, and a line, if that cannot be had.
+#[cfg(target_os = "linux")]
+fn with_own_tmp(body: impl FnOnce() + Send) -> bool {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    let none = None::<&str>;
+    let mount_it = || {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        mount(Some("test"), "/tmp", Some("tmpfs"), MsFlags::empty(), Some("mode=1777,nr_inodes=0"))
+    };
+    std::thread::scope(|scope| {
+        scope
+            .spawn(move || {
+                if let Err(cause) = mount_it() {
+                    eprintln!("SKIPPED: a /tmp of our own cannot be had here: {cause}");
+                    return false;
+                }
+                body();
+                true
+            })
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// The user that plays another one.
+const NOBODY: u32 = 65_534;
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_shared_temp_directory_full_of_others_files_is_no_fault_and_hides_nothing() {
+    const FILES: usize = 16_385;
+    with_own_tmp(|| {
+        for number in 0..FILES {
+            fs::write(format!("/tmp/{number}"), "").unwrap();
+            // Named like what a server leaves, and of another user.
+            let path = format!("/tmp/claude-code-{}-{number:032x}", i32::MAX);
+            fs::write(&path, "").unwrap();
+            std::os::unix::fs::chown(&path, Some(NOBODY), None).unwrap();
+        }
+        let home = Home::new();
+        let found = lines(&home, &["doctor"], 0);
+        assert_eq!(found.last().unwrap()["faults"], json!(0), "{found:#?}");
+        let left = format!("/tmp/claude-code-{}-{}", i32::MAX, "f".repeat(32));
+        private_dir(Path::new(&left));
+        let swept = lines(&home, &["sweep"], 0);
+        assert_eq!(swept.len(), 1, "{swept:?}");
+        assert_eq!((&swept[0]["event"], &swept[0]["path"]), (&json!("removed"), &json!(left)));
+    });
+}
+
+#[test]
+fn more_of_our_own_files_than_one_sweep_looks_at_are_swept_by_the_next() {
+    const DEAD: usize = 16_500;
+    let home = Home::new();
+    let shared = home.private("t/claude-code-socks");
+    for number in 0..DEAD {
+        private_dir(&shared.join(format!("{}-{number:032x}", i32::MAX)));
+    }
+    // Many files take a while on a busy machine.
+    let run = |arg| Process::spawn_within(home.udsmsg(&[arg]), Duration::from_secs(300)).end();
+    let doctor = run("doctor");
+    assert!(doctor.stdout.contains("more than one sweep looks at"), "{}", doctor.stderr);
+    let first = run("sweep");
+    assert!(first.assert_code(0).stderr.contains("run it again to look at others"), "{}", first.stderr);
+    assert!(first.stderr.contains("claude-code-socks -maxdepth 1 -uid"), "{}", first.stderr);
+    let second = run("sweep");
+    assert_eq!(second.assert_code(0).stderr, "");
+    assert_eq!(fs::read_dir(&shared).unwrap().count(), 0);
+}
+
+#[test]
+fn a_shared_directory_of_another_user_is_a_note_while_another_place_works() {
+    let home = Home::new();
+    let squatted = home.private("t/claude-code-socks");
+    let is_root = udsmsg::os::sys::effective_uid() == 0;
+    if !is_root || std::os::unix::fs::chown(&squatted, Some(NOBODY), None).is_err() {
+        eprintln!("SKIPPED: not root, so there is nobody to play another user");
+        return;
+    }
+    let found = lines(&home, &["doctor"], 0);
+    let note = found.iter().find(|it| it["status"] == "note" && it["check"] == "default_socket").unwrap();
+    assert!(note["detail"].as_str().unwrap().contains("belongs to uid 65534"), "{note}");
+    assert_eq!(found.last().unwrap()["faults"], json!(0));
+    home.serve(&[]).stop(Signal::SIGTERM).assert_clean(0);
+}
+
+/// What a refused start advises is never to change a directory that others rely on.
+#[test]
+fn a_refused_start_advises_a_directory_of_ones_own() {
+    let home = Home::new();
+    chmod(home.path(), 0o755);
+    let own = format!("{}/udsmsg-{}", home.path().display(), udsmsg::os::sys::effective_uid());
+    for socket in ["x.sock", "./x.sock", &format!("{}/x.sock", home.path().display()), "/tmp/x.sock"] {
+        let ended = home.run(&["serve", "--socket", socket]);
+        ended.assert_code(1);
+        let expected = if socket == "/tmp/x.sock" {
+            "mkdir -m 700 /tmp/udsmsg-"
+        } else {
+            &format!("mkdir -m 700 {own}")
+        };
+        assert!(ended.stderr.contains(expected) && !ended.stderr.contains("chmod"), "{ended:?}");
+    }
+    // The advice is good: followed to the letter, the server starts.
+    private_dir(Path::new(&own));
+    home.serve(&["--socket", &format!("{own}/x.sock")]).stop(Signal::SIGTERM).assert_clean(0);
 }

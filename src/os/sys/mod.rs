@@ -15,10 +15,12 @@ mod unix;
 #[cfg(unix)]
 pub(crate) use unix::{
     Facts, FileId, FileKind, SUN_PATH_BYTES, access_list_noted, chmod_unfollowed, facts_at, facts_of,
-    facts_of_path, home_directory, is_local, is_refusal_proof, is_shut_down, is_writable, names_in, open_at,
-    pin, process_exists, stream_socket, take_over,
+    facts_of_path, facts_unmounted, has_nothing_but, home_directory, is_refusal_proof, is_shut_down,
+    is_writable, names_in, open_at, open_unmounted, pin, process_exists, stream_socket, take_over,
 };
 #[cfg(unix)]
 pub use unix::{can_refuse_descriptors, effective_uid, peer_identity, send};
+#[cfg(target_os = "linux")]
+pub(crate) use unix::{open_here, open_path};
 #[cfg(all(unix, feature = "server"))]
 pub(crate) use unix::{receive, refuse_descriptors};

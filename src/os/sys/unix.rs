@@ -279,44 +279,79 @@ pub(crate) fn open_at(dir: &impl AsFd, name: &str, flags: OFlag, mode: Mode) -> 
     Ok(File::from(nix::fcntl::openat(dir.as_fd(), name, flags, mode)?))
 }
 
-/// The names in `dir` that are UTF-8, and whether these are all: `max` are looked at.
-pub(crate) fn names_in(dir: &impl AsFd, max: usize) -> io::Result<(Vec<String>, bool)> {
+/// The same for `name` itself, and never what is mounted on it: that may wait for another machine or process. Then it
+/// is `EXDEV`; where the kernel cannot tell, it is opened as it is.
+pub(crate) fn open_unmounted(dir: &impl AsFd, name: &str, flags: OFlag) -> io::Result<File> {
+    #[cfg(target_os = "linux")]
+    {
+        match open_here(dir, name, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW) {
+            Err(Errno::ENOSYS | Errno::EPERM) => {}
+            file => return Ok(file?),
+        }
+    }
+    open_at(dir, name, flags, Mode::empty())
+}
+
+/// The facts of what stands at `name` in `dir`, and never of what is mounted on it: `EXDEV`, as above.
+pub(crate) fn facts_unmounted(dir: &impl AsFd, name: &str) -> io::Result<Facts> {
+    #[cfg(target_os = "linux")]
+    return facts_of(&open_unmounted(dir, name, OFlag::O_PATH)?);
+    #[cfg(not(target_os = "linux"))]
+    facts_at(dir, name)
+}
+
+/// Opens `name` in `dir` and crosses neither a mount nor a link. `ENOSYS` before Linux 5.6, or `EPERM` behind a filter
+/// that does not know this call.
+#[cfg(target_os = "linux")]
+pub(crate) fn open_here(dir: &impl AsFd, name: &(impl NixPath + ?Sized), flags: OFlag) -> nix::Result<File> {
+    use nix::fcntl::{OpenHow, ResolveFlag, openat2};
+    let resolve = ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS;
+    openat2(dir, name, OpenHow::new().flags(flags).resolve(resolve)).map(File::from)
+}
+
+/// Opens `path`, close-on-exec.
+#[cfg(target_os = "linux")]
+pub(crate) fn open_path(path: &Path, flags: OFlag) -> io::Result<File> {
+    Ok(File::from(nix::fcntl::openat(AT_FDCWD, path, flags | OFlag::O_CLOEXEC, Mode::empty())?))
+}
+
+/// Entries of one directory that are looked at: others can fill a directory that is not ours alone.
+const ENTRIES_MAX: usize = 1 << 20;
+
+/// Up to `max` of the names in `dir` that are UTF-8 and `wanted`, in no order, and whether these are all. If there are
+/// more, each call gives others: `draw` gives a random number below the one that it is given.
+pub(crate) fn names_in(
+    dir: &impl AsFd,
+    max: usize,
+    mut wanted: impl FnMut(&str) -> bool,
+    mut draw: impl FnMut(usize) -> usize,
+) -> io::Result<(Vec<String>, bool)> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let mut dir = nix::dir::Dir::openat(dir.as_fd(), ".", flags, Mode::empty())?;
     let mut names = Vec::new();
-    // Two are `.` and `..`.
+    let mut found: usize = 0;
     for (seen, entry) in dir.iter().enumerate() {
-        if seen >= max.saturating_add(2) {
+        if seen >= ENTRIES_MAX {
             return Ok((names, false));
         }
-        match entry?.file_name().to_str() {
-            Ok("." | "..") | Err(_) => {}
-            Ok(name) => names.push(name.to_owned()),
+        let entry = entry?;
+        let Ok(name) = entry.file_name().to_str() else { continue };
+        if matches!(name, "." | "..") || !wanted(name) {
+            continue;
+        }
+        found += 1;
+        if names.len() < max {
+            names.push(name.to_owned());
+        } else if let Some(place) = names.get_mut(draw(found)) {
+            name.clone_into(place);
         }
     }
-    Ok((names, true))
+    Ok((names, found <= max))
 }
 
-/// Whether the files of `dir` are provably this machine's alone: no other one can have put them there.
-pub(crate) fn is_local(dir: &impl AsFd) -> bool {
-    #[cfg(target_os = "linux")]
-    {
-        use nix::sys::statfs;
-        let local = [
-            statfs::TMPFS_MAGIC,
-            statfs::EXT4_SUPER_MAGIC,
-            statfs::XFS_SUPER_MAGIC,
-            statfs::BTRFS_SUPER_MAGIC,
-            statfs::OVERLAYFS_SUPER_MAGIC,
-            statfs::F2FS_SUPER_MAGIC,
-        ];
-        statfs::fstatfs(dir.as_fd()).is_ok_and(|found| local.contains(&found.filesystem_type()))
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = dir;
-        false
-    }
+/// Whether `dir` holds nothing but perhaps `name`.
+pub(crate) fn has_nothing_but(dir: &impl AsFd, name: &str) -> io::Result<bool> {
+    Ok(names_in(dir, 1, |other| other != name, |_| 1)?.0.is_empty())
 }
 
 /// Whether we could make a file in the directory `path`.
