@@ -72,7 +72,7 @@ enum Command {
 /// How to own an inbox.
 #[derive(clap::Args)]
 struct ServeArgs {
-    /// Where to listen. Its directory must be private; by default one is made.
+    /// Where to listen, with or without `uds:`. Its directory must be private; by default one is made.
     #[arg(long, value_name = "PATH", value_parser = any_path())]
     socket: Option<PathBuf>,
 

@@ -30,7 +30,8 @@ const PASSED_ON: [i32; 10] =
 /// What to run, and what it gets.
 #[derive(clap::Args)]
 pub(crate) struct RunArgs {
-    /// Where to listen. Its directory must be private; by default one is made.
+    /// Where to listen, with or without `uds:`; a relative path is made absolute. Its directory must be private; by default
+    /// one is made.
     #[arg(long, value_name = "PATH", value_parser = crate::any_path())]
     socket: Option<PathBuf>,
 
@@ -185,8 +186,11 @@ fn turn(
     printer: &mut Printer,
     takes_more: &mut bool,
 ) -> io::Result<Option<u8>> {
-    if *takes_more && printer.lines.flush().is_err() {
+    if *takes_more && let Err(error) = printer.lines.flush() {
         *takes_more = false;
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            complain(&error);
+        }
     }
     let timeout = server.next_timeout();
     let lines = takes_more.then_some(&mut printer.lines);

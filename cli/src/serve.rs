@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-use udsmsg::{Address, Batch, Environment, Error, InboxEntry, Limits, Namespace, Server};
+use signal_hook::low_level::emulate_default_handler;
+use udsmsg::{Address, Batch, Environment, Error, ErrorKind, InboxEntry, Limits, Namespace, Server};
 
 use crate::ServeArgs;
 use crate::output::{self, Escaped, Json, Lines, Style, complain};
-use crate::waiting::Signals;
+use crate::waiting::{Came, Signals};
 
 /// The inbox is not drained while more than this waits for the reader of stdout.
 pub(crate) const PENDING_MAX: usize = 1 << 20;
@@ -51,10 +52,13 @@ pub(crate) fn run(
     let mut server = builder.start()?;
     let mut printer = Printer::new(Lines::to_stdout(), style, args.quiet);
     printer.first_line(&server);
-    let printed = serve(&mut server, &mut signals, &mut printer, args.no_drain);
+    let (ended_by, served) = match serve(&mut server, &mut signals, &mut printer, args.no_drain) {
+        Ok(came) => (came.is_from_terminal.then_some(came.signal), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
     let until = Instant::now() + STOP;
     let (rest, stopped) = printer.stop(&mut server, until);
-    let printed = printed.and(rest);
+    let printed = served.and(rest);
     match &printed {
         // A closed stdout was closed by its reader, who knows.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => complain(error),
@@ -64,16 +68,20 @@ pub(crate) fn run(
         complain(error);
     }
     output::finish_stderr(until);
+    if let Some(signal) = ended_by {
+        // A shell ends its loop at Ctrl-C only if what it waits for was ended by it.
+        let _ = emulate_default_handler(signal);
+    }
     Ok(if printed.is_ok() && stopped.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Turns until it is told to stop; an error is that of stdout or of the server.
+/// Turns until a signal says to stop, which it returns; an error is that of stdout or of the server.
 fn serve(
     server: &mut Server,
     signals: &mut Signals,
     printer: &mut Printer,
     no_drain: bool,
-) -> io::Result<()> {
+) -> io::Result<Came> {
     // Asked for, and not done yet: while stdout is behind, it waits.
     let mut print_now = false;
     loop {
@@ -90,7 +98,7 @@ fn serve(
             match came.signal {
                 SIGUSR1 => print_now = true,
                 SIGUSR2 => summarise(server),
-                _ => return Ok(()),
+                _ => return Ok(came),
             }
         }
         let turn = server.turn(Some(Duration::ZERO)).map_err(io::Error::other)?;
@@ -208,8 +216,13 @@ impl Printer {
         self.drain(server);
         let begun = self.lines.flush_until(Some(Instant::now()));
         let grace = GRACE.min(until.saturating_duration_since(Instant::now()));
-        let stopped = server.shutdown(grace);
-        (begun.and_then(|_| self.last_lines(until)), stopped)
+        let mut stopped = server.shutdown(grace);
+        let printed = begun.and_then(|_| self.last_lines(until));
+        if matches!(&stopped, Err(error) if error.kind() == ErrorKind::TimedOut) {
+            // The lock on the directory was held by another process: there is time for it now.
+            stopped = server.shutdown(until.saturating_duration_since(Instant::now()));
+        }
+        (printed, stopped)
     }
 
     fn last_lines(&mut self, until: Instant) -> io::Result<()> {

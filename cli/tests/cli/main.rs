@@ -11,6 +11,7 @@ mod ask;
 #[cfg(target_os = "linux")]
 #[path = "../../../tests/names/fuse.rs"]
 mod fuse;
+mod dispositions;
 mod interop;
 mod log;
 mod many;

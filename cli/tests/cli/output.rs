@@ -2,11 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
 use nix::pty::{OpenptyResult, openpty};
@@ -15,6 +17,8 @@ use nix::sys::termios::{FlowArg, tcflow};
 use serde_json::Value;
 
 use crate::util::{Home, Peer, Process, WATCHDOG, text_line};
+
+const UDSMSG: &str = env!("CARGO_BIN_EXE_udsmsg");
 
 /// A server whose stdout is `out`, and a client of it.
 struct Served {
@@ -34,7 +38,9 @@ fn start(home: &Home, mut command: Command, out: impl Into<Stdio>) -> Served {
 
 /// Waits for a server at `socket`.
 fn connect(home: &Home, socket: &str) -> Peer {
+    let begun = Instant::now();
     while UnixStream::connect(socket).is_err() || !home.capability_file(socket).exists() {
+        assert!(begun.elapsed() < WATCHDOG, "nothing listens at {socket}");
         thread::sleep(Duration::from_millis(5));
     }
     Peer::connect(socket, &home.token(socket))
@@ -229,4 +235,159 @@ fn a_full_disk_is_a_stop_with_a_reason() {
     command.stdin(File::open(input).unwrap()).stdout(full()).stderr(Stdio::piped());
     let ended = Process::spawn_as_is(command, WATCHDOG).end();
     ended.assert_refused("cannot write to stdout: ");
+}
+
+/// The line that `run` prints first is no message.
+#[test]
+fn the_first_line_of_run_is_not_counted_as_a_message() {
+    let home = Home::new();
+    let mut command = home.udsmsg(&["run", "--", "sh", "-c", "exit 3"]);
+    command.stdout(File::options().write(true).open("/dev/full").unwrap()).stderr(Stdio::piped());
+    let ended = Process::spawn_as_is(command, WATCHDOG).end();
+    ended.assert_code(3);
+    assert!(ended.stderr.contains("cannot write to stdout: "), "{ended:?}");
+    assert!(!ended.stderr.contains("messages that nobody took"), "{ended:?}");
+}
+
+/// A limit on the size of files is an error that says so, not the end by a signal.
+#[test]
+fn a_file_size_limit_is_a_stop_with_a_reason() {
+    let home = Home::new();
+    let limited = |limit: u32| {
+        let mut command = home.command("sh");
+        command.args([
+            "-c",
+            r#"ulimit -f "$1" && shift && exec "$@""#,
+            "sh",
+            &limit.to_string(),
+            UDSMSG,
+            "serve",
+        ]);
+        command
+    };
+    // Nothing can be published.
+    let ended = Process::spawn(limited(0)).end();
+    ended.assert_refused("File too large");
+    assert!(home.traces().is_empty(), "{:?}", home.traces());
+    // Not everything can be printed.
+    let path = home.path().join("out");
+    let mut served = start(&home, limited(8), File::create(&path).unwrap());
+    let answer = loop {
+        served.peer.write(&text_line(&"x".repeat(1_000)));
+        let answer = served.peer.read();
+        if answer.is_empty() {
+            break answer;
+        }
+    };
+    let ended = served.process.end();
+    ended.assert_code(1);
+    assert!(ended.stderr.contains("cannot write to stdout: File too large"), "{answer} {ended:?}");
+    assert!(home.traces().is_empty(), "{:?}", home.traces());
+}
+
+/// After `su` the terminal belongs to another user, and cannot be opened once more.
+#[test]
+fn an_unread_terminal_of_another_user_does_not_block_the_server() {
+    const OTHER: u32 = 65_534;
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: not root, so there is nobody to play another user");
+        return;
+    }
+    let home = Home::new();
+    let (screen, out) = terminal();
+    fs::set_permissions(format!("/proc/self/fd/{}", out.as_raw_fd()), fs::Permissions::from_mode(0o600))
+        .unwrap();
+    let dir = home.private("d");
+    for path in [home.path(), &home.tmp(), &dir] {
+        chown(path, Some(OTHER), Some(OTHER)).unwrap();
+    }
+    let socket = dir.join("s").to_str().unwrap().to_owned();
+    // The other user may not be able to get to the one that was built.
+    let udsmsg = home.path().join("udsmsg");
+    fs::copy(UDSMSG, &udsmsg).unwrap();
+    let mut command = home.command(udsmsg);
+    command.args(["serve", "--socket", &socket]);
+    command.uid(OTHER).gid(OTHER).stdout(out).stderr(Stdio::piped());
+    let process = Process::spawn_as_is(command, WATCHDOG);
+    let mut peer = connect(&home, &socket);
+    assert_eq!(send_until_refused(&mut peer, 1_000).0, "inbox full");
+    connect(&home, &socket).ping();
+    process.signal(Signal::SIGTERM);
+    let ended = process.end();
+    ended.assert_code(1);
+    assert!(ended.stderr.contains("bytes of messages were not printed"), "{ended:?}");
+    let mut printed = String::new();
+    let mut screen = BufReader::new(screen);
+    screen.read_line(&mut printed).unwrap();
+    assert!(printed.starts_with("listening at "), "{printed}");
+}
+
+/// Of categories Cc, Cf, Zl and Zp, from all over Unicode; behind each the letters that tell them apart.
+const CONTROLS: [char; 24] = [
+    '\u{7f}',
+    '\u{80}',
+    '\u{85}',
+    '\u{9b}',
+    '\u{9f}',
+    '\u{ad}',
+    '\u{61c}',
+    '\u{180e}',
+    '\u{200b}',
+    '\u{200d}',
+    '\u{2028}',
+    '\u{2029}',
+    '\u{202e}',
+    '\u{2060}',
+    '\u{2064}',
+    '\u{2069}',
+    '\u{206a}',
+    '\u{206f}',
+    '\u{feff}',
+    '\u{fff9}',
+    '\u{fffb}',
+    '\u{1d173}',
+    '\u{e0001}',
+    '\u{e007f}',
+];
+
+/// What a server whose stdout is a terminal prints for `text`, raw in the message.
+fn on_a_terminal(args: &[&str], text: &str) -> String {
+    let home = Home::new();
+    let (screen, out) = terminal();
+    let mut served = start(&home, home.serve_command(args), out);
+    let answer = served.peer.ask(&text_line(text));
+    assert_eq!(answer["data"], "ok", "{text:?}");
+    let line = BufReader::new(screen).lines().nth(1).unwrap().unwrap();
+    served.process.signal(Signal::SIGTERM);
+    served.process.end().assert_code(0);
+    line.trim_end_matches('\r').to_owned()
+}
+
+#[test]
+fn control_and_format_characters_are_shown_escaped_on_a_terminal() {
+    let text: String = CONTROLS.iter().flat_map(|c| [*c, 'ü', '日']).collect();
+    let line = on_a_terminal(&[], &text);
+    let escaped: String = CONTROLS.iter().map(|c| format!("{}ü日", c.escape_unicode())).collect();
+    assert!(line.ends_with(&escaped), "{line:?}");
+    let line = on_a_terminal(&["--json"], &text);
+    assert!(!line.contains(|c: char| CONTROLS.contains(&c)), "{line:?}");
+    let entry: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(entry["message"]["data"], text);
+}
+
+/// In JSON for a program what could be taken for the end of a line or obeyed by a terminal is escaped; the rest is as sent.
+#[test]
+fn controls_in_json_lines_are_escaped_and_stay_valid() {
+    let home = Home::new();
+    let mut serve = home.serve(&[]);
+    let text: String = CONTROLS.iter().flat_map(|c| [*c, 'ü']).collect();
+    serve.peer(&home.token(&serve.socket)).send_text(&text);
+    let line = serve.line();
+    for c in CONTROLS {
+        assert_eq!(line.contains(c), !c.is_control(), "{c:?} in {line:?}");
+    }
+    assert!(line.contains(r"\u007fü\u0080ü\u0085ü\u009bü\u009fü"), "{line}");
+    let entry: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(entry["message"]["data"], text);
+    serve.stop(Signal::SIGTERM).assert_clean(0);
 }

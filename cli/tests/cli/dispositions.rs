@@ -1,0 +1,239 @@
+//! Signals as they meet a process in life: ignored from the start, from a terminal, as process 1; and what a command with an
+//! inbox inherits.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::pty::{OpenptyResult, openpty};
+use nix::sys::signal::Signal;
+use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+
+use crate::util::{Home, Process, Serve, WATCHDOG};
+
+const UDSMSG: &str = env!("CARGO_BIN_EXE_udsmsg");
+
+/// Ignores SIGHUP, SIGINT and SIGQUIT as `nohup` and shells do, and becomes what its arguments say.
+const IGNORING: &str = r#"trap '' HUP INT QUIT; exec "$@""#;
+
+fn ignoring(home: &Home, args: &[&str]) -> Command {
+    let mut command = home.command("sh");
+    command.args(["-c", IGNORING, "sh", UDSMSG]).args(args);
+    command
+}
+
+#[test]
+fn signals_that_were_ignored_at_the_start_do_not_stop_it() {
+    let home = Home::new();
+    let serve = Serve::start(ignoring(&home, &["serve"]));
+    let mut peer = serve.peer(&home.token(&serve.socket));
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+        serve.signal(signal);
+        peer.send_text("still here");
+    }
+    assert_eq!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.len(), 3);
+}
+
+#[test]
+fn the_command_of_run_inherits_ignored_signals_and_else_the_defaults() {
+    let home = Home::new();
+    for (signal, code) in [("HUP", 129), ("INT", 130), ("QUIT", 131), ("USR1", 138), ("XFSZ", 153)] {
+        let script = format!("ulimit -c 0; kill -{signal} $$; exit 5");
+        let args = ["run", "--stdin", "--", "sh", "-c", &script];
+        home.run(&args).assert_code(code);
+        let inherits = ["HUP", "INT", "QUIT"].contains(&signal);
+        Process::spawn(ignoring(&home, &args)).end().assert_code(if inherits { 5 } else { code });
+    }
+    assert!(home.traces().is_empty());
+}
+
+/// A terminal that controls `command` with the arguments of `udsmsg`, which is in its foreground.
+fn at_terminal(home: &Home, args: &[&str]) -> (File, Process) {
+    let OpenptyResult { master, slave } = openpty(None, None).unwrap();
+    let mut mode = tcgetattr(&slave).unwrap();
+    mode.local_flags.remove(LocalFlags::ECHO);
+    // Or what is printed while the key is handled is thrown away.
+    mode.local_flags.insert(LocalFlags::NOFLSH);
+    tcsetattr(&slave, SetArg::TCSANOW, &mode).unwrap();
+    let mut command = home.command("setsid");
+    command.args(["--ctty", UDSMSG]).args(args);
+    command.stdin(slave.try_clone().unwrap()).stdout(slave).stderr(Stdio::piped());
+    (File::from(master), Process::spawn_as_is(command, WATCHDOG))
+}
+
+/// Says each signal that it gets, and ends at SIGTERM.
+const COUNTS: &str = "\
+import os, signal
+def say(number, frame): os.write(1, b'got %d\\n' % number)
+for number in (signal.SIGINT, signal.SIGQUIT): signal.signal(number, say)
+def end(number, frame): os.write(1, b'end\\n'); os._exit(7)
+signal.signal(signal.SIGTERM, end)
+os.write(1, b'ready\\n')
+while True: signal.pause()
+";
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_key_of_the_terminal_reaches_the_command_of_run_once() {
+    let home = Home::new();
+    let (screen, process) = at_terminal(&home, &["run", "--", "python3", "-c", COUNTS]);
+    let mut keys = screen.try_clone().unwrap();
+    let mut lines = BufReader::new(screen).lines().map_while(Result::ok);
+    let mut next = || lines.by_ref().find(|line| !line.contains("listening")).expect("a line");
+    assert_eq!(next(), "ready");
+    keys.write_all(b"\x03").unwrap();
+    assert_eq!(next(), "got 2");
+    keys.write_all(b"\x1c").unwrap();
+    assert_eq!(next(), "got 3");
+    // What another process sends is passed on, and after all that came before.
+    process.signal(Signal::SIGINT);
+    assert_eq!(next(), "got 2");
+    process.signal(Signal::SIGTERM);
+    assert_eq!(next(), "end");
+    process.end().assert_code(7);
+    assert!(home.traces().is_empty());
+}
+
+/// A command that is not in the foreground group of the terminal gets nothing from it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_key_of_the_terminal_is_passed_on_to_a_command_in_another_group() {
+    let home = Home::new();
+    let script = format!("import os; os.setpgid(0, 0)\n{COUNTS}");
+    let (screen, process) = at_terminal(&home, &["run", "--", "python3", "-c", &script]);
+    let mut keys = screen.try_clone().unwrap();
+    let mut lines = BufReader::new(screen).lines().map_while(Result::ok);
+    let mut next = || lines.by_ref().find(|line| !line.contains("listening")).expect("a line");
+    assert_eq!(next(), "ready");
+    keys.write_all(b"\x03").unwrap();
+    assert_eq!(next(), "got 2");
+    process.signal(Signal::SIGTERM);
+    process.end().assert_code(7);
+}
+
+/// A shell ends its loop only if the command was ended by the signal; nothing is left all the same.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_key_of_the_terminal_ends_serve_by_its_signal() {
+    use std::os::unix::process::ExitStatusExt;
+
+    let home = Home::new();
+    let (screen, mut process) = at_terminal(&home, &["serve"]);
+    let mut keys = screen.try_clone().unwrap();
+    let mut first = String::new();
+    BufReader::new(screen).read_line(&mut first).unwrap();
+    keys.write_all(b"\x03").unwrap();
+    assert_eq!(process.wait().signal(), Some(2));
+    assert!(home.traces().is_empty(), "{:?}", home.traces());
+}
+
+#[test]
+fn signals_that_would_end_run_are_passed_on_and_nothing_is_left() {
+    for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGQUIT, Signal::SIGALRM, Signal::SIGXCPU] {
+        let home = Home::new();
+        let script = format!(
+            "ulimit -c 0; trap 'exit 9' {}; echo ready; for i in $(seq 400); do sleep 0.05; done",
+            signal as i32
+        );
+        let mut process = Process::spawn(home.udsmsg(&["run", "--", "sh", "-c", &script]));
+        let mut out = BufReader::new(process.take_stdout()).lines().map(Result::unwrap);
+        assert!(out.any(|line| line == "ready"));
+        process.signal(signal);
+        process.end().assert_code(9);
+        assert!(home.traces().is_empty(), "{signal}: {:?}", home.traces());
+    }
+}
+
+/// Where it is made to adopt orphans, as process 1 is, they do not stay as zombies.
+#[cfg(target_os = "linux")]
+#[test]
+fn run_reaps_the_orphans_that_it_adopts() {
+    const ADOPTING: &str = "\
+import ctypes, os, sys
+PR_SET_CHILD_SUBREAPER = 36
+assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+";
+    let home = Home::new();
+    // Its parent ends at once, and it ends at its parent's pace; one of them by a signal that has no name.
+    let script = "for end in 'exit 3' 'kill -40 $$'; do (sh -c \"echo orphan \\$\\$; sleep 0.1; $end\" &); done; \
+                  read -r line; exit 4";
+    let mut command = home.command("python3");
+    command.args(["-c", ADOPTING, UDSMSG, "run", "--", "sh", "-c", script]).stdin(Stdio::piped());
+    let mut process = Process::spawn(command);
+    let out = BufReader::new(process.take_stdout()).lines().map_while(Result::ok);
+    let orphans: Vec<String> =
+        out.filter_map(|line| line.strip_prefix("orphan ").map(str::to_owned)).take(2).collect();
+    assert_eq!(orphans.len(), 2);
+    let begun = Instant::now();
+    for pid in orphans {
+        while fs::exists(format!("/proc/{pid}")).unwrap() {
+            assert!(
+                begun.elapsed() < WATCHDOG / 2,
+                "{pid} stays: {:?}",
+                fs::read_to_string(format!("/proc/{pid}/stat"))
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+    process.take_stdin().write_all(b"go\n").unwrap();
+    process.end().assert_code(4);
+}
+
+#[test]
+fn the_command_of_run_finds_a_relative_socket_from_everywhere() {
+    let home = Home::new();
+    home.private("d");
+    for socket in ["d/s.sock", "uds:d/s.sock"] {
+        let script = r#"cd / && exec "$0" send text hello"#;
+        let ended = home.run(&["run", "--socket", socket, "--", "sh", "-c", script, UDSMSG]);
+        ended.assert_code(0);
+        let path = home.path().join("d/s.sock");
+        assert!(ended.stdout.contains(path.to_str().unwrap()), "{ended:?}");
+        assert!(ended.stdout.contains("hello"), "{ended:?}");
+    }
+}
+
+#[test]
+fn the_prefix_of_an_address_is_taken_off_a_socket_once() {
+    let home = Home::new();
+    let plain = home.private("d").join("s.sock").to_str().unwrap().to_owned();
+    let serve = home.serve(&["--socket", &format!("uds:{plain}")]);
+    assert_eq!(serve.socket, plain);
+    home.run(&["send", &plain, "text", "hello"]).assert_code(0);
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+    let serve = home.serve(&["--socket", "uds:uds:s.sock"]);
+    assert_eq!(serve.socket, "uds:s.sock");
+    home.run(&["send", "uds:uds:s.sock", "text", "hello"]).assert_code(0);
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+}
+
+/// A pipe that somebody has set not to wait is waited for.
+#[test]
+fn a_standard_input_that_does_not_wait_is_waited_for() {
+    for args in [&["--stdin"][..], &["--ndjson"]] {
+        let home = Home::new();
+        let mut serve = home.serve(&[]);
+        let (input, mut writer) = std::io::pipe().unwrap();
+        fcntl(&input, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let mut command = home.udsmsg(&["send"]);
+        command.args(args).arg(&serve.socket).stdin(input);
+        if args == ["--stdin"] {
+            command.arg("text");
+        }
+        let process = Process::spawn(command);
+        // Long enough for it to find nothing.
+        thread::sleep(Duration::from_millis(200));
+        writer.write_all(b"{\"type\":\"text\",").unwrap();
+        thread::sleep(Duration::from_millis(200));
+        writer.write_all(b"\"data\":\"x\"}\n").unwrap();
+        drop(writer);
+        process.end().assert_code(0);
+        let data = serve.entry().json()["data"].as_str().unwrap().to_owned();
+        assert_eq!(data, if args == ["--stdin"] { "{\"type\":\"text\",\"data\":\"x\"}\n" } else { "x" });
+        serve.stop(Signal::SIGTERM).assert_clean(0);
+    }
+}
