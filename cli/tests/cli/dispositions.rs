@@ -78,23 +78,23 @@ while True: signal.pause()
 #[cfg(target_os = "linux")]
 #[test]
 fn a_key_of_the_terminal_reaches_the_command_of_run_once() {
-    let home = Home::new();
-    let (screen, process) = at_terminal(&home, &["run", "--", "python3", "-c", COUNTS]);
-    let mut keys = screen.try_clone().unwrap();
-    let mut lines = BufReader::new(screen).lines().map_while(Result::ok);
-    let mut next = || lines.by_ref().find(|line| !line.contains("listening")).expect("a line");
-    assert_eq!(next(), "ready");
-    keys.write_all(b"\x03").unwrap();
-    assert_eq!(next(), "got 2");
-    keys.write_all(b"\x1c").unwrap();
-    assert_eq!(next(), "got 3");
-    // What another process sends is passed on, and after all that came before.
-    process.signal(Signal::SIGINT);
-    assert_eq!(next(), "got 2");
-    process.signal(Signal::SIGTERM);
-    assert_eq!(next(), "end");
-    process.end().assert_code(7);
-    assert!(home.traces().is_empty());
+    for (key, got) in [(b"\x03", "got 2"), (b"\x1c", "got 3")] {
+        let home = Home::new();
+        let (screen, process) = at_terminal(&home, &["run", "--", "python3", "-c", COUNTS]);
+        let mut keys = screen.try_clone().unwrap();
+        let mut lines = BufReader::new(screen).lines().map_while(Result::ok);
+        let mut next = || lines.by_ref().find(|line| !line.contains("listening")).expect("a line");
+        assert_eq!(next(), "ready");
+        keys.write_all(key).unwrap();
+        assert_eq!(next(), got);
+        // What another process sends is passed on, and behind all that came before.
+        process.signal(Signal::SIGINT);
+        assert_eq!(next(), "got 2");
+        process.signal(Signal::SIGTERM);
+        assert_eq!(next(), "end");
+        process.end().assert_code(7);
+        assert!(home.traces().is_empty());
+    }
 }
 
 /// A command that is not in the foreground group of the terminal gets nothing from it.
