@@ -215,8 +215,8 @@ impl Sink {
         let written = match self.how {
             How::Plain(_) => write(&self.fd, bytes),
             How::Socket => {
-                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-                send(self.fd.as_fd().as_raw_fd(), bytes, flags)
+                // SIGPIPE is ignored in every Rust program.
+                send(self.fd.as_fd().as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT)
             }
             How::Polled(_) => {
                 let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)];

@@ -19,7 +19,7 @@ use signal_hook::consts::{
 use udsmsg::{Address, Environment, Error, Namespace, Server};
 
 use crate::output::{self, Lines, Style, complain};
-use crate::serve::{GRACE, PENDING_MAX, Printer, STOP, take_name_again};
+use crate::serve::{GRACE, PENDING_MAX, Printer, STOP, release_again, take_name_again};
 use crate::waiting::{Came, Signals};
 
 /// The signals that would end this process, and that others send: the command gets them, and the inbox is there until it
@@ -103,7 +103,8 @@ pub(crate) fn run(
         if left > 0 {
             complain(&format!("messages that nobody took before the command ended: {left}"));
         }
-        server.shutdown(GRACE)
+        let stopped = server.shutdown(GRACE);
+        release_again(&mut server, stopped, until)
     };
     if let Err(error) = &stopped {
         complain(error);
@@ -117,6 +118,7 @@ pub(crate) fn run(
             ExitCode::FAILURE
         }
     };
+    drop(server);
     output::finish_stderr(until);
     Ok(code)
 }

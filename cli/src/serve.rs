@@ -67,6 +67,7 @@ pub(crate) fn run(
     if let Err(error) = &stopped {
         complain(error);
     }
+    drop(server);
     output::finish_stderr(until);
     if let Some(signal) = ended_by {
         // A shell ends its loop at Ctrl-C only if what it waits for was ended by it.
@@ -216,13 +217,9 @@ impl Printer {
         self.drain(server);
         let begun = self.lines.flush_until(Some(Instant::now()));
         let grace = GRACE.min(until.saturating_duration_since(Instant::now()));
-        let mut stopped = server.shutdown(grace);
+        let stopped = server.shutdown(grace);
         let printed = begun.and_then(|_| self.last_lines(until));
-        if matches!(&stopped, Err(error) if error.kind() == ErrorKind::TimedOut) {
-            // The lock on the directory was held by another process: there is time for it now.
-            stopped = server.shutdown(until.saturating_duration_since(Instant::now()));
-        }
-        (printed, stopped)
+        (printed, release_again(server, stopped, until))
     }
 
     fn last_lines(&mut self, until: Instant) -> io::Result<()> {
@@ -232,6 +229,21 @@ impl Printer {
         let bytes = self.lines.pending();
         let why = format!("{bytes} bytes of messages were not printed: stdout did not take them in time");
         Err(io::Error::new(io::ErrorKind::TimedOut, why))
+    }
+}
+
+/// Tries once more what a stop could not remove because another process held the lock on the directory: until `until`,
+/// after all that is more urgent.
+pub(crate) fn release_again(
+    server: &mut Server,
+    stopped: Result<(), Error>,
+    until: Instant,
+) -> Result<(), Error> {
+    match stopped {
+        Err(error) if error.kind() == ErrorKind::TimedOut => {
+            server.shutdown(until.saturating_duration_since(Instant::now()))
+        }
+        stopped => stopped,
     }
 }
 

@@ -204,6 +204,28 @@ fn an_unread_terminal_does_not_block_the_inbox_of_a_command() {
     drop(screen);
 }
 
+/// A sender of many goes on while nobody reads its receipts, as long as they fit into its memory.
+#[test]
+fn an_unread_terminal_does_not_block_a_sender_of_many() {
+    let home = Home::new();
+    let mut serve = home.serve(&[]);
+    let (screen, out) = terminal();
+    let input = home.path().join("input");
+    let total = 3_000;
+    fs::write(&input, "{\"type\":\"text\"}\n".repeat(total)).unwrap();
+    let mut command = home.udsmsg(&["--json", "send", "--ndjson", &serve.socket]);
+    command.stdin(File::open(input).unwrap()).stdout(out).stderr(Stdio::piped());
+    let process = Process::spawn_as_is(command, WATCHDOG);
+    for number in 1..=total {
+        assert_eq!(serve.entry().id, format!("uds-{number}"));
+    }
+    let lines = BufReader::new(screen).lines().map_while(Result::ok);
+    let lines: Vec<String> = lines.take(total + 1).collect();
+    assert!(lines.last().unwrap().contains("\"accepted\":3000"), "{:?}", lines.last());
+    process.end().assert_code(0);
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+}
+
 /// Messages that were answered `ok` are in the file, though the stop has to wait for a lock that others hold.
 #[test]
 fn a_stop_under_a_held_lock_prints_what_was_accepted() {
