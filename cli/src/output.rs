@@ -132,7 +132,7 @@ impl fmt::Write for JsonWriter<'_, '_> {
 /// Bytes of a pipe or terminal that are written at once: a pipe takes as many whole or not at all.
 const CHUNK: usize = nix::libc::PIPE_BUF;
 
-/// The same where nobody else writes in between.
+/// Bytes of a file or socket that are written at once.
 const BIG_CHUNK: usize = 65_536;
 
 /// A terminal of another user that says it has room takes at least this much, also when each byte becomes two.
@@ -146,8 +146,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// A descriptor that is written to without ever waiting.
 ///
-/// `O_NONBLOCK` belongs to the open file, which we may share with a shell and with others who do not expect it: it is never
-/// set on what we were given. Pipes and terminals are opened once more instead.
+/// `O_NONBLOCK` is a flag of the open file, which may be shared with a shell or with another program that does not expect
+/// it: it is never set on what this process was given. Pipes and terminals are opened once more instead.
 struct Sink {
     fd: Target,
     how: How,
@@ -259,7 +259,7 @@ enum Room {
     NotBefore(Instant),
 }
 
-/// Lines on their way to a reader. One who reads slowly, or not at all, does not stop the loop.
+/// Lines on their way to a reader. A reader that is slow, or reads nothing, does not stop the loop.
 pub(crate) struct Lines {
     sink: Sink,
     /// What the sink is called in errors.
@@ -323,7 +323,7 @@ impl Lines {
         self.pending.get(self.written..).unwrap_or_default()
     }
 
-    /// Writes what is taken without waiting, but not for so long that others starve.
+    /// Writes what is taken without waiting, at most [`BUDGET`].
     ///
     /// # Errors
     ///
@@ -478,7 +478,7 @@ pub(crate) fn complain(what: &dyn fmt::Display) {
     with_stderr(|stderr| stderr.push(&line));
 }
 
-/// Stderr for those who write whole lines, one at each call, as [`complain`] does.
+/// Stderr as something to write whole lines to, one with each call.
 pub(crate) struct Stderr;
 
 impl Write for Stderr {
@@ -512,7 +512,7 @@ pub(crate) fn finish_stderr(time: Instant) {
 
 /// Waits until one of `others` is readable, `lines` or stderr have room for what is pending, or `timeout` is over.
 ///
-/// Which of `others` are ready, and whether the reader of `lines` is gone; without `lines` nobody looks.
+/// Which of `others` are ready, and whether the reader of `lines` is gone.
 pub(crate) fn wait<const N: usize>(
     others: [BorrowedFd<'_>; N],
     lines: Option<&mut Lines>,

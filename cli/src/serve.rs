@@ -60,7 +60,7 @@ pub(crate) fn run(
     let (rest, stopped) = printer.stop(&mut server, until);
     let printed = served.and(rest);
     match &printed {
-        // A closed stdout was closed by its reader, who knows.
+        // The reader of stdout closed it on purpose.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => complain(error),
         _ => {}
     }
@@ -87,7 +87,7 @@ fn serve(
     let mut print_now = false;
     loop {
         printer.lines.flush()?;
-        // With --quiet nobody needs to read.
+        // With --quiet stdout may be closed after the first line.
         let lines = (!printer.is_quiet || printer.lines.pending() > 0).then_some(&mut printer.lines);
         let timeout = server.next_timeout();
         let ([_, has_signals], is_closed) = output::wait([server.as_fd(), signals.as_fd()], lines, timeout)?;

@@ -1,4 +1,4 @@
-//! What the tool prints where nobody reads it: terminals, pipes, sockets, full disks. The loop goes on, and a stop ends.
+//! Output that is not read or cannot be written: terminals, pipes, sockets, full disks. The loop goes on, and a stop ends.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -71,7 +71,7 @@ fn terminal() -> (File, OwnedFd) {
     (File::from(master), slave)
 }
 
-/// A server that prints to what `out` makes, and that nobody reads: senders read `inbox full`, others are served, and it
+/// A server whose output, to what `out` makes, is not read: senders read `inbox full`, others are served, and it
 /// stops.
 #[track_caller]
 fn assert_goes_on_unread(out: impl FnOnce() -> (OwnedFd, OwnedFd)) {
@@ -135,7 +135,7 @@ fn a_terminal_that_another_writer_holds_does_not_block_the_server() {
     });
 }
 
-/// It was set not to wait by somebody else who has it open: what it does not take at once comes later.
+/// Another process has set it not to wait: what it does not take at once comes later.
 #[test]
 fn a_terminal_that_is_set_not_to_wait_gets_every_message() {
     let home = Home::new();
@@ -204,7 +204,7 @@ fn an_unread_terminal_does_not_block_the_inbox_of_a_command() {
     drop(screen);
 }
 
-/// A sender of many goes on while nobody reads its receipts, as long as they fit into its memory.
+/// A sender of many goes on while its receipts are not read, as long as they fit into its memory.
 #[test]
 fn an_unread_terminal_does_not_block_a_sender_of_many() {
     let home = Home::new();
