@@ -196,15 +196,13 @@ fn turn(
     }
     let timeout = server.next_timeout();
     let lines = takes_more.then_some(&mut printer.lines);
-    let ([_, has_signals], is_closed) = output::wait([server.as_fd(), signals.as_fd()], lines, timeout)?;
+    let (_, is_closed) = output::wait([server.as_fd(), signals.as_fd()], lines, timeout)?;
     *takes_more &= !is_closed;
-    if has_signals {
-        for came in signals.take() {
-            if came.signal != SIGCHLD {
-                pass_on(came, child)?;
-            } else if let Some(code) = reap(child)? {
-                return Ok(Some(code));
-            }
+    for came in signals.take() {
+        if came.signal != SIGCHLD {
+            pass_on(came, child)?;
+        } else if let Some(code) = reap(child)? {
+            return Ok(Some(code));
         }
     }
     let turn = server.turn(Some(Duration::ZERO)).map_err(io::Error::other)?;

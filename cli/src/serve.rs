@@ -90,12 +90,11 @@ fn serve(
         // With --quiet stdout may be closed after the first line.
         let lines = (!printer.is_quiet || printer.lines.pending() > 0).then_some(&mut printer.lines);
         let timeout = server.next_timeout();
-        let ([_, has_signals], is_closed) = output::wait([server.as_fd(), signals.as_fd()], lines, timeout)?;
+        let (_, is_closed) = output::wait([server.as_fd(), signals.as_fd()], lines, timeout)?;
         if is_closed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let came = if has_signals { signals.take() } else { Vec::new() };
-        for came in came {
+        for came in signals.take() {
             match came.signal {
                 SIGUSR1 => print_now = true,
                 SIGUSR2 => summarise(server),

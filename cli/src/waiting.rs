@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -23,6 +23,8 @@ pub(crate) const CLOSED: PollFlags = PollFlags::POLLERR.union(PollFlags::POLLHUP
 /// Signals, as something to wait for. From its making on, they no longer end the process.
 pub(crate) struct Signals {
     delivery: SignalDelivery<UnixStream, WithRawSiginfo>,
+    /// One of them came. Set after it was stored, so that it is not missed.
+    has_come: Arc<AtomicBool>,
 }
 
 /// A signal that came.
@@ -43,17 +45,25 @@ impl Signals {
         let wanted: Vec<i32> = signals.iter().copied().filter(|signal| !stays_ignored(*signal)).collect();
         let (read, write) = UnixStream::pair()?;
         let delivery = SignalDelivery::with_pipe(read, write, WithRawSiginfo, &wanted)?;
+        // Set: some may have come before this is registered.
+        let has_come = Arc::new(AtomicBool::new(true));
+        for signal in &wanted {
+            flag::register(*signal, Arc::clone(&has_come))?;
+        }
         // The process that started us may have blocked them, and that is inherited.
         let mut unblocked = SigSet::empty();
         for signal in wanted {
             unblocked.add(Signal::try_from(signal)?);
         }
         unblocked.thread_unblock()?;
-        Ok(Self { delivery })
+        Ok(Self { delivery, has_come })
     }
 
-    /// Those that came since the last time it was asked.
+    /// Those that came since the last time it was asked. No system call if there are none.
     pub(crate) fn take(&mut self) -> Vec<Came> {
+        if !self.has_come.swap(false, Ordering::SeqCst) {
+            return Vec::new();
+        }
         let is_from_terminal = |code: i32| cfg!(any(target_os = "linux", target_os = "android")) && code > 0;
         self.delivery
             .pending()
