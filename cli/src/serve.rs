@@ -25,7 +25,7 @@ pub(crate) const GRACE: Duration = Duration::from_millis(500);
 
 /// For the reader of stdout to take the last lines, counted from the beginning of the stop: it is promised within two
 /// seconds.
-pub(crate) const STOP: Duration = Duration::from_millis(1_800);
+pub(crate) const STOP: Duration = Duration::from_millis(1_700);
 
 /// Serves until a signal or the reader of stdout ends it.
 pub(crate) fn run(
