@@ -16,8 +16,8 @@ use udsmsg::os::sys::effective_uid;
 use udsmsg::peers::{Fate, PeerList, Remains, SweepReport};
 use udsmsg::{Address, Environment, Error, ErrorKind, Limits, Namespace, PeerState, Peers};
 
-use crate::output::{Escaped, Style};
-use crate::peers::{print, truncated};
+use crate::output::{Escaped, Json, Style, print, status_of};
+use crate::peers::truncated;
 
 /// Descriptors that a server needs beside those of its clients, with room for a few of its host's.
 const DESCRIPTORS_BESIDE: u64 = 32;
@@ -114,7 +114,7 @@ pub(crate) fn doctor(
     let mut lines = String::new();
     for check in &checks.0 {
         lines.push_str(&match style {
-            Style::Json => format!("{}\n", json_of(check)),
+            Style::Json => format!("{}\n", Json(json_of(check))),
             Style::Text => text_of(check),
         });
     }
@@ -124,7 +124,7 @@ pub(crate) fn doctor(
         (Style::Text, 1) => String::from("1 fault\n"),
         (Style::Text, faults) => format!("{faults} faults\n"),
     });
-    let printed = print(&lines)?;
+    let printed = status_of(print(&lines));
     Ok(if faults == 0 { printed } else { ExitCode::FAILURE })
 }
 

@@ -5,6 +5,7 @@
 
 mod ask;
 mod doctor;
+mod interrupt;
 mod log;
 mod ndjson;
 mod output;
@@ -106,13 +107,22 @@ struct SweepArgs {
 const STDERR_PATIENCE: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let style = Style::of_stdout(cli.json);
     waiting::handle_file_size_limit();
-    let code = run(cli, style).unwrap_or_else(|error| {
-        output::complain(&error);
-        ExitCode::FAILURE
-    });
+    let code = match Cli::try_parse() {
+        Ok(cli) => {
+            let style = Style::of_stdout(cli.json);
+            run(cli, style).unwrap_or_else(|error| {
+                output::complain(&error);
+                ExitCode::FAILURE
+            })
+        }
+        // Help that was asked for is for stdout.
+        Err(help) if !help.use_stderr() => output::status_of(output::print(&help.to_string())),
+        Err(misuse) => {
+            let _ = misuse.print();
+            ExitCode::from(2)
+        }
+    };
     output::finish_stderr(Instant::now() + STDERR_PATIENCE);
     code
 }

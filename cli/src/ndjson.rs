@@ -8,13 +8,16 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use serde_json::value::RawValue;
-use udsmsg::{Address, Client, ErrorKind, Message, Outgoing, SendId, SendOutcome};
+use udsmsg::{Address, Client, Error, ErrorKind, Message, Outgoing, SendId, SendOutcome};
 
+use crate::interrupt;
 use crate::output::{self, Json, Lines, Style, complain};
 use crate::send::FRAME_BYTES_MAX;
 use crate::waiting::Stdin;
@@ -37,52 +40,100 @@ const PROGRESS: Duration = Duration::from_millis(100);
 
 /// Sends every line of standard input.
 pub(crate) fn send_all(client: Client, target: Address, style: Style) -> ExitCode {
-    let mut sender = Sender {
-        client,
-        target,
-        lines: HashMap::new(),
-        report: Report {
-            style,
-            lines: Lines::to_stdout(),
-            tally: Tally::default(),
-            begun: Instant::now(),
-            told: Instant::now(),
-            is_untidy: false,
-        },
+    let report = Arc::new(Mutex::new(Report {
+        style,
+        on_their_way: HashMap::new(),
+        lines: Lines::to_stdout(),
+        tally: Tally::default(),
+        begun: Instant::now(),
+        told: Instant::now(),
+        is_untidy: false,
+        is_told: false,
+        is_interrupted: false,
+    }));
+    let interruption = match handle_signals(&report) {
+        Ok(interruption) => interruption,
+        Err(error) => {
+            complain(&format!("cannot handle signals: {error}"));
+            return ExitCode::FAILURE;
+        }
     };
-    let sent = sender.send_lines().and_then(|()| sender.report.sum_up());
+    let mut sender = Sender { client, target, report, interruption };
+    let sent = sender.send_lines().and_then(|()| sender.report().sum_up());
     match &sent {
         Ok(()) => {}
         // Whoever closed stdout knows; what became of the rest can no longer be told to anybody.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         Err(error) => complain(error),
     }
+    let mut report = sender.report();
     // On their way when it was given up.
-    sender.report.tally.unknown += sender.lines.len() as u64;
-    sender.report.tally.exit_code(sent.is_ok())
+    report.tally.unknown += report.on_their_way.len() as u64;
+    report.tally.exit_code(sent.is_ok())
+}
+
+/// Has a signal tell what is known and end the process; what is returned becomes readable then.
+fn handle_signals(report: &Arc<Mutex<Report>>) -> io::Result<UnixStream> {
+    let (interruption, end) = UnixStream::pair()?;
+    let report = Arc::clone(report);
+    interrupt::say_before_end(move || {
+        // Wakes the thread that may be waiting with the report in its hand.
+        drop(end);
+        let mut report = lock(&report);
+        if !report.is_told {
+            report.is_interrupted = true;
+            let _ = report.interrupted();
+        }
+    })?;
+    Ok(interruption)
+}
+
+/// The report, also if a thread that held it has panicked.
+fn lock(report: &Mutex<Report>) -> MutexGuard<'_, Report> {
+    report.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The same for the thread that sends: after a signal all is told, and this does not return.
+fn lock_unless_interrupted(report: &Mutex<Report>) -> MutexGuard<'_, Report> {
+    let report = lock(report);
+    if report.is_interrupted {
+        drop(report);
+        interrupt::wait_for_end();
+    }
+    report
 }
 
 /// Everything that is on its way.
 struct Sender {
     client: Client,
     target: Address,
-    /// The number of the line that a message came from.
-    lines: HashMap<SendId, u64>,
-    report: Report,
+    /// Shared with the thread that a signal wakes.
+    report: Arc<Mutex<Report>>,
+    /// Readable when a signal has come.
+    interruption: UnixStream,
 }
 
 impl Sender {
+    /// What is told.
+    fn report(&self) -> MutexGuard<'_, Report> {
+        lock_unless_interrupted(&self.report)
+    }
+
     /// Sends until standard input ends, and tells of every line; an error is that of stdin or stdout.
     fn send_lines(&mut self) -> io::Result<()> {
         let mut input = Input::default();
         loop {
-            self.report.flush()?;
-            let is_idle = self.lines.is_empty();
-            if self.report.is_behind() {
+            let (outstanding, is_behind) = {
+                let mut report = self.report();
+                report.flush()?;
+                (report.on_their_way.len(), report.is_behind())
+            };
+            let is_idle = outstanding == 0;
+            if is_behind {
                 if is_idle {
-                    self.report.wait([], None)?;
+                    let [_] = self.report().wait([self.interruption.as_fd()], None)?;
                 }
-            } else if self.lines.len() < WINDOW {
+            } else if outstanding < WINDOW {
                 match input.next_line() {
                     Some((number, Ok(line))) => {
                         self.take(number, &line)?;
@@ -90,7 +141,7 @@ impl Sender {
                     }
                     Some((number, Err(len))) => {
                         let why = format!("it is {len} bytes long; a message may have {FRAME_BYTES_MAX}");
-                        self.report.bad_line(number, &why);
+                        self.report().bad_line(number, &why);
                         continue;
                     }
                     None if input.is_over => {
@@ -119,7 +170,9 @@ impl Sender {
     /// Whether standard input has something; waits for it if there is nothing else to do.
     fn wait_for_input(&mut self, is_idle: bool) -> io::Result<bool> {
         let timeout = if is_idle { None } else { Some(Duration::ZERO) };
-        let [is_ready] = self.report.wait([io::stdin().as_fd()], timeout)?;
+        let stdin = io::stdin();
+        let others = [stdin.as_fd(), self.interruption.as_fd()];
+        let [is_ready, _] = self.report().wait(others, timeout)?;
         Ok(is_ready)
     }
 
@@ -131,24 +184,26 @@ impl Sender {
         let message = match message_of(line) {
             Ok(message) => message,
             Err(why) => {
-                self.report.bad_line(number, &why);
+                self.report().bad_line(number, &why);
                 return Ok(());
             }
         };
         loop {
+            // Held meanwhile, so that a signal finds every line that was sent.
+            let mut report = lock_unless_interrupted(&self.report);
             match self.client.start(&self.target, &message) {
                 Ok(id) => {
-                    self.lines.insert(id, number);
+                    report.on_their_way.insert(id, number);
                     return Ok(());
                 }
-                Err(error) if error.kind() == ErrorKind::OutboxFull && !self.lines.is_empty() => {
-                    self.next_outcome()?;
-                }
+                Err(error) if error.kind() == ErrorKind::OutboxFull && !report.on_their_way.is_empty() => {}
                 Err(error) => {
-                    self.report.outcome(number, &SendOutcome::NotSent(error));
+                    report.outcome(number, &SendOutcome::NotSent(error));
                     return Ok(());
                 }
             }
+            drop(report);
+            self.next_outcome()?;
         }
     }
 
@@ -156,18 +211,24 @@ impl Sender {
     fn next_outcome(&mut self) -> io::Result<()> {
         let outcome = self.client.next_outcome().map_err(io::Error::other)?;
         let Some((id, outcome)) = outcome else { return Err(io::Error::other("an outcome is missing")) };
-        if let Some(number) = self.lines.remove(&id) {
-            self.report.outcome(number, &outcome);
+        let mut report = self.report();
+        if let Some(number) = report.on_their_way.remove(&id) {
+            report.outcome(number, &outcome);
         }
         Ok(())
     }
 
+    /// Whether an outcome is to come.
+    fn is_waiting(&self) -> bool {
+        !self.report().on_their_way.is_empty()
+    }
+
     /// Tells what became of everything that is on its way.
     fn finish(&mut self) -> io::Result<()> {
-        while !self.lines.is_empty() {
+        while self.is_waiting() {
             self.next_outcome()?;
         }
-        self.report.sum_up()
+        self.report().sum_up()
     }
 }
 
@@ -298,6 +359,8 @@ impl fmt::Display for Tally {
 /// What is told: receipts to machines, how far it is and what went wrong to people.
 struct Report {
     style: Style,
+    /// Messages without an outcome so far, and the number of the line that each came from.
+    on_their_way: HashMap<SendId, u64>,
     lines: Lines,
     tally: Tally,
     begun: Instant,
@@ -305,9 +368,24 @@ struct Report {
     told: Instant,
     /// The cursor stands behind that.
     is_untidy: bool,
+    /// The last line was printed.
+    is_told: bool,
+    /// A signal had it printed, and ends the process.
+    is_interrupted: bool,
 }
 
 impl Report {
+    /// Tells what is known when a signal ends it all.
+    fn interrupted(&mut self) -> io::Result<()> {
+        let mut numbers: Vec<u64> = self.on_their_way.drain().map(|(_, number)| number).collect();
+        numbers.sort_unstable();
+        for number in numbers {
+            let why = Error::new(ErrorKind::Io, "interrupted before its answer came");
+            self.outcome(number, &SendOutcome::Unknown(why));
+        }
+        self.sum_up()
+    }
+
     fn outcome(&mut self, line: u64, outcome: &SendOutcome) {
         let event = outcome.code();
         let receipt = match outcome {
@@ -382,6 +460,7 @@ impl Report {
 
     /// The last line, once everything has its outcome.
     fn sum_up(&mut self) -> io::Result<()> {
+        self.is_told = true;
         let tally = &self.tally;
         let seconds = self.begun.elapsed().as_secs_f64();
         match self.style {

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::process::ChildStdin;
+use std::process::{ChildStdin, ExitCode};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,6 @@ impl Style {
 /// # Errors
 ///
 /// What stdout says, in a sentence.
-#[allow(dead_code, reason = "for the commands without a loop")]
 pub(crate) fn say(style: Style, line: &dyn fmt::Display) -> io::Result<()> {
     let mut lines = Lines::to_stdout();
     match style {
@@ -50,6 +49,31 @@ pub(crate) fn say(style: Style, line: &dyn fmt::Display) -> io::Result<()> {
         Style::Text => lines.push(format_args!("{}", Escaped(&line.to_string()))),
     }
     lines.flush_until(None).map(drop)
+}
+
+/// Prints many lines that are fit to be printed, as [`say`] does one.
+///
+/// # Errors
+///
+/// What stdout says, in a sentence.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    let mut lines = Lines::to_stdout();
+    lines.push_part(format_args!("{text}"));
+    lines.flush_until(None).map(drop)
+}
+
+/// The exit status of a command whose output was printed, or was not, which is said. A reader that has closed its pipe
+/// knows that it does not get the rest.
+pub(crate) fn status_of(printed: io::Result<()>) -> ExitCode {
+    match printed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                complain(&error);
+            }
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Whether a terminal might obey `c` or hide text with it: categories Cc, Cf, Zl and Zp.

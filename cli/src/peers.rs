@@ -1,6 +1,5 @@
 //! `udsmsg peers` and `udsmsg sweep`: who is there, and taking away what the dead left.
 
-use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use udsmsg::peers::{Fate, Peer, Swept};
 use udsmsg::{Environment, Error, Namespace, Peers};
 
 use crate::SweepArgs;
-use crate::output::{Escaped, Style, complain};
+use crate::output::{Escaped, Json, Style, complain, print, status_of};
 
 /// Lists everyone with a capability file.
 pub(crate) fn peers(
@@ -24,14 +23,16 @@ pub(crate) fn peers(
     }
     let mut lines = String::new();
     match style {
-        Style::Json => list.peers.iter().for_each(|peer| lines.push_str(&format!("{}\n", json_of(peer)))),
+        Style::Json => {
+            list.peers.iter().for_each(|peer| lines.push_str(&format!("{}\n", Json(json_of(peer)))))
+        }
         Style::Text if list.peers.is_empty() => lines.push_str("nobody is there\n"),
         Style::Text => {
             lines.push_str(&format!("{:<9} {:>8} {:>6}  {}\n", "STATE", "PID", "AGE", "ADDRESS"));
             list.peers.iter().for_each(|peer| lines.push_str(&row_of(peer)));
         }
     }
-    print(&lines)
+    Ok(status_of(print(&lines)))
 }
 
 fn json_of(peer: &Peer) -> serde_json::Value {
@@ -88,7 +89,7 @@ pub(crate) fn sweep(
     let mut lines = String::new();
     for swept in &report.swept {
         lines.push_str(&match style {
-            Style::Json => format!("{}\n", json_of_swept(swept)),
+            Style::Json => format!("{}\n", Json(json_of_swept(swept))),
             Style::Text => text_of_swept(swept),
         });
     }
@@ -96,7 +97,7 @@ pub(crate) fn sweep(
         lines.push_str("there is nothing to sweep\n");
     }
     let has_failed = report.swept.iter().any(|swept| swept.fate == Fate::Failed);
-    let printed = print(&lines)?;
+    let printed = status_of(print(&lines));
     Ok(if has_failed { ExitCode::FAILURE } else { printed })
 }
 
@@ -128,11 +129,4 @@ fn text_of_swept(swept: &Swept) -> String {
     };
     let path = swept.path.to_string_lossy();
     format!("{fate} {} {}: {}\n", swept.remains.code(), Escaped(&path), Escaped(&swept.reason))
-}
-
-/// Writes everything at once; whoever closed stdout does not want it.
-pub(crate) fn print(lines: &str) -> Result<ExitCode, Error> {
-    let mut stdout = io::stdout().lock();
-    let printed = stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush());
-    Ok(if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,16 +1,17 @@
 //! `udsmsg ping`: a sign of life, or many with their figures.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use udsmsg::{Client, Environment, Error, Namespace, SendOutcome};
+use udsmsg::{Client, Environment, Error, Namespace};
 
-use crate::output::{Escaped, Style, complain};
-use crate::send::{receiver, report, seconds};
+use crate::interrupt;
+use crate::output::{Style, complain, say, status_of};
+use crate::send::{receiver, seconds};
 
 /// Whom to ask, and how often.
 #[derive(clap::Args)]
@@ -47,39 +48,67 @@ pub(crate) fn run(
         return Ok(ExitCode::from(2));
     };
     let mut client = Client::in_namespace(namespace, environment)?.with_timeout(args.timeout);
-    let mut figures = Figures::default();
+    let is_many = args.count > 1;
+    let figures = Arc::new(Mutex::new(Figures::default()));
+    if is_many {
+        let figures = Arc::clone(&figures);
+        let told = interrupt::say_before_end(move || {
+            let mut figures = lock(&figures);
+            if !std::mem::replace(&mut figures.are_told, true) {
+                status_of(say(style, &figures.summary(style)));
+            }
+        });
+        if let Err(error) = told {
+            complain(&format!("cannot handle signals: {error}"));
+            return Ok(ExitCode::FAILURE);
+        }
+    }
     for number in 1..=args.count {
         let begun = Instant::now();
         let outcome = client.ping(&target);
         let took = begun.elapsed();
-        let millis = millis(took);
-        let code = report_one(&outcome, number, args.count, || match style {
-            Style::Json => json!({"event": "pong", "socket": target.path(), "millis": millis}).to_string(),
-            Style::Text => format!("pong from {} in {millis:.3} ms", Escaped(target.path())),
-        });
-        if args.count == 1 {
-            return Ok(code);
+        // Held while a line is printed, so that the summary agrees with the lines before it.
+        let mut figures = lock(&figures);
+        if figures.are_told {
+            drop(figures);
+            interrupt::wait_for_end();
         }
         figures.asked += 1;
         if outcome.is_accepted() {
             figures.took.push(took);
+            let millis = millis(took);
+            let pong = match style {
+                Style::Json => {
+                    json!({"event": "pong", "socket": target.path(), "millis": millis}).to_string()
+                }
+                Style::Text => format!("pong from {} in {millis:.3} ms", target.path()),
+            };
+            if let Err(error) = say(style, &pong) {
+                figures.are_told = true;
+                return Ok(status_of(Err(error)));
+            }
+        } else if is_many {
+            complain(&format!("ping {number}: {outcome}"));
+        } else {
+            complain(&outcome);
         }
+        drop(figures);
         if number < args.count {
             thread::sleep(args.interval.saturating_sub(took));
         }
     }
-    let told = writeln!(io::stdout(), "{}", figures.summary(style));
-    let is_good = told.is_ok() && figures.lost() == 0;
-    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let mut figures = lock(&figures);
+    if std::mem::replace(&mut figures.are_told, true) {
+        drop(figures);
+        interrupt::wait_for_end();
+    }
+    let told = if is_many { status_of(say(style, &figures.summary(style))) } else { ExitCode::SUCCESS };
+    Ok(if figures.lost() == 0 { told } else { ExitCode::FAILURE })
 }
 
-/// Prints one pong, or complains; with the number of the question if there are many.
-fn report_one(outcome: &SendOutcome, number: u32, count: u32, receipt: impl FnOnce() -> String) -> ExitCode {
-    if count > 1 && !outcome.is_accepted() {
-        complain(&format!("ping {number}: {outcome}"));
-        return ExitCode::FAILURE;
-    }
-    report(outcome, |_| receipt())
+/// The figures, also if a thread that held them has panicked.
+fn lock(figures: &Mutex<Figures>) -> MutexGuard<'_, Figures> {
+    figures.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn millis(time: Duration) -> f64 {
@@ -91,6 +120,8 @@ fn millis(time: Duration) -> f64 {
 struct Figures {
     asked: usize,
     took: Vec<Duration>,
+    /// The summary was printed: at the end, or for a signal.
+    are_told: bool,
 }
 
 impl Figures {
@@ -104,6 +135,7 @@ impl Figures {
         self.took.get(rank.saturating_sub(1)).copied().map(millis)
     }
 
+    /// The last line.
     fn summary(&mut self, style: Style) -> String {
         self.took.sort_unstable();
         let (asked, lost) = (self.asked, self.lost());

@@ -2,17 +2,18 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::FileTypeExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::json;
+use udsmsg::os::capability::CapabilityDir;
 use udsmsg::{Address, Client, Environment, Error, Namespace, Outgoing, SendOutcome};
 
 use crate::ask;
 use crate::ndjson;
-use crate::output::{Escaped, Style, complain};
+use crate::output::{Style, complain, say};
 use crate::waiting::Stdin;
 
 /// Bytes that a line may have, and so what stands in it.
@@ -33,8 +34,8 @@ nothing is sent.
 Options stand before TYPE: what follows it is DATA, even if it looks like an option. DATA is taken as it is; `-` is a \
 dash, and --stdin is how to send what comes from standard input.
 
-Exit status: 0 if it is in the inbox (with --wait-reply: if an answer came); 1 if not, or if that is not known; 2 for a \
-command that was not understood. With --ndjson: 0 if every line was accepted; 1 if some were not and all of these are \
+Exit status: 0 if it is in the inbox (with --wait-reply: if an answer came); 1 if not, if that is not known, or if the \
+receipt cannot be printed, and stderr says which; 2 for a command that was not understood. With --ndjson: 0 if every line was accepted; 1 if some were not and all of these are \
 surely not in the inbox; 3 if some may be in the inbox or not.";
 
 /// What to send, and where.
@@ -167,6 +168,15 @@ pub(crate) fn run(
         let Some(target) = receiver(args.target.as_deref(), namespace, environment)? else {
             return Ok(misused);
         };
+        // Before the first line: there may be none for long, or none at all.
+        if let Err(error) = target.check_length() {
+            complain(&SendOutcome::NotSent(error));
+            return Ok(ExitCode::FAILURE);
+        }
+        if let Err(error) = CapabilityDir::of(namespace, environment)?.read(&target) {
+            complain(&format!("Cannot send UDS message without auth token: {error} (not sent)"));
+            return Ok(ExitCode::FAILURE);
+        }
         let client = Client::in_namespace(namespace, environment)?.with_timeout(args.timeout);
         return Ok(ndjson::send_all(client, target, style));
     }
@@ -193,13 +203,23 @@ pub(crate) fn run(
         return ask::run(&target, message, args.timeout, namespace, environment, style);
     }
     let mut client = Client::in_namespace(namespace, environment)?.with_timeout(args.timeout);
-    Ok(report(&client.send(&target, &message), |id| match style {
+    let outcome = client.send(&target, &message);
+    let SendOutcome::Accepted { id } = &outcome else {
+        complain(&outcome);
+        return Ok(ExitCode::FAILURE);
+    };
+    let sentence = id.as_ref().map_or_else(|| "accepted".to_owned(), |id| format!("accepted as {id}"));
+    let receipt = match style {
         Style::Json => json!({"event": "accepted", "id": id, "socket": target.path()}).to_string(),
-        Style::Text => match id {
-            Some(id) => format!("accepted as {}", Escaped(id)),
-            None => "accepted".to_owned(),
-        },
-    }))
+        Style::Text => sentence.clone(),
+    };
+    Ok(match say(style, &receipt) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("{sentence}, but the receipt is lost: {error}"));
+            ExitCode::FAILURE
+        }
+    })
 }
 
 /// All of standard input, if it can fit a message.
@@ -213,15 +233,4 @@ fn text_of_stdin() -> io::Result<String> {
     }
     String::from_utf8(bytes)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "standard input is not UTF-8"))
-}
-
-/// Prints the receipt that `receipt` makes of the id, or complains; the exit status says which.
-pub(crate) fn report(outcome: &SendOutcome, receipt: impl FnOnce(Option<&str>) -> String) -> ExitCode {
-    let SendOutcome::Accepted { id } = outcome else {
-        complain(outcome);
-        return ExitCode::FAILURE;
-    };
-    // The message is in the inbox, whether or not somebody reads the receipt.
-    let _ = writeln!(io::stdout(), "{}", receipt(id.as_deref()));
-    ExitCode::SUCCESS
 }

@@ -21,6 +21,8 @@ mod ping;
 mod run;
 mod send;
 mod serve;
+mod signals;
+mod stdout;
 #[cfg(target_os = "linux")]
 mod unanswering;
 mod util;

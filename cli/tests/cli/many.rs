@@ -316,9 +316,10 @@ fn the_worst_outcome_decides_the_status() {
         assert_eq!(counts(&ended), expected, "{answers:?}: {ended:?}");
     }
     let home = Home::new();
+    home.publish("/nowhere/s");
     let ended = home.run_with(&["send", "--ndjson", "/nowhere/s"], TWO);
     assert_eq!(counts(ended.assert_code(1)), [0, 0, 2, 0, 0]);
-    assert_eq!(parsed(&ended.stdout).first().unwrap()["code"], "capability_missing");
+    assert_eq!(parsed(&ended.stdout).first().unwrap()["code"], "no_such_peer");
     let ended = home.run_with(&["send", "--ndjson", "/nowhere/s"], TWO.repeat(3_000));
     assert_eq!(counts(ended.assert_code(1)), [0, 0, 6_000, 0, 0]);
     assert!(!ended.stdout.contains("outbox_full"));
@@ -328,6 +329,23 @@ fn the_worst_outcome_decides_the_status() {
     home.run_with(&["send", "--ndjson", "--stdin", "/nowhere/s"], "").assert_code(2);
     home.run_with(&["send", "--ndjson", "--wait-reply", "/nowhere/s"], "").assert_code(2);
     home.run_with(&["send", "--ndjson"], TWO).assert_code(2);
+}
+
+/// Also where there is no line, or none for long.
+#[test]
+fn ndjson_to_a_target_without_a_capability_is_refused_before_a_line_is_read() {
+    let home = Home::new();
+    let long = format!("/{}", "x".repeat(200));
+    for (target, why) in
+        [("/nowhere/s", "Cannot send UDS message without auth token"), (&long, "201 bytes long")]
+    {
+        for input in ["", TWO] {
+            home.run_with(&["send", "--ndjson", target], input).assert_refused(why);
+        }
+        let (process, stdin) = pipes(home.udsmsg(&["send", "--ndjson", target]));
+        process.end().assert_refused(why);
+        drop(stdin);
+    }
 }
 
 #[test]

@@ -1,0 +1,104 @@
+//! A stdout that fails: what was wanted is not there, and no command keeps silent about it.
+
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::Signal;
+
+use crate::util::{Ended, Home, Process, WATCHDOG};
+
+fn run_into(home: &Home, stdout: impl Into<OwnedFd>, args: &[&str]) -> Ended {
+    let mut command = home.udsmsg(args);
+    command.stdout(stdout.into()).stderr(Stdio::piped());
+    Process::spawn_as_is(command, WATCHDOG).end()
+}
+
+/// Every command that prints at once, with a live `socket`.
+fn commands(socket: &str) -> Vec<Vec<&str>> {
+    vec![
+        vec!["peers"],
+        vec!["peers", "--json"],
+        vec!["sweep"],
+        vec!["sweep", "--dry-run", "--json"],
+        vec!["doctor"],
+        vec!["ping", socket],
+        vec!["ping", "--count=3", "--interval=0", socket],
+        vec!["send", socket, "text", "x"],
+        vec!["send", "--json", socket, "text", "x"],
+        vec!["--help"],
+        vec!["send", "--help"],
+        vec!["--version"],
+    ]
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn full_stdout_is_a_failure_with_a_reason() {
+    let home = Home::new();
+    let serve = home.serve(&["--quiet"]);
+    // Something to sweep, so that there is something to print.
+    let stale = home.private(&format!("t/claude-code-socks/{}-{}", i32::MAX, "0".repeat(32)));
+    drop(std::os::unix::net::UnixListener::bind(stale.join("messaging.sock")).unwrap());
+    for args in commands(&serve.socket) {
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let ended = run_into(&home, full, &args);
+        ended.assert_code(1);
+        assert!(ended.stderr.contains("No space left on device"), "{args:?}: {ended:?}");
+        // One reason, once.
+        assert_eq!(ended.stderr.lines().count(), 1, "{args:?}: {ended:?}");
+        if args[0] == "send" && args.len() > 2 {
+            assert!(ended.stderr.starts_with("accepted as uds-"), "{ended:?}");
+        }
+    }
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+}
+
+/// The reader is gone, and knows it; but that a message was accepted is worth a line.
+#[test]
+fn closed_stdout_is_a_failure_that_tells_of_accepted_messages() {
+    let home = Home::new();
+    let serve = home.serve(&["--quiet"]);
+    for args in commands(&serve.socket) {
+        let (_, writer) = std::io::pipe().unwrap();
+        let ended = run_into(&home, writer, &args);
+        ended.assert_code(1);
+        if args[0] == "send" && args.len() > 2 {
+            assert!(ended.stderr.starts_with("accepted as uds-"), "{ended:?}");
+        } else {
+            assert_eq!(ended.stderr, "", "{args:?}: {ended:?}");
+        }
+    }
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+}
+
+/// A stdout that others have set not to wait is waited for all the same.
+#[test]
+fn nonblocking_stdout_that_is_full_is_waited_for() {
+    let home = Home::new();
+    let serve = home.serve(&["--quiet"]);
+    for args in [&["peers"][..], &["doctor"], &["ping", &serve.socket], &["send", &serve.socket, "text", "x"]]
+    {
+        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let mut filled = 0;
+        while let Ok(n) = writer.write(&[b'x'; 4096]) {
+            filled += n;
+        }
+        let mut command = home.udsmsg(args);
+        command.stdout(writer).stderr(Stdio::piped());
+        let process = Process::spawn_as_is(command, WATCHDOG);
+        // For it to find the pipe full; a slow one finds room, and that is all right as well.
+        std::thread::sleep(Duration::from_millis(300));
+        let mut printed = String::new();
+        reader.read_to_string(&mut printed).unwrap();
+        let ended = process.end();
+        assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(0), ""), "{args:?}: {ended:?}");
+        let printed = printed.get(filled..).unwrap();
+        assert!(printed.starts_with("{\"") && printed.ends_with("}\n"), "{args:?}: {printed:?}");
+    }
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+}
