@@ -279,7 +279,7 @@ fn inherited_socket(
     const NAME: &str = "parent socket";
     let variable = namespace.socket_variable();
     let Some(path) = environment.get(&variable) else { return };
-    let address = match Address::from_path(Path::new(&path)) {
+    let address = match Address::parse(&path) {
         Ok(address) => address,
         Err(error) => {
             let detail = format!("${variable} names no server: {error}");

@@ -60,15 +60,20 @@ pub(crate) fn send_all(client: Client, target: Address, style: Style) -> ExitCod
     };
     let mut sender = Sender { client, target, report, interruption };
     let sent = sender.send_lines().and_then(|()| sender.report().sum_up());
-    match &sent {
-        Ok(()) => {}
-        // Whoever closed stdout knows; what became of the rest can no longer be told to anybody.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        Err(error) => complain(error),
-    }
     let mut report = sender.report();
     // On their way when it was given up.
     report.tally.unknown += report.on_their_way.len() as u64;
+    let is_untold = report.lines.pending() > 0 || !report.on_their_way.is_empty();
+    match &sent {
+        Ok(()) => {}
+        // There is no other trace of what was accepted.
+        Err(error) if is_untold && report.tally.accepted + report.tally.unknown > 0 => {
+            complain(&format!("{error}; until then: {}", report.tally));
+        }
+        // The reader of stdout, who closed it, knows.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(error) => complain(error),
+    }
     report.tally.exit_code(sent.is_ok())
 }
 

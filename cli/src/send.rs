@@ -194,7 +194,7 @@ pub(crate) fn run(
         None => match text_of_stdin() {
             Ok(text) => message.with_text(&text),
             Err(error) => {
-                complain(&format!("{error} (not sent)"));
+                complain(&format!("cannot read standard input: {error} (not sent)"));
                 return Ok(ExitCode::FAILURE);
             }
         },
@@ -228,9 +228,8 @@ fn text_of_stdin() -> io::Result<String> {
     let limit = FRAME_BYTES_MAX as u64;
     Stdin.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() > FRAME_BYTES_MAX {
-        let why = format!("standard input is longer than the {limit} bytes that a whole message may have");
+        let why = format!("it is longer than the {limit} bytes that a whole message may have");
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
-    String::from_utf8(bytes)
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "standard input is not UTF-8"))
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
 }

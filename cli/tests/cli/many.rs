@@ -116,7 +116,7 @@ fn standard_input_is_the_text_to_the_byte_or_nothing_is_sent() {
     let table: [(Vec<u8>, &str); 4] = [
         (vec![b'x'; room + 1], "65537 bytes"),
         (vec![b'x'; FRAME_BYTES_MAX], "the limit is 65536 bytes"),
-        (vec![b'x'; FRAME_BYTES_MAX + 1], "standard input is longer than the 65536 bytes"),
+        (vec![b'x'; FRAME_BYTES_MAX + 1], "standard input: it is longer than the 65536 bytes"),
         (b"broken \xff".to_vec(), "not UTF-8"),
     ];
     for (input, why) in table {
@@ -128,7 +128,7 @@ fn standard_input_is_the_text_to_the_byte_or_nothing_is_sent() {
     let endless = std::fs::File::open("/dev/zero").unwrap();
     let mut command = home.udsmsg(&["send", "--stdin", &serve.socket, "text"]);
     command.stdin(endless);
-    Process::spawn(command).end().assert_refused("standard input is longer");
+    Process::spawn(command).end().assert_refused("standard input: it is longer");
     assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
 }
 

@@ -630,6 +630,56 @@ fn refused_starts_say_why_and_change_nothing() {
     serve.stop(Signal::SIGTERM).assert_clean(0);
 }
 
+/// A shared directory, and a working directory with a relative path: neither is to be changed for a socket.
+#[test]
+fn refused_start_suggests_a_private_subdirectory() {
+    let home = Home::new();
+    let shared = home.private("shared");
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
+    let work = home.private("work");
+    fs::set_permissions(&work, fs::Permissions::from_mode(0o755)).unwrap();
+    for (command, socket) in [("serve", shared.join("s")), ("serve", "s".into()), ("run", "./s".into())] {
+        let dir = if socket.is_absolute() { &shared } else { &work };
+        let mut start = home.udsmsg(&[command, "--socket", socket.to_str().unwrap()]);
+        start.args((command == "run").then_some("true")).current_dir(&work);
+        let ended = Process::spawn(start).end();
+        let own = dir.join(format!("udsmsg-{}", nix::unistd::geteuid()));
+        ended.assert_refused(&format!("mkdir -m 700 {}", own.display()));
+        assert!(!ended.stderr.contains("chmod"), "{ended:?}");
+        private_dir(&own);
+        let serve = home.serve(&["--socket", own.join("s").to_str().unwrap()]);
+        serve.stop(Signal::SIGTERM).assert_clean(0);
+    }
+}
+
+/// An address is as good as a path wherever one is taken; the prefix is taken off once.
+#[test]
+fn the_prefix_of_an_address_is_taken_off_by_every_command() {
+    let home = Home::new();
+    let socket = home.private("d").join("s").to_str().unwrap().to_owned();
+    let address = format!("uds:{socket}");
+    let serve = home.serve(&["--socket", &address]);
+    assert_eq!(serve.socket, socket);
+    for args in [&["ping", &address][..], &["ping", &socket], &["send", &address, "text", "x"]] {
+        home.run(args).assert_code(0);
+    }
+    home.run_with(&["send", "--ndjson", &address], "{\"type\":\"text\"}\n").assert_code(0);
+    // As a parent's address, which the variable may hold in both forms.
+    for parent in [&socket, &address] {
+        for args in [&["ping"][..], &["send", "text", "x"], &["doctor"]] {
+            let mut command = home.udsmsg(args);
+            command.env("CLAUDE_CODE_MESSAGING_SOCKET", parent);
+            Process::spawn(command).end().assert_code(0);
+        }
+    }
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+    let ended = home.run(&["run", "--socket", &address, "sh", "-c", "echo $CLAUDE_CODE_MESSAGING_SOCKET"]);
+    assert!(ended.assert_code(0).stdout.lines().any(|line| line == socket), "{ended:?}");
+    let twice = home.serve(&["--socket", &format!("uds:{address}")]);
+    assert_eq!(twice.socket, address);
+    twice.stop(Signal::SIGTERM).assert_clean(0);
+}
+
 #[test]
 fn a_second_start_on_a_live_path_leaves_the_first_alone() {
     let home = Home::new();

@@ -57,6 +57,25 @@ fn full_stdout_is_a_failure_with_a_reason() {
     serve.stop(Signal::SIGTERM).assert_clean(0);
 }
 
+/// Receipts that cannot be printed do not make it a secret what was accepted.
+#[cfg(target_os = "linux")]
+#[test]
+fn lost_receipts_of_ndjson_are_summed_up_on_stderr() {
+    let home = Home::new();
+    let serve = home.serve(&["--quiet"]);
+    let input = home.path().join("input");
+    std::fs::write(&input, "{\"type\":\"text\"}\n".repeat(3)).unwrap();
+    let mut command = home.udsmsg(&["send", "--ndjson", &serve.socket]);
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    command.stdin(std::fs::File::open(&input).unwrap()).stdout(full).stderr(Stdio::piped());
+    let ended = Process::spawn_as_is(command, WATCHDOG).end();
+    // Some may be on their way when the first receipt fails.
+    assert!([Some(1), Some(3)].contains(&ended.status.code()), "{ended:?}");
+    let words = ["No space left on device", "until then: ", "accepted"];
+    assert!(words.iter().all(|word| ended.stderr.contains(word)), "{ended:?}");
+    serve.stop(Signal::SIGTERM).assert_clean(0);
+}
+
 /// The reader is gone, and knows it; but that a message was accepted is worth a line.
 #[test]
 fn closed_stdout_is_a_failure_that_tells_of_accepted_messages() {
