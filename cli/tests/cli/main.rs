@@ -23,6 +23,7 @@ mod send;
 mod serve;
 mod signals;
 mod stdout;
+mod terminal;
 #[cfg(target_os = "linux")]
 mod unanswering;
 mod util;

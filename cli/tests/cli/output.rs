@@ -251,6 +251,7 @@ fn a_full_disk_is_a_stop_with_a_reason() {
     command.stdout(full()).stderr(Stdio::piped());
     let ended = Process::spawn_as_is(command, WATCHDOG).end();
     ended.assert_refused("cannot write to stdout: ");
+    home.publish("/nowhere");
     let mut command = home.udsmsg(&["send", "--ndjson", "/nowhere"]);
     let input = home.path().join("input");
     fs::write(&input, "{\"type\":\"text\"}\n").unwrap();

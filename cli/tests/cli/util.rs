@@ -605,7 +605,16 @@ impl Fake {
         home: &Home,
         script: impl Fn(UnixStream, usize, &mpsc::Sender<String>) + Send + 'static,
     ) -> Self {
-        let socket = home.private("fake").join("s").to_str().unwrap().to_owned();
+        Self::start_at(home, "fake", script)
+    }
+
+    /// The same in the directory `name`.
+    pub(crate) fn start_at(
+        home: &Home,
+        name: &str,
+        script: impl Fn(UnixStream, usize, &mpsc::Sender<String>) + Send + 'static,
+    ) -> Self {
+        let socket = home.private(name).join("s").to_str().unwrap().to_owned();
         let listener = UnixListener::bind(&socket).unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
         let is_over = Arc::new(AtomicBool::new(false));

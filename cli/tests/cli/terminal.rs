@@ -1,0 +1,178 @@
+//! What a stranger wrote, on a terminal: no command lets it drive the terminal or hide text.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::util::{Ended, Fake, Home, Process, WATCHDOG, read_line};
+
+/// Characters that a terminal obeys, or that change or hide what is seen: all controls, format characters and separators of
+/// lines and paragraphs, one of each block at least.
+const EVIL: [char; 24] = [
+    '\r',
+    '\u{1b}',
+    '\u{7f}',
+    '\u{80}',
+    '\u{85}',
+    '\u{9b}',
+    '\u{9d}',
+    '\u{ad}',
+    '\u{600}',
+    '\u{61c}',
+    '\u{180e}',
+    '\u{200b}',
+    '\u{200f}',
+    '\u{2028}',
+    '\u{2029}',
+    '\u{202e}',
+    '\u{2060}',
+    '\u{2064}',
+    '\u{2069}',
+    '\u{206f}',
+    '\u{feff}',
+    '\u{fff9}',
+    '\u{1d173}',
+    '\u{e0041}',
+];
+
+fn evil() -> String {
+    EVIL.iter().collect()
+}
+
+/// Runs it with stdout and stderr on one terminal; what was shown, without the terminal's own line ends.
+fn shown(home: &Home, args: &[&str]) -> (Ended, String) {
+    let pty = nix::pty::openpty(None, None).unwrap();
+    let mut command = home.udsmsg(args);
+    command.stdout(pty.slave.try_clone().unwrap()).stderr(pty.slave).stdin(Stdio::null());
+    let process = Process::spawn_as_is(command, WATCHDOG);
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    let mut screen = File::from(pty.master);
+    // The end of a terminal is an error.
+    while let Ok(n @ 1..) = screen.read(&mut chunk) {
+        bytes.extend(&chunk[..n]);
+    }
+    (process.end(), String::from_utf8(bytes).unwrap().replace("\r\n", "\n"))
+}
+
+#[track_caller]
+fn assert_harmless(what: &str, text: &str, must_show: &str) {
+    assert!(!text.contains(EVIL), "{what}: {text:?}");
+    assert!(text.contains(must_show), "{what}: {must_show:?} is not in {text:?}");
+}
+
+#[test]
+fn receipts_and_pongs_of_a_stranger_are_escaped() {
+    let home = Home::new();
+    let fake = Fake::start(&home, |mut stream, _, _| {
+        read_line(&stream);
+        let answer = json!({"type": "response", "data": "ok", "meta": {"id": format!("uds-{}-1", evil())}});
+        let _ = writeln!(stream, "{answer}");
+    });
+    home.publish(&fake.socket);
+    let commands: [&[&str]; 4] = [
+        &["send", &fake.socket, "text", "x"],
+        &["send", "--json", &fake.socket, "text", "x"],
+        &["ping", &fake.socket],
+        &["ping", "--count=2", "--interval=0", &fake.socket],
+    ];
+    for args in commands {
+        let (ended, text) = shown(&home, args);
+        ended.assert_code(0);
+        assert_harmless(&format!("{args:?}"), &text, if args[0] == "send" { "uds-" } else { "pong" });
+    }
+    // A refusal is a stranger's text as well.
+    let fake = Fake::start_at(&home, "refusing", |mut stream, _, _| {
+        read_line(&stream);
+        let _ = writeln!(stream, "{}", json!({"type": "error", "data": format!("no{}way", evil())}));
+    });
+    home.publish(&fake.socket);
+    for args in [
+        &["send", &fake.socket, "text", "x"][..],
+        &["ping", &fake.socket],
+        &["ping", "--count=2", "--interval=0", &fake.socket],
+    ] {
+        let (ended, text) = shown(&home, args);
+        ended.assert_code(1);
+        assert_harmless(&format!("{args:?}"), &text, "way");
+    }
+}
+
+#[test]
+fn lists_of_what_strangers_have_left_are_escaped() {
+    let home = Home::new();
+    // No directory has such a name: the path is only told.
+    home.publish(&format!("{}/{}x", home.path().display(), evil()));
+    for args in [
+        &["peers"][..],
+        &["peers", "--json"],
+        &["sweep"],
+        &["sweep", "--json"],
+        &["doctor"],
+        &["doctor", "--json"],
+    ] {
+        let (_, text) = shown(&home, args);
+        assert_harmless(&format!("{args:?}"), &text, if args[0] == "doctor" { "capabilities" } else { "/" });
+        if args.contains(&"--json") {
+            for line in text.lines() {
+                let _: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+            }
+        }
+    }
+}
+
+/// White space that JSON allows and terminals obey is in the line that a server was sent, and not in the one it prints.
+#[test]
+fn answer_to_a_question_is_one_harmless_line() {
+    for (is_terminal, json) in [(true, true), (true, false), (false, false)] {
+        let home = Home::new();
+        let mut serve = home.serve(&[]);
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let mut command = home.udsmsg(&["send", "--wait-reply", "--timeout=15"]);
+        command.args(json.then_some("--json")).args([&serve.socket, "query", "?"]).stderr(Stdio::piped());
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut screen = File::from(pty.master);
+        if is_terminal {
+            command.stdout(pty.slave);
+        } else {
+            command.stdout(writer);
+        }
+        let process = Process::spawn_as_is(command, WATCHDOG);
+        let question = serve.entry().json();
+        let asker = question["from"].as_str().unwrap();
+        let data = format!("yes{}no", evil());
+        let meta = json!({"authToken": home.token(asker), "inReplyTo": question["meta"]["queryId"]});
+        // Raw where JSON lets it stand: all but the controls below U+0020 and the carriage returns between members.
+        let line = format!("{{\r\"type\":\r\"response\",\r\"data\":{},\"meta\":{meta}\r}}\n", json!(data));
+        let mut peer = UnixStream::connect(asker).unwrap();
+        peer.write_all(line.as_bytes()).unwrap();
+        let ended = process.end();
+        ended.assert_code(0);
+        let mut bytes = Vec::new();
+        if is_terminal {
+            let mut chunk = [0; 4096];
+            while let Ok(n @ 1..) = screen.read(&mut chunk) {
+                bytes.extend(&chunk[..n]);
+            }
+        } else {
+            reader.read_to_end(&mut bytes).unwrap();
+        }
+        let text = String::from_utf8(bytes).unwrap().replace("\r\n", "\n");
+        assert_eq!(text.lines().count(), 1, "{text:?}");
+        if is_terminal {
+            assert_harmless("the answer", &text, "yes");
+        } else {
+            // A program gets what it can read; C1 and CR are escaped for it too.
+            assert!(!text.trim_end_matches('\n').contains(char::is_control), "{text:?}");
+        }
+        if json || !is_terminal {
+            let answer: Value = serde_json::from_str(text.trim_end()).unwrap();
+            assert_eq!(answer["data"], data.as_str());
+        }
+        serve.stop(Signal::SIGTERM).assert_clean(0);
+    }
+}
