@@ -152,6 +152,19 @@ pub(crate) fn receiver(
     Ok(None)
 }
 
+/// Whether there is a capability for the target; if not, that was said.
+fn has_capability(target: &Address, namespace: &Namespace, environment: &Environment) -> Result<bool, Error> {
+    if let Err(error) = target.check_length() {
+        complain(&SendOutcome::NotSent(error));
+        return Ok(false);
+    }
+    if let Err(error) = CapabilityDir::of(namespace, environment)?.read(target) {
+        complain(&format!("Cannot send UDS message without auth token: {error} (not sent)"));
+        return Ok(false);
+    }
+    Ok(true)
+}
+
 /// Sends what the arguments say; receipts go to stdout.
 pub(crate) fn run(
     args: &SendArgs,
@@ -169,12 +182,7 @@ pub(crate) fn run(
             return Ok(misused);
         };
         // Before the first line: there may be none for long, or none at all.
-        if let Err(error) = target.check_length() {
-            complain(&SendOutcome::NotSent(error));
-            return Ok(ExitCode::FAILURE);
-        }
-        if let Err(error) = CapabilityDir::of(namespace, environment)?.read(&target) {
-            complain(&format!("Cannot send UDS message without auth token: {error} (not sent)"));
+        if !has_capability(&target, namespace, environment)? {
             return Ok(ExitCode::FAILURE);
         }
         let client = Client::in_namespace(namespace, environment)?.with_timeout(args.timeout);
@@ -200,6 +208,10 @@ pub(crate) fn run(
         },
     };
     if args.wait_reply {
+        // Before there is an inbox for the answer, and directories for it.
+        if !has_capability(&target, namespace, environment)? {
+            return Ok(ExitCode::FAILURE);
+        }
         return ask::run(&target, message, args.timeout, namespace, environment, style);
     }
     let mut client = Client::in_namespace(namespace, environment)?.with_timeout(args.timeout);

@@ -59,6 +59,18 @@ fn no_answer_is_told_in_time_and_leaves_nothing() {
     serve.stop(Signal::SIGTERM).assert_clean(0);
 }
 
+/// No inbox is made for the answer to a question that cannot be asked.
+#[test]
+fn question_to_a_target_without_a_capability_makes_nothing() {
+    let home = Home::new();
+    let before = home.snapshot();
+    let ended = home.run(&["send", "--wait-reply", "/nowhere/s", "query", "?"]);
+    ended.assert_refused("Cannot send UDS message without auth token");
+    let long = format!("/{}", "x".repeat(200));
+    home.run(&["send", "--wait-reply", &long, "query", "?"]).assert_refused("201 bytes long");
+    assert_eq!(home.snapshot(), before);
+}
+
 #[test]
 fn a_message_that_answers_nothing_is_no_answer_and_a_signal_ends_the_waiting() {
     let home = Home::new();
