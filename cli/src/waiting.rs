@@ -107,14 +107,13 @@ pub(crate) struct Stdin;
 
 impl Read for Stdin {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut stdin = io::stdin().lock();
+        let stdin = io::stdin();
         loop {
-            match stdin.read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    wait(&mut [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)], None)?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => return read,
+            // Not through `Stdin`, to which a descriptor that cannot be read is an empty file.
+            match nix::unistd::read(&stdin, buffer) {
+                Err(Errno::EAGAIN) => wait(&mut [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)], None)?,
+                Err(Errno::EINTR) => {}
+                read => return Ok(read?),
             }
         }
     }

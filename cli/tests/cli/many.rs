@@ -124,6 +124,14 @@ fn standard_input_is_the_text_to_the_byte_or_nothing_is_sent() {
         ended.assert_refused(why);
         ended.assert_refused("not sent");
     }
+    // What cannot be read is no empty text.
+    for args in [&["send", "--stdin", &serve.socket, "text"][..], &["send", "--ndjson", &serve.socket]] {
+        let mut command = home.udsmsg(args);
+        command.stdin(std::fs::File::options().write(true).open("/dev/null").unwrap());
+        let ended = Process::spawn(command).end();
+        ended.assert_code(1);
+        assert!(ended.stderr.contains("cannot read standard input: "), "{args:?}: {ended:?}");
+    }
     // Without an end, no more than the limit is read.
     let endless = std::fs::File::open("/dev/zero").unwrap();
     let mut command = home.udsmsg(&["send", "--stdin", &serve.socket, "text"]);
