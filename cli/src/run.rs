@@ -18,6 +18,7 @@ use signal_hook::consts::{
 };
 use udsmsg::{Address, Environment, Error, Namespace, Server};
 
+use crate::interrupt;
 use crate::output::{self, Lines, Style, complain};
 use crate::serve::{GRACE, PENDING_MAX, Printer, STOP, release_again, take_name_again};
 use crate::waiting::{Came, Signals};
@@ -90,9 +91,10 @@ pub(crate) fn run(
             printer
         }
     };
-    let (status, takes_more) = serve(&mut server, &child, &mut signals, &mut printer);
+    let mut seen = Seen { takes_more: true, is_interrupted: false };
+    let status = serve(&mut server, &child, &mut signals, &mut printer, &mut seen);
     let until = Instant::now() + STOP;
-    let stopped = if takes_more && !args.stdin {
+    let stopped = if seen.takes_more && !args.stdin {
         let (printed, stopped) = printer.stop(&mut server, until);
         if let Err(error) = &printed {
             complain(error);
@@ -120,7 +122,22 @@ pub(crate) fn run(
     };
     drop(server);
     output::finish_stderr(until);
+    if seen.is_interrupted && code == ExitCode::from(INTERRUPTED) {
+        return Ok(interrupt::end_by(SIGINT));
+    }
     Ok(code)
+}
+
+/// What shells make of an end by SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// What was seen while the command ran.
+struct Seen {
+    /// Whether the reader of the messages takes more: if not, they stay in the inbox, and when that is full their senders
+    /// are told.
+    takes_more: bool,
+    /// The terminal has sent SIGINT. If the command dies of it, so do we, for a shell that waits for us.
+    is_interrupted: bool,
 }
 
 fn start(args: &RunArgs, server: &Server) -> io::Result<Child> {
@@ -161,23 +178,19 @@ fn pass_on(came: Came, child: &Child) -> io::Result<()> {
     Ok(())
 }
 
-/// Turns until the command has ended. Its status, and whether the reader of the messages takes more: if not, they stay in
-/// the inbox, and when that is full their senders are told.
+/// Turns until the command has ended; its status.
 fn serve(
     server: &mut Server,
     child: &Child,
     signals: &mut Signals,
     printer: &mut Printer,
-) -> (io::Result<u8>, bool) {
-    let mut takes_more = true;
-    let status = loop {
-        match turn(server, child, signals, printer, &mut takes_more) {
-            Ok(None) => {}
-            Ok(Some(code)) => break Ok(code),
-            Err(error) => break Err(error),
+    seen: &mut Seen,
+) -> io::Result<u8> {
+    loop {
+        if let Some(code) = turn(server, child, signals, printer, seen)? {
+            return Ok(code);
         }
-    };
-    (status, takes_more)
+    }
 }
 
 /// The status of the command, if it has ended.
@@ -186,20 +199,23 @@ fn turn(
     child: &Child,
     signals: &mut Signals,
     printer: &mut Printer,
-    takes_more: &mut bool,
+    seen: &mut Seen,
 ) -> io::Result<Option<u8>> {
-    if *takes_more && let Err(error) = printer.lines.flush() {
-        *takes_more = false;
+    if seen.takes_more
+        && let Err(error) = printer.lines.flush()
+    {
+        seen.takes_more = false;
         if error.kind() != io::ErrorKind::BrokenPipe {
             complain(&error);
         }
     }
     let timeout = server.next_timeout();
-    let lines = takes_more.then_some(&mut printer.lines);
+    let lines = seen.takes_more.then_some(&mut printer.lines);
     let (_, is_closed) = output::wait([server.as_fd(), signals.as_fd()], lines, timeout)?;
-    *takes_more &= !is_closed;
+    seen.takes_more &= !is_closed;
     for came in signals.take() {
         if came.signal != SIGCHLD {
+            seen.is_interrupted |= came.is_from_terminal && came.signal == SIGINT;
             pass_on(came, child)?;
         } else if let Some(code) = reap(child)? {
             return Ok(Some(code));
@@ -209,7 +225,7 @@ fn turn(
     if turn.name_lost {
         take_name_again(server);
     }
-    if *takes_more && printer.lines.pending() < PENDING_MAX {
+    if seen.takes_more && printer.lines.pending() < PENDING_MAX {
         printer.drain(server);
     }
     Ok(None)

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-use signal_hook::low_level::emulate_default_handler;
 use udsmsg::{Address, Batch, Environment, Error, ErrorKind, InboxEntry, Limits, Namespace, Server};
 
 use crate::ServeArgs;
+use crate::interrupt;
 use crate::output::{self, Escaped, Json, Lines, Style, complain};
 use crate::waiting::{Came, Signals};
 
@@ -70,8 +70,9 @@ pub(crate) fn run(
     drop(server);
     output::finish_stderr(until);
     if let Some(signal) = ended_by {
-        // A shell ends its loop at Ctrl-C only if what it waits for was ended by it.
-        let _ = emulate_default_handler(signal);
+        // Another process that sends a signal asks for a stop, and the exit status tells it how that went. A terminal sends
+        // one to a whole job: the shell that runs us in a loop leaves it only if it sees that the signal ended us.
+        return Ok(interrupt::end_by(signal));
     }
     Ok(if printed.is_ok() && stopped.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -131,6 +131,28 @@ fn a_key_of_the_terminal_ends_serve_by_its_signal() {
     assert!(home.traces().is_empty(), "{:?}", home.traces());
 }
 
+/// The same for `run`, if its command dies of the signal; one that handles it has its own status.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_key_of_the_terminal_ends_run_as_it_ended_the_command() {
+    use std::os::unix::process::ExitStatusExt;
+
+    for (script, ends) in [
+        ("echo ready; exec sleep 60", (None, Some(2))),
+        ("trap 'exit 9' INT; echo ready; while :; do sleep 0.05; done", (Some(9), None)),
+    ] {
+        let home = Home::new();
+        let (screen, mut process) = at_terminal(&home, &["run", "--", "sh", "-c", script]);
+        let mut keys = screen.try_clone().unwrap();
+        let mut lines = BufReader::new(screen).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line == "ready"));
+        keys.write_all(b"\x03").unwrap();
+        let status = process.wait();
+        assert_eq!((status.code(), status.signal()), ends, "{script}");
+        assert!(home.traces().is_empty(), "{:?}", home.traces());
+    }
+}
+
 #[test]
 fn signals_that_would_end_run_are_passed_on_and_nothing_is_left() {
     for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGQUIT, Signal::SIGALRM, Signal::SIGXCPU] {
