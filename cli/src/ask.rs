@@ -38,6 +38,8 @@ pub(crate) fn run(
     let answered = wait_for_answer(&mut server, query, timeout, &mut stop, style);
     // Whoever answered is told that it came.
     let stopped = server.shutdown(GRACE);
+    // What could not be removed is tried once more, before a signal can end us.
+    drop(server);
     let answer = match answered {
         Ok(answer) => answer,
         Err(failure) => return Ok(failure.tell()),
