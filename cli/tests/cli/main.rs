@@ -8,10 +8,10 @@
 )]
 
 mod ask;
+mod dispositions;
 #[cfg(target_os = "linux")]
 #[path = "../../../tests/names/fuse.rs"]
 mod fuse;
-mod dispositions;
 mod interop;
 mod log;
 mod many;
