@@ -24,6 +24,8 @@ pub mod clock;
 #[cfg(unix)]
 pub(crate) mod dial;
 #[cfg(unix)]
+mod group;
+#[cfg(unix)]
 pub mod location;
 #[cfg(unix)]
 pub mod namespace;

@@ -26,6 +26,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::sys::stat::Mode;
 
+use super::group;
 use super::refused;
 use super::remedy;
 use super::sys::{self, Facts, FileId, FileKind};
@@ -409,24 +410,19 @@ impl<'a> Walk<'a> {
             let why = format!("{path:?} on the way to it belongs to uid {}, not to root or you", facts.uid);
             return Err(self.fault(&why, &self.other_place()));
         }
-        let is_writable = facts.mode.intersects(Mode::S_IWGRP | Mode::S_IWOTH);
-        if !is_writable || facts.mode.contains(Mode::S_ISVTX) {
+        let by_others = facts.mode.contains(Mode::S_IWOTH);
+        let by_group = facts.mode.contains(Mode::S_IWGRP);
+        if facts.mode.contains(Mode::S_ISVTX) || !(by_others || by_group) {
             return Ok(());
         }
-        let mode = facts.mode.bits();
         let list = sys::access_list_noted(path);
-        // A group of one user is common where the umask is 002, and then its owner can close the directory safely. It
-        // is left to the reader to know that it is such a group.
-        if facts.uid == self.own_uid && !facts.mode.contains(Mode::S_IWOTH) {
-            let why = format!(
-                "{path:?} on the way to it can be changed by its group {} (mode {mode:04o}{list})",
-                facts.gid
-            );
-            return Err(self.fault(&why, &self.other_place()));
+        // With an access list the group bits are the most that anybody in it has.
+        if !by_others && list.is_empty() && group::is_of_one_user(facts.gid, self.own_uid) {
+            return Ok(());
         }
+        let (mode, gid) = (facts.mode.bits(), facts.gid);
         let why = format!(
-            "{path:?} on the way to it can be changed by others (mode {mode:04o}, group {}{list})",
-            facts.gid
+            "{path:?} on the way to it can be changed by others (mode {mode:04o}, group {gid}{list})"
         );
         Err(self.fault(&why, &self.other_place()))
     }
@@ -449,8 +445,11 @@ impl<'a> Walk<'a> {
             return Err(self.fault(&why, &self.remedy(path, facts)));
         }
         if facts.is_open_to_others() {
-            let why =
-                format!("its mode {:04o}{} lets others in", facts.mode.bits(), sys::access_list_noted(path));
+            let why = format!(
+                "it has mode {:04o}{}, which lets others in",
+                facts.mode.bits(),
+                sys::access_list_noted(path)
+            );
             return Err(self.fault(&why, &self.remedy(path, facts)));
         }
         Ok(())

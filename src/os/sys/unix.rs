@@ -401,8 +401,10 @@ pub(crate) fn home_directory() -> Option<PathBuf> {
 /// list. Those bits are the most that any entry of the list gives, so without them there is nothing to look for.
 pub(crate) fn access_list_noted(path: &Path) -> &'static str {
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    if rustix::fs::lgetxattr(path, c"system.posix_acl_access", &mut [0_u8; 0]).is_ok() {
-        return ", with an access list that getfacl shows,";
+    match rustix::fs::lgetxattr(path, c"system.posix_acl_access", &mut [0_u8; 0]) {
+        Ok(_) => return ", with an access list that getfacl shows",
+        Err(rustix::io::Errno::NODATA | rustix::io::Errno::NOTSUP) => {}
+        Err(_) => return ", with an access list that cannot be read",
     }
     let _ = path;
     ""
