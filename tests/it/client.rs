@@ -1,11 +1,10 @@
 //! The blocking client on real sockets: against real servers, and against ones that misbehave.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
 use std::thread::JoinHandle;
@@ -17,8 +16,8 @@ use udsmsg::os::capability::CapabilityDir;
 use udsmsg::os::random::Random;
 use udsmsg::{Address, Client, ErrorKind, Namespace, Outgoing, SendId, SendOutcome};
 
-use crate::util::real::{Home, Real};
-use crate::util::{scale, watchdog};
+use crate::util::real::{Home, PATIENCE, RawPeer, Real};
+use crate::util::{machine, ping, scale, watchdog, with_time_enough};
 
 /// A user that is not us.
 const NOBODY: u32 = 65_534;
@@ -29,7 +28,7 @@ fn message(data: &str) -> Outgoing {
 
 impl Home {
     fn client(&self) -> Client {
-        Client::in_namespace(&Namespace::default(), &self.environment()).unwrap()
+        Client::in_namespace(&Namespace::default(), &self.environment()).unwrap().with_timeout(PATIENCE)
     }
 
     /// Publishes a token for `name` as if a server stood there, and says where that is.
@@ -71,7 +70,7 @@ impl Fake {
                     break;
                 }
                 // A client that hangs must not keep the test from saying so.
-                stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 serve(count.fetch_add(1, Ordering::SeqCst), stream);
             }
         });
@@ -199,7 +198,7 @@ fn a_server_that_is_killed_in_the_middle() {
             .unwrap();
         let mut out = child.stdout.take().unwrap();
         while read_line(&mut out).trim() != "=> ready" {}
-        let mut client = home.client().with_timeout(Duration::from_secs(3));
+        let mut client = home.client();
         let mut labels = HashMap::new();
         for n in 0..400_u64 {
             labels.insert(client.start(&address, &message(&n.to_string())).unwrap(), n);
@@ -339,7 +338,7 @@ fn send_gets_its_own_outcome_while_others_wait_to_be_told() {
         stream.write_all(OK).unwrap();
         let _ = read_line(&mut stream);
     });
-    let mut client = home.client().with_timeout(Duration::from_secs(2));
+    let mut client = home.client();
     let first = client.start(&fake.address, &message("a")).unwrap();
     let (tell, told) = mpsc::channel();
     let address = fake.address.clone();
@@ -347,7 +346,7 @@ fn send_gets_its_own_outcome_while_others_wait_to_be_told() {
         let outcome = client.send(&address, &message("b"));
         let _ = tell.send((client, outcome));
     });
-    let (mut client, outcome) = told.recv_timeout(Duration::from_secs(6)).expect("it is told in time");
+    let (mut client, outcome) = told.recv_timeout(PATIENCE / 2).expect("it is told before its time is over");
     assert!(outcome.is_accepted(), "{outcome}");
     let (id, outcome) = client.next_outcome().unwrap().unwrap();
     assert!(id == first && outcome.is_accepted(), "{outcome}");
@@ -417,11 +416,12 @@ fn servers_that_answer_strangely() {
             "byte by byte, and too slowly",
             |_, mut stream| {
                 let _ = read_line(&mut stream);
-                for byte in OK {
+                // It never comes to the end of its line.
+                for byte in OK.trim_ascii_end().iter().chain(std::iter::repeat(&b' ')) {
                     if stream.write_all(&[*byte]).is_err() {
                         return;
                     }
-                    std::thread::sleep(Duration::from_millis(50));
+                    std::thread::sleep(Duration::from_millis(5));
                 }
             },
             "unknown: Connection timed out",
@@ -464,15 +464,22 @@ fn servers_that_answer_strangely() {
     for (name, serve, expected) in cases {
         let home = Home::new();
         let fake = Fake::start(&home, serve);
-        let timeout = Duration::from_millis(400);
-        let begin = Instant::now();
-        let outcome = home.client().with_timeout(timeout).send(&fake.address, &message("a"));
-        let told = format!("{}: {outcome}", outcome.code());
-        assert!(told.starts_with(expected), "{name}: {told}");
+        // What is not told at a deadline comes long before it, or the watchdog finds that it does not.
         let is_late = expected.contains("timed out");
-        assert!(!is_late || begin.elapsed() >= timeout, "{name}: told before its time was over");
-        assert!(begin.elapsed() < 10 * timeout, "{name}: told after {:?}", begin.elapsed());
-        assert_eq!(fake.accepted(), 1, "{name}");
+        let timeout = Duration::from_millis(400);
+        let first = if is_late { timeout } else { 1_000 * timeout };
+        let mut attempts = 0;
+        let told = with_time_enough(first, |timeout| {
+            attempts += 1;
+            let begin = Instant::now();
+            let outcome = home.client().with_timeout(timeout).send(&fake.address, &message("a"));
+            assert!(!is_late || begin.elapsed() >= timeout, "{name}: told before its time was over");
+            // On a busy machine the time may be over before the message is written.
+            let is_too_early = is_late && outcome.code() == "not_sent";
+            (!is_too_early).then(|| format!("{}: {outcome}", outcome.code()))
+        });
+        assert!(told.starts_with(expected), "{name}: {told}");
+        assert!(fake.accepted() <= attempts, "{name}");
     }
 }
 
@@ -481,10 +488,10 @@ fn servers_that_answer_strangely() {
 fn a_server_of_another_user_never_sees_a_byte() {
     let _watchdog = watchdog::watch("a_server_of_another_user_never_sees_a_byte");
     if nix::unistd::geteuid().as_raw() != 0 {
-        eprintln!("SKIPPED: not root, so there is nobody to play another user");
+        machine::skip("not root, so there is no second user");
         return;
     }
-    let home = Home::new();
+    let home = Home::open();
     let (address, token) = home.publish("shared/fake.sock");
     let shared = home.path().join("shared");
     std::fs::create_dir(&shared).unwrap();
@@ -508,15 +515,18 @@ fn a_server_of_another_user_never_sees_a_byte() {
     // The same program as ourselves does get it: it is the user that makes the difference.
     std::fs::remove_file(address.path()).unwrap();
     let mut honest = Impostor::start_as(address.path(), 0);
-    let outcome = home.client().with_timeout(Duration::from_millis(300)).send(&address, &message("a"));
-    assert_eq!(outcome.code(), "unknown", "{outcome}");
+    with_time_enough(Duration::from_millis(300), |timeout| {
+        let outcome = home.client().with_timeout(timeout).send(&address, &message("a"));
+        (outcome.code() == "unknown").then_some(())
+    });
     let found = honest.finish();
-    assert!(found.starts_with("1 connections, ") && found != "1 connections, 0 bytes", "{found}");
+    assert!(found.contains(" connections, ") && !found.ends_with(" 0 bytes"), "{found}");
 }
 
 /// This program as a child of another user, which listens and counts what it is sent.
 struct Impostor {
     process: Child,
+    said: BufReader<ChildStdout>,
 }
 
 impl Impostor {
@@ -525,27 +535,22 @@ impl Impostor {
     }
 
     fn start_as(path: &str, uid: u32) -> Self {
-        // The other user may not be able to walk to where this program lies.
-        let program = std::path::Path::new(path).with_file_name("impostor");
-        std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let mut command = Command::new(program);
+        // It changes its user itself: the other user may not be able to walk to where this program lies.
+        let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["client::impostor_entry", "--exact", "--nocapture", "--test-threads=1"]);
-        command.env("UDSMSG_IMPOSTOR", path).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let process = command.current_dir("/").uid(uid).gid(uid).spawn().unwrap();
-        while !std::path::Path::new(path).exists() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        // It stands there before it listens.
-        std::thread::sleep(Duration::from_millis(20));
-        Self { process }
+        command.env("UDSMSG_IMPOSTOR", path).env("UDSMSG_IMPOSTOR_UID", uid.to_string());
+        let mut process =
+            command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(process.stdout.take().unwrap());
+        while read_line(&mut said).trim() != "=> ready" {}
+        Self { process, said }
     }
 
     /// Has it stop, and says what it saw.
     fn finish(&mut self) -> String {
         drop(self.process.stdin.take());
         let mut said = String::new();
-        self.process.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        self.said.read_to_string(&mut said).unwrap();
         self.process.wait().unwrap();
         let line = said.lines().find_map(|line| line.split_once("=> ")).expect("it says what it saw");
         line.1.to_owned()
@@ -563,20 +568,30 @@ impl Drop for Impostor {
 #[allow(clippy::print_stdout, reason = "the child talks to its parent")]
 fn impostor_entry() {
     let Some(path) = std::env::var_os("UDSMSG_IMPOSTOR") else { return };
+    let uid: u32 = std::env::var("UDSMSG_IMPOSTOR_UID").unwrap().parse().unwrap();
+    nix::unistd::setgroups(&[]).unwrap();
+    nix::unistd::setgid(uid.into()).unwrap();
+    nix::unistd::setuid(uid.into()).unwrap();
     let listener = UnixListener::bind(&path).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
-    let (counts, totals) = mpsc::channel();
-    std::thread::spawn(move || {
-        while let Ok((mut stream, _)) = listener.accept() {
+    println!("\n=> ready");
+    const LAST: &[u8] = b"the last";
+    let counting = std::thread::spawn(move || {
+        let mut found = Vec::new();
+        loop {
             let mut bytes = Vec::new();
-            let _ = stream.read_to_end(&mut bytes);
-            counts.send(bytes.len()).unwrap();
+            let _ = listener.accept().unwrap().0.read_to_end(&mut bytes);
+            if bytes == LAST {
+                break found;
+            }
+            found.push(bytes.len());
         }
     });
     let mut nothing = Vec::new();
     let _ = std::io::stdin().read_to_end(&mut nothing);
-    std::thread::sleep(Duration::from_millis(50));
-    let found: Vec<usize> = totals.try_iter().collect();
+    // Connections are accepted in their order: behind this one there is none.
+    UnixStream::connect(&path).unwrap().write_all(LAST).unwrap();
+    let found = counting.join().unwrap();
     println!("\n=> {} connections, {} bytes", found.len(), found.iter().sum::<usize>());
 }
 
@@ -668,7 +683,7 @@ fn a_full_backlog_is_tried_again() {
     let outcome = home.client().with_timeout(timeout).send(&address, &message("a"));
     let SendOutcome::NotSent(error) = outcome else { panic!("{outcome}") };
     assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
-    assert!(begin.0.elapsed() >= timeout && begin.0.elapsed() < 10 * timeout, "{:?}", begin.0.elapsed());
+    assert!(begin.0.elapsed() >= timeout, "{:?}", begin.0.elapsed());
     let spent = cpu_time() - begin.1;
     eprintln!("{spent:?} of processor time in {:?}", begin.0.elapsed());
     assert!(spent < timeout / 16, "it spins: {spent:?} of processor time in {timeout:?}");
@@ -696,12 +711,12 @@ fn cpu_time() -> Duration {
     of(usage.user_time()) + of(usage.system_time())
 }
 
-/// A thousand at once, each with a client of its own, on a server that takes 128: all are told yes, or that it is busy, and
-/// none of them burns the processor while it waits.
+/// A thousand at once, each with a client of its own, on a server that takes 128: all are told yes, or that it is busy. One
+/// alone before a full server burns no processor time while it waits; what each of the thousand burns is printed.
 #[test]
 fn a_thousand_simultaneous_senders() {
     const SENDERS: usize = 1_000;
-    const HOLD: Duration = Duration::from_millis(300);
+    const HOLD: Duration = Duration::from_millis(100);
     let _watchdog = watchdog::watch("a_thousand_simultaneous_senders");
     let real = Real::start(|_| ());
     let (address, home) = (Address::from_path(&real.path).unwrap(), &real.home);
@@ -713,25 +728,55 @@ fn a_thousand_simultaneous_senders() {
         cpu_time() - begin
     });
     let alone = alone.sum::<Duration>() / 100;
+    let full: Vec<RawPeer> = (0..128)
+        .map(|_| {
+            let mut peer = real.connect();
+            peer.send(&ping());
+            assert!(peer.line().unwrap().contains("pong"));
+            peer
+        })
+        .collect();
+    let refused = || real.with(|server| server.stats().closed.too_many_clients);
+    let (took, spent) = with_time_enough(Duration::from_millis(400), |timeout| {
+        let mut client = home.client().with_timeout(timeout);
+        let begin = (Instant::now(), cpu_time());
+        let outcome = client.send(&address, &message("too many"));
+        let spent = (begin.0.elapsed(), cpu_time() - begin.1);
+        matches!(outcome, SendOutcome::NotSent(error) if error.kind() == ErrorKind::Busy).then_some(spent)
+    });
+    // At most 7 attempts and one every 50 ms, each four times as dear; one that spins makes thousands.
+    let attempts = 7 + took.as_millis() / 50;
+    eprintln!("{spent:?} of processor time in {took:?} before a full server");
+    assert!(spent < 4 * alone * u32::try_from(attempts).unwrap(), "it spins: {spent:?} in {took:?}");
+    drop(full);
+
     let together = Barrier::new(SENDERS);
-    let timeout = Duration::from_secs(5);
+    let refused_before = refused();
+    let was_full = AtomicBool::new(false);
     let told: Vec<(usize, SendOutcome, Duration, Duration)> = std::thread::scope(|scope| {
         let senders: Vec<_> = (0..SENDERS)
             .map(|n| {
-                let (address, together) = (&address, &together);
+                let (address, together, was_full) = (&address, &together, &was_full);
                 let send = move || {
-                    let mut client = home.client().with_timeout(timeout);
+                    let mut client = home.client();
                     together.wait();
                     let begin = (Instant::now(), cpu_time());
                     let outcome = client.send(address, &message(&n.to_string()));
                     let told = (n, outcome, begin.0.elapsed(), cpu_time() - begin.1);
-                    // It keeps its slot for a while.
+                    // It keeps its slot for a while, at least until another has been refused.
                     std::thread::sleep(HOLD);
+                    while !was_full.load(Ordering::SeqCst) {
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
                     told
                 };
                 std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(scope, send).unwrap()
             })
             .collect();
+        while refused() == refused_before {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        was_full.store(true, Ordering::SeqCst);
         senders.into_iter().map(|sender| sender.join().unwrap()).collect()
     });
     let found: Vec<usize> = real.with(|server| {
@@ -754,7 +799,6 @@ fn a_thousand_simultaneous_senders() {
             other => panic!("{n} after {took:?}: {other}"),
         }
         assert_eq!(there.get(n).copied().unwrap_or(0), usize::from(outcome.is_accepted()), "{n}: {outcome}");
-        assert!(*took < 2 * timeout, "{n}: {took:?}");
         waited += *took;
         burnt += *cpu;
     }
@@ -766,10 +810,7 @@ fn a_thousand_simultaneous_senders() {
         "{accepted} of {SENDERS} accepted, the last after {longest:?}; {each:?} of processor time each, {most:?} at most, \
          {ratio:.1} times that of one alone ({alone:?}); {waited:?} were waited altogether"
     );
-    assert!(longest > HOLD, "nobody had to wait for a slot: this tests nothing");
     assert!(accepted > SENDERS / 10, "{accepted} of {SENDERS} were accepted");
-    // At most 7 attempts and one every 50 ms for 5 s, each twice as dear in a crowd; who spins makes thousands.
-    assert!(ratio < 2.0 * 107.0, "they spin: {ratio} times the processor time of one alone");
 }
 
 /// Pipelined over one connection: exactly once, in order, and no faster than the owner drains.
@@ -795,7 +836,7 @@ fn pipelined_messages_arrive_exactly_once_and_in_order() {
             }
             found
         });
-        let mut client = home.client().with_timeout(Duration::from_secs(20));
+        let mut client = home.client();
         let begin = Instant::now();
         let mut started = HashMap::new();
         let mut told: Vec<(String, usize)> = Vec::new();

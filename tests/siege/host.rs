@@ -4,17 +4,20 @@
 use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::ops::ControlFlow;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use udsmsg::os::capability::CapabilityDir;
 use udsmsg::{Address, Batch, Environment, Limits, Namespace, Server};
 
 use super::measure;
-use super::util::real::{Home, RawPeer};
+use super::util::real::{Home, PATIENCE, RawPeer, patient_limits};
 
 /// What stands before each line that a child says.
 const MARK: &str = "=> ";
@@ -116,9 +119,52 @@ impl Host {
         value.unwrap_or_else(|| panic!("no {name} in {all:?}")).parse().unwrap()
     }
 
+    /// Writes `burst` to each of `streams` until the server takes nothing more from any of them and does nothing more of
+    /// what it has taken, or `bytes_max` are written to each; how many bytes that were.
+    pub fn stuff(&mut self, streams: &[&UnixStream], burst: &[u8], bytes_max: usize) -> usize {
+        let mut written = vec![0; streams.len()];
+        let (mut done, mut idle_looks) = (0, 0);
+        while idle_looks < 5 {
+            let before: usize = written.iter().sum();
+            for (stream, written) in streams.iter().zip(&mut written) {
+                stream.set_nonblocking(true).unwrap();
+                while *written < bytes_max
+                    && let Ok(n) = { *stream }.write(&burst[*written % burst.len()..])
+                {
+                    *written += n;
+                }
+            }
+            // It has had a turn since: the first of two may have begun before.
+            let turns = self.figure("turns");
+            while self.figure("turns") < turns + 2 {}
+            let done_now = self.figure("messages") + self.figure("pings");
+            let is_idle = done_now == done && written.iter().sum::<usize>() == before;
+            idle_looks = if is_idle { idle_looks + 1 } else { 0 };
+            done = done_now;
+        }
+        written.iter().sum()
+    }
+
+    /// Has it stand still, at once and until [`Host::go_on`].
+    pub fn stand_still(&self) {
+        self.signal(Signal::SIGSTOP);
+        let stat = || std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        while !stat().rsplit_once(") ").unwrap().1.starts_with('T') {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    pub fn go_on(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        nix::sys::signal::kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
+    }
+
     /// Waits until a figure is what it should be.
     pub fn wait_for(&mut self, name: &str, is_right: impl Fn(usize) -> bool) {
-        let patience = Instant::now() + Duration::from_secs(10);
+        let patience = Instant::now() + PATIENCE;
         loop {
             let value = self.figure(name);
             if is_right(value) {
@@ -160,7 +206,7 @@ pub fn is_pong(answer: &Option<String>) -> bool {
 }
 
 fn limits_from_environment() -> Limits {
-    let mut limits = Limits::default();
+    let mut limits = patient_limits();
     let text = env::var("SIEGE_LIMITS").unwrap();
     for (name, value) in text.split(',').filter_map(|pair| pair.split_once('=')) {
         let value: usize = value.parse().unwrap();
@@ -173,6 +219,7 @@ fn limits_from_environment() -> Limits {
             "clients_max" => limits.clients_max = value,
             "turn_frames_max" => limits.turn_frames_max = value,
             "output_timeout" => limits.output_timeout = duration,
+            "closing_timeout" => limits.closing_timeout = duration,
             "idle_timeout" => limits.idle_timeout = duration,
             "frame_timeout" => limits.frame_timeout = duration,
             "auth_timeout" => limits.auth_timeout = duration,

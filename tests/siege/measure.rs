@@ -1,10 +1,7 @@
 //! What the kernel says about a process, and how this machine feels at the moment.
 
 use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
@@ -51,37 +48,6 @@ pub fn keep_apart(own: usize, pid: u32, other: usize) {
 /// Processor time that this thread has had.
 pub fn thread_cpu() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
-}
-
-/// By how much a thread that wants to wake every millisecond is late, as long as this lives: what no server can be blamed
-/// for.
-pub struct Hiccups {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Duration>,
-}
-
-impl Hiccups {
-    pub fn watch() -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let is_over = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            let nap = Duration::from_millis(1);
-            let mut worst = Duration::ZERO;
-            while !is_over.load(Ordering::Relaxed) {
-                let begun = Instant::now();
-                std::thread::sleep(nap);
-                worst = worst.max(begun.elapsed() - nap);
-            }
-            worst
-        });
-        Self { stop, thread }
-    }
-
-    /// The worst of them, three times over: the client, the server and the scheduler between them can each have one.
-    pub fn slack(self) -> Duration {
-        self.stop.store(true, Ordering::Relaxed);
-        3 * self.thread.join().unwrap()
-    }
 }
 
 /// The value that `percent` of `sample` do not exceed.

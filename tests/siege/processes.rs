@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use super::alone;
 use super::host::{Host, ask, is_pong, listen, part, plays, say};
-use super::measure::Hiccups;
 use super::util::real::RawPeer;
 use super::util::{ping, text};
 
@@ -113,28 +112,33 @@ fn one_process_fills_its_share_of_the_inbox_and_no_more() {
 fn one_process_sends_at_its_rate_and_delays_no_other() {
     const RATE: usize = 100;
     let _alone = alone("one_process_sends_at_its_rate_and_delays_no_other");
+    /// For these it needs more time than the watchdog has.
+    const ENDLESS: usize = 10_000;
     let mut host = Host::start(&[("pid_rate_max", RATE)]);
     let mut fast = Other::start(&host);
-    let hiccups = Hiccups::watch();
-    let mut peer = host.connect_known();
     fast.begin("ping 200");
+    let took = Duration::from_millis(fast.says() as u64);
+    let before = host.figure("throttled");
+    let mut peer = host.connect_known();
+    fast.begin(&format!("ping {ENDLESS}"));
+    host.wait_for("throttled", |throttled| throttled > before);
+    let pings = host.figure("pings");
     let mut waits = Vec::new();
     for _ in 0..20 {
         let begun = Instant::now();
         assert!(is_pong(&ask(&mut peer)));
         waits.push(begun.elapsed());
-        std::thread::sleep(Duration::from_millis(40));
+        std::thread::sleep(Duration::from_millis(10));
     }
-    let took = Duration::from_millis(fast.says() as u64);
-    let slack = hiccups.slack();
+    let of_the_fast = host.figure("pings") - pings - 20;
     let longest = waits.iter().max().unwrap();
     let (throttled, cpu) = (host.figure("throttled"), host.cpu());
     println!(
         "200 pings at once, {RATE} a second allowed: answered in {took:?}, paused {throttled} times, {cpu:?} of \
-         processor time since the start; a ping of another process took {longest:?} at most (slack {slack:?})"
+         processor time since the start; a ping of another process took {longest:?} at most"
     );
     // The first second's worth goes at once, the rest at the rate.
     assert!(took >= Duration::from_millis(950), "{took:?}");
-    assert!(took <= Duration::from_millis(1_200) + slack, "{took:?}");
-    assert!(*longest <= Duration::from_millis(50) + slack, "{longest:?}");
+    // None of ours waited until the other was through.
+    assert!(of_the_fast < ENDLESS / 2, "{of_the_fast} of {ENDLESS} of the other came first");
 }

@@ -22,7 +22,7 @@ use udsmsg::{
 
 use super::alone;
 use super::host::{listen, part, plays, rest, say, token_of};
-use super::util::real::{Home, RawPeer};
+use super::util::real::{Home, PATIENCE, RawPeer};
 use super::util::{fill, loud, ping, text, text_of_line};
 
 fn show(what: &impl Debug) {
@@ -31,7 +31,7 @@ fn show(what: &impl Debug) {
 
 /// Turns `server` on this thread until `done`, which is called after every turn.
 fn turn_until(server: &mut Server, mut done: impl FnMut(&mut Server) -> bool) {
-    let patience = Instant::now() + Duration::from_secs(15);
+    let patience = Instant::now() + PATIENCE;
     while !done(server) {
         assert!(Instant::now() < patience, "it never comes to that");
         show(&server.turn(Some(Duration::from_millis(2))).unwrap());

@@ -43,17 +43,64 @@ fn round(quiet: &mut [RawPeer], mut flood: Option<&mut Flood>) -> Vec<Duration> 
     quiet.iter_mut().map(one).collect()
 }
 
+/// All of `quiet` and the flood write while the server stands still: how many lines of the flood it takes before it has
+/// served all of `quiet`, and how many altogether.
+fn lines_of_the_flood(host: &mut Host, quiet: &mut [RawPeer], flood: &mut Flood) -> (usize, usize) {
+    settle(host, flood);
+    let before = host.figure("messages");
+    host.stand_still();
+    flood.top_up();
+    quiet.iter_mut().for_each(|peer| peer.send(&text("quiet")));
+    host.go_on();
+    // Messages are numbered as they are taken.
+    let number = |answer: String| -> usize {
+        let (_, number) = answer.split_once("uds-").expect("it is accepted");
+        number.split_once('"').unwrap().0.parse().unwrap()
+    };
+    let last = quiet.iter_mut().map(|peer| number(peer.line().unwrap())).max().unwrap();
+    settle(host, flood);
+    (last - before - quiet.len(), host.figure("messages") - before - quiet.len())
+}
+
+/// 127 quiet clients beside one that floods: it has its budget of a turn, and then they have their turn.
+#[test]
+fn a_flooder_costs_quiet_clients_a_turn() {
+    let _alone = alone("a_flooder_costs_quiet_clients_a_turn");
+    let mut host = Host::start(&[]);
+    assert_eq!(host.tell("drain"), "ok");
+    let mut quiet: Vec<RawPeer> = (0..127).map(|_| host.connect_known()).collect();
+    let stream = host.connect_known().stream;
+    stream.set_nonblocking(true).unwrap();
+    let mut flood = Flood { stream, burst: host.fill(&text("flood")).repeat(300), at: 0 };
+    let rounds = times(20, 200);
+    let (mut most_ahead, mut least) = (0, usize::MAX);
+    for _ in 0..rounds {
+        let (ahead, all) = lines_of_the_flood(&mut host, &mut quiet, &mut flood);
+        (most_ahead, least) = (most_ahead.max(ahead), least.min(all));
+    }
+    let turn_max = host.figure("turn_max");
+    println!(
+        "127 quiet clients and a flood of at least {least} lines: at most {most_ahead} lines of it were taken before all of \
+         the quiet ones were served, at most {turn_max} lines in a turn; {rounds} rounds"
+    );
+    assert!(least > 50 * TURN_FRAMES_MAX, "there was a flood");
+    // The turn in which it was stopped, and the one in which the quiet ones are seen.
+    assert!(most_ahead <= 2 * TURN_FRAMES_MAX, "{most_ahead} lines came first");
+    assert!(turn_max <= TURN_FRAMES_MAX + 127, "{turn_max} lines of one client in one turn");
+}
+
 /// 127 quiet clients ping, with and without a flooder, in turns: rounds of both follow each other, so that whatever else
 /// the machine does hits both alike. One thread is all the clients, so that none but the server competes with it; it sees
 /// to it that at each ping there is more of the flood than the server takes in several turns.
 ///
-/// Of the rounds of each kind the lower quartile counts: what else runs on the machine can only make a round worse.
+/// Of the rounds of each kind the lower quartile counts: what else runs on the machine can only make a round worse. How
+/// long they wait is the machine's business all the same: the figures are printed, not asserted.
 ///
 /// The clients and the server have a processor each: on one, it is the system's scheduler that says how long one client in
 /// a hundred waits.
 #[test]
-fn a_flooder_costs_quiet_clients_a_turn() {
-    let _alone = alone("a_flooder_costs_quiet_clients_a_turn");
+fn how_long_quiet_clients_wait_beside_a_flooder() {
+    let _alone = alone("how_long_quiet_clients_wait_beside_a_flooder");
     let mut host = Host::start(&[]);
     assert_eq!(host.tell("drain"), "ok");
     let mut quiet: Vec<RawPeer> = (0..127).map(|_| host.connect_known()).collect();
@@ -68,7 +115,8 @@ fn a_flooder_costs_quiet_clients_a_turn() {
     let (mut calm, mut loaded) = (Vec::new(), Vec::new());
     let (mut flood_time, mut flood_lines) = (Duration::ZERO, 0);
     let figures = |mut waits: Vec<Duration>| [50, 99].map(|percent| percentile(&mut waits, percent));
-    for _ in 0..rounds {
+    let begun = Instant::now();
+    while calm.len() < rounds && (calm.is_empty() || begun.elapsed() < Duration::from_secs(20)) {
         calm.push(figures([round(&mut quiet, None), round(&mut quiet, None)].concat()));
         let (before, begun) = (host.figure("messages"), Instant::now());
         loaded.push(figures(
@@ -88,22 +136,14 @@ fn a_flooder_costs_quiet_clients_a_turn() {
     let ratio = loaded_p99.as_secs_f64() / calm_p99.as_secs_f64();
     let turn_max = host.figure("turn_max");
     println!(
-        "127 quiet clients, lower quartiles of {rounds} rounds: unloaded p50 {calm_p50:?} p99 {calm_p99:?}, beside a flooder \
+        "127 quiet clients, lower quartiles of {} rounds: unloaded p50 {calm_p50:?} p99 {calm_p99:?}, beside a flooder \
          p50 {loaded_p50:?} p99 {loaded_p99:?}: {ratio:.1} times; {flood_lines} lines of the flood in {flood_time:?}, at \
-         most {turn_max} in a turn"
+         most {turn_max} in a turn",
+        calm.len()
     );
-    assert!(flood_lines > rounds * 127 * TURN_FRAMES_MAX, "there was a flood");
-    assert!(turn_max <= TURN_FRAMES_MAX + 127, "{turn_max} lines of one client in one turn");
+    assert!(flood_lines > calm.len() * 127, "there was a flood");
     let budget = flood_time * u32::try_from(TURN_FRAMES_MAX).unwrap() / u32::try_from(flood_lines).unwrap();
     println!("a budget of the flood takes {budget:?}, on {} processors", processors.len());
-    // Without optimisation a turn takes ten times as long, and an unloaded ping, which is made of system calls, does not.
-    let turns = if cfg!(debug_assertions) { 3 * budget } else { Duration::ZERO };
-    assert!(loaded_p50 <= 2 * calm_p50 + turns, "p50 {loaded_p50:?}");
-    if processors.len() > 1 {
-        assert!(loaded_p99 <= 2 * calm_p99 + turns, "p99 {loaded_p99:?}");
-    } else {
-        println!("on one processor the 99th percentile is the scheduler's and is not asserted");
-    }
 }
 
 /// Waits until the server has read all of the flood; where in the burst it stands.

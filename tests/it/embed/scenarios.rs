@@ -9,10 +9,11 @@ use udsmsg::{Address, Limits, Outgoing};
 
 use super::ways::{Hosted, all};
 use crate::util::real::RawPeer;
-use crate::util::{error, matches, ok, ping, pong, stored, text, watchdog};
+use crate::util::{error, matches, ok, ping, pong, stored, text, watchdog, with_time_enough};
 
 const SHORT: Duration = Duration::from_millis(100);
-const LONG: Duration = Duration::from_secs(10);
+/// Longer than the watchdog waits.
+const LONG: Duration = Duration::from_secs(1_000);
 
 /// What is done and seen, and what shall be seen.
 struct Scenario {
@@ -57,12 +58,11 @@ fn words(words: &str) -> String {
     words.to_owned()
 }
 
-/// Sees the next line, which a deadline brings.
-fn seen_in_time(peer: &mut RawPeer, seen: &mut Vec<String>) {
-    let begun = Instant::now();
+/// Sees the next line, which a deadline brings that began to run after `begun`. That it is not late is for a virtual clock.
+fn seen_at_deadline(begun: Instant, peer: &mut RawPeer, seen: &mut Vec<String>) {
     seen.push(line(peer));
     let took = begun.elapsed();
-    assert!(took > SHORT / 2 && took < SHORT * 40, "{took:?} for a deadline of {SHORT:?}");
+    assert!(took >= SHORT, "{took:?} for a deadline of {SHORT:?}");
 }
 
 fn delivered(host: &mut Hosted, seen: &mut Vec<String>) {
@@ -89,16 +89,18 @@ fn unauthorized(host: &mut Hosted, seen: &mut Vec<String>) {
 }
 
 fn silent(host: &mut Hosted, seen: &mut Vec<String>) {
+    let begun = Instant::now();
     let mut peer = host.connect();
-    seen_in_time(&mut peer, seen);
+    seen_at_deadline(begun, &mut peer, seen);
     seen.push(line(&mut peer));
 }
 
 fn idle(host: &mut Hosted, seen: &mut Vec<String>) {
     let mut peer = host.connect();
+    let begun = Instant::now();
     peer.send(&ping());
     seen.push(line(&mut peer));
-    seen_in_time(&mut peer, seen);
+    seen_at_deadline(begun, &mut peer, seen);
     seen.push(line(&mut peer));
 }
 
@@ -106,8 +108,9 @@ fn dripping(host: &mut Hosted, seen: &mut Vec<String>) {
     let mut peer = host.connect();
     peer.send(&ping());
     seen.push(line(&mut peer));
+    let begun = Instant::now();
     peer.send(b"{");
-    seen_in_time(&mut peer, seen);
+    seen_at_deadline(begun, &mut peer, seen);
 }
 
 fn half_closed(host: &mut Hosted, seen: &mut Vec<String>) {
@@ -175,15 +178,20 @@ fn outbound_to_nowhere(host: &mut Hosted, seen: &mut Vec<String>) {
 /// The other accepts connections, but never turns: only a deadline ends this.
 fn outbound_to_the_deaf(host: &mut Hosted, seen: &mut Vec<String>) {
     let deaf = host.home.start(|_| ());
-    send(host, deaf.address(), SHORT);
-    seen.push(host.told().split(':').next().unwrap().to_owned());
-    let target = deaf.address().clone();
-    host.ask(move |guest| {
-        guest.server().query(&target, Outgoing::new("query"), SHORT).unwrap();
+    // On a busy machine the time may be over before anything is written.
+    let told = || Some(host.told().split(':').next().unwrap().to_owned()).filter(|code| code != "not_sent");
+    seen.push(with_time_enough(SHORT, |timeout| {
+        send(host, deaf.address(), timeout);
+        told()
+    }));
+    let [first, second] = with_time_enough(SHORT, |timeout| {
+        let target = deaf.address().clone();
+        host.ask(move |guest| {
+            guest.server().query(&target, Outgoing::new("query"), timeout).unwrap();
+        });
+        Some([told()?, told()?])
     });
-    let mut told: Vec<String> = (0..2).map(|_| host.told().split(':').next().unwrap().to_owned()).collect();
-    told.sort();
-    seen.extend(told);
+    seen.extend([first.clone().min(second.clone()), first.max(second)]);
 }
 
 fn adopted(host: &mut Hosted, seen: &mut Vec<String>) {
@@ -200,23 +208,32 @@ fn adopted(host: &mut Hosted, seen: &mut Vec<String>) {
 /// More than the kernel takes is owed when the stop comes.
 fn stopped(host: &mut Hosted, seen: &mut Vec<String>) {
     let mut peer = host.connect();
-    peer.stream.set_write_timeout(Some(SHORT * 2)).unwrap();
     let lines = peer.fill(&text("s").repeat(100));
-    while peer.stream.write_all(&lines).is_ok() {}
+    peer.stream.set_nonblocking(true).unwrap();
+    // Until the host has had turns in which it took nothing: its answers wait.
+    let (mut at, mut delivered, mut idle_turns) = (0, 0, 0);
+    while idle_turns < 5 {
+        let written = peer.stream.write(&lines[at..]).unwrap_or(0);
+        at = (at + written) % lines.len();
+        host.sync();
+        let more = host.delivered_besides();
+        delivered += more;
+        idle_turns = if written + more == 0 { idle_turns + 1 } else { 0 };
+    }
+    peer.stream.set_nonblocking(false).unwrap();
     host.ask(|guest| guest.shutdown(LONG));
     while UnixStream::connect(&host.path).is_ok() {
         std::thread::sleep(Duration::from_millis(1));
     }
-    let begun = Instant::now();
+    // The end comes with the last answer, not when the grace is over.
     let mut answers = 0;
     while let Some(line) = peer.line() {
         assert!(line.contains("\"ok\""), "{line}");
         answers += 1;
     }
-    assert!(begun.elapsed() < LONG / 2, "{:?}", begun.elapsed());
-    let first = host.delivered();
-    let all = 1 + host.delivered_besides();
-    seen.extend([first, format!("many: {}", answers > 1_000), format!("all answered: {}", answers == all)]);
+    host.sync();
+    let all = delivered + host.delivered_besides();
+    seen.extend([format!("many: {}", answers > 1_000), format!("all answered: {}", answers == all)]);
 }
 
 /// What is on its way gets its outcome.
@@ -228,14 +245,12 @@ fn stopped_while_sending(host: &mut Hosted, seen: &mut Vec<String>) {
         guest.server().send(&target, &message, LONG).unwrap();
         guest.shutdown(LONG);
     });
-    let begun = Instant::now();
     seen.push(loop {
         let _ = other.turn(Some(Duration::from_millis(5))).unwrap();
         if let Some(told) = host.told_so_far() {
             break told;
         }
     });
-    assert!(begun.elapsed() < LONG / 2, "{:?}", begun.elapsed());
 }
 
 fn asked_to_stop(host: &mut Hosted, seen: &mut Vec<String>) {
@@ -245,6 +260,10 @@ fn asked_to_stop(host: &mut Hosted, seen: &mut Vec<String>) {
     host.join();
     seen.push(words("the loop has ended"));
     seen.push(format!("connect: {}", UnixStream::connect(&host.path).is_ok()));
+    // A process that another test starts may hold copies of all descriptors for a moment.
+    while waker.wake().is_ok() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     seen.push(format!("wake: {:?}", waker.wake().map_err(|error| error.kind())));
 }
 
@@ -277,12 +296,10 @@ fn table() -> Vec<Scenario> {
         )
         .for_servers(),
         scenario("an adopted stream", adopted, [ok(1), stored("a"), pong()]).for_servers(),
-        scenario("stop", stopped, [stored("s"), words("many: true"), words("all answered: true")]).with(
-            |l| {
-                l.closing_timeout = LONG;
-                l.output_timeout = LONG;
-            },
-        ),
+        scenario("stop", stopped, [words("many: true"), words("all answered: true")]).with(|l| {
+            l.closing_timeout = LONG;
+            l.output_timeout = LONG;
+        }),
         scenario("stop while sending", stopped_while_sending, [words("accepted: accepted as uds-1")])
             .for_servers(),
         scenario(

@@ -9,7 +9,9 @@ use udsmsg::{Limits, Server, Waker};
 
 use super::ways::{Hosted, all};
 use crate::util::real::{Home, RawPeer};
-use crate::util::{ping, scale, text, watchdog};
+use crate::util::{ping, scale, text, watchdog, with_time_enough};
+
+const NEVER: Duration = Duration::from_secs(1_000);
 
 /// A hundred clients that have authenticated, and say nothing: nobody wakes up for them, although the deadlines by which
 /// they had to authenticate pass meanwhile.
@@ -18,22 +20,26 @@ fn idle_costs_nothing() {
     let _watchdog = watchdog::watch("idle_costs_nothing");
     let mut hosts = Vec::new();
     for way in all().into_iter().filter(|way| way.waits) {
-        let host = Hosted::start(&way, |l| l.auth_timeout = Duration::from_millis(500));
-        let mut peers: Vec<RawPeer> = (0..100).map(|_| host.connect()).collect();
-        for peer in &mut peers {
-            peer.send(&ping());
-        }
-        for peer in &mut peers {
-            assert!(peer.line().unwrap().contains("pong"));
-        }
-        hosts.push((way, host, peers));
+        // All must have authenticated, and the host be asleep again, before a deadline passes.
+        hosts.push(with_time_enough(Duration::from_millis(500), |auth_timeout| {
+            let begun = Instant::now();
+            let host = Hosted::start(&way, |l| (l.auth_timeout, l.idle_timeout) = (auth_timeout, NEVER));
+            let mut peers: Vec<RawPeer> = (0..100).map(|_| host.connect()).collect();
+            for peer in &mut peers {
+                peer.send(&ping());
+            }
+            let known =
+                peers.iter_mut().filter_map(RawPeer::line).filter(|line| line.contains("pong")).count();
+            let turns = host.turns_once_asleep();
+            let all_passed = Instant::now() + auth_timeout;
+            (known == 100 && begun.elapsed() < auth_timeout).then_some((way, host, peers, turns, all_passed))
+        }));
     }
-    // The turns that follow the last answers come to their end.
-    std::thread::sleep(Duration::from_millis(100));
-    let before: Vec<usize> = hosts.iter().map(|(_, host, _)| host.turns()).collect();
+    let all_passed = hosts.iter().map(|(.., all_passed)| *all_passed).max().unwrap();
+    std::thread::sleep(all_passed.saturating_duration_since(Instant::now()));
     std::thread::sleep(Duration::from_secs(scale().min(10) as u64));
-    for ((way, host, peers), before) in hosts.iter_mut().zip(before) {
-        assert_eq!(host.turns() - before, 0, "{} woke up for nothing", way.name);
+    for (way, host, peers, before, _) in &mut hosts {
+        assert_eq!(host.turns() - *before, 0, "{} woke up for nothing", way.name);
         peers[0].send(&ping());
         assert!(peers[0].line().unwrap().contains("pong"), "{} is awake", way.name);
     }
@@ -208,7 +214,7 @@ fn median_round_trip(busy_poll: Duration, client_spins: bool, rounds: usize) -> 
 #[test]
 fn busy_polling_works() {
     let _watchdog = watchdog::watch("busy_polling_works");
-    let rounds = 3_000 * scale().min(10);
+    let rounds = 300 * scale().min(100);
     let budget = Duration::from_micros(100);
     for client_spins in [false, true] {
         let asleep = median_round_trip(Duration::ZERO, client_spins, rounds);

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,10 +14,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use udsmsg::{Limits, Server, ServerBuilder, ServerEvent, Waker};
 
 use super::bare;
-use crate::util::real::{Home, RawPeer};
+use crate::util::real::{Home, PATIENCE, RawPeer, patient_limits};
 
 const NOT_AT_ALL: Option<Duration> = Some(Duration::ZERO);
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a host has in its loop: a server, or the core alone.
 pub trait Guest {
@@ -63,11 +62,14 @@ pub struct Owner {
     delivered: Sender<String>,
     told: Sender<String>,
     turns: Arc<AtomicUsize>,
+    thread_id: Arc<AtomicI32>,
 }
 
 impl Owner {
     /// Takes what has arrived, and does what the test asks for. Breaks when the loop is to end.
     pub fn after_turn(&mut self, guest: &mut dyn Guest) -> ControlFlow<()> {
+        #[cfg(target_os = "linux")]
+        self.thread_id.store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
         self.turns.fetch_add(1, Ordering::Relaxed);
         self.collect(guest);
         if guest.is_stop_asked() {
@@ -380,33 +382,55 @@ pub struct Hosted {
     delivered: Receiver<String>,
     told: Receiver<String>,
     turns: Arc<AtomicUsize>,
+    thread_id: Arc<AtomicI32>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Hosted {
     pub fn start(way: &Way, tweak: impl FnOnce(&mut Limits)) -> Self {
         let home = Home::new();
-        let mut limits = Limits::default();
+        let mut limits = patient_limits();
         tweak(&mut limits);
-        let builder = Server::builder().environment(home.environment()).limits(limits.clone());
+        // No scenario is about the look at its name, which would be a turn.
+        let never = Duration::from_secs(1_000);
+        let builder =
+            Server::builder().environment(home.environment()).limits(limits.clone()).name_check(never);
         let (hello, introduced) = mpsc::channel();
         let (jobs, inbox) = mpsc::channel();
         let (delivered_in, delivered) = mpsc::channel();
         let (told_in, told) = mpsc::channel();
         let turns = Arc::new(AtomicUsize::new(0));
-        let owner = Owner { jobs: inbox, delivered: delivered_in, told: told_in, turns: Arc::clone(&turns) };
+        let thread_id = Arc::new(AtomicI32::new(0));
+        let owner = Owner {
+            jobs: inbox,
+            delivered: delivered_in,
+            told: told_in,
+            turns: Arc::clone(&turns),
+            thread_id: Arc::clone(&thread_id),
+        };
         let start = Start { builder, limits, home: home.path().to_owned(), hello, owner };
         let host = way.host;
         let thread = std::thread::spawn(move || host(start));
         let Hello { path, token, wake, waker } = introduced.recv().expect("it starts");
         let (jobs, thread) = (Some(jobs), Some(thread));
-        Self { home, path, token, waker, wake, jobs, delivered, told, turns, thread }
+        Self { home, path, token, waker, wake, jobs, delivered, told, turns, thread_id, thread }
     }
 
     /// Has `job` done between two turns, and does not wait for it.
     pub fn ask(&self, job: impl FnOnce(&mut dyn Guest) + Send + 'static) {
         self.jobs.as_ref().unwrap().send(Box::new(job)).unwrap();
         (self.wake)();
+    }
+
+    /// Returns after a turn that began after this call, and after what was asked before.
+    pub fn sync(&self) {
+        // The first of two may have begun before.
+        let seen = self.turns();
+        while self.turns() < seen + 2 {
+            let (done, is_done) = mpsc::channel();
+            self.ask(move |_| done.send(()).unwrap());
+            is_done.recv().expect("the host's thread is alive");
+        }
     }
 
     pub fn connect(&self) -> RawPeer {
@@ -431,6 +455,28 @@ impl Hosted {
     /// The same if there is something already.
     pub fn told_so_far(&self) -> Option<String> {
         self.told.try_recv().ok()
+    }
+
+    /// Waits until the host has nothing to do and waits itself; how many turns it has had by then.
+    pub fn turns_once_asleep(&self) -> usize {
+        let (mut seen, mut asleep_for) = (self.turns(), 0);
+        while asleep_for < 10 {
+            std::thread::sleep(Duration::from_millis(2));
+            let turns = self.turns();
+            asleep_for = if turns == seen && self.is_asleep() { asleep_for + 1 } else { 0 };
+            seen = turns;
+        }
+        seen
+    }
+
+    /// A thread that only waits for a processor is not.
+    fn is_asleep(&self) -> bool {
+        let id = self.thread_id.load(Ordering::Relaxed);
+        // Where there is no such file, only the number of turns counts.
+        std::fs::read_to_string(format!("/proc/self/task/{id}/stat"))
+            .ok()
+            .and_then(|stat| Some(stat.rsplit_once(") ")?.1.starts_with('S')))
+            .unwrap_or(true)
     }
 
     /// Turns so far.

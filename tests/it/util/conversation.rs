@@ -1,11 +1,11 @@
 //! Conversations as data: one table, run against `Endpoint` on a virtual clock and against a real socket, with the
 //! bytes arriving whole, one by one, and cut in two at every place.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use udsmsg::Limits;
 
-use super::real::Real;
+use super::real::{PATIENCE, Real};
 use super::sim::{PATH, Sim, token};
 use super::{fill, matches, watchdog};
 
@@ -180,7 +180,7 @@ fn in_reality(case: &Case, pieces: Pieces) {
             Inbox(expected) => {
                 let mut found = real.drain();
                 // Senders that do not wait for answers may be behind.
-                let patience = Instant::now() + Duration::from_secs(5);
+                let patience = Instant::now() + PATIENCE;
                 while found.len() < expected.len() && Instant::now() < patience {
                     found.extend(real.drain());
                 }

@@ -4,11 +4,14 @@
 pub mod conversation;
 pub mod courier;
 pub mod loud;
+pub mod machine;
 #[cfg(all(unix, feature = "server"))]
 pub mod real;
 pub mod rights;
 pub mod sim;
 pub mod watchdog;
+
+pub use machine::with_time_enough;
 
 /// How much longer the long tests shall run: `UDSMSG_TEST_SCALE`, 1 unless set.
 pub fn scale() -> usize {

@@ -11,6 +11,9 @@ use tempfile::TempDir;
 use udsmsg::os::capability::CapabilityDir;
 use udsmsg::{Environment, Limits, Namespace, Server, Waker};
 
+/// How long a peer waits for the next bytes: the end of a test that hangs.
+pub const PATIENCE: Duration = Duration::from_secs(45);
+
 type Job = Box<dyn FnOnce(&mut Server) + Send>;
 
 /// Directories for one server, removed at the end.
@@ -20,7 +23,16 @@ pub struct Home {
 
 impl Home {
     pub fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("uds").tempdir().unwrap();
+        Self::below(&super::machine::temp_base())
+    }
+
+    /// One that other users can reach, if its modes let them.
+    pub fn open() -> Self {
+        Self::below(&super::machine::open_temp_base())
+    }
+
+    fn below(base: &Path) -> Self {
+        let dir = tempfile::Builder::new().prefix("uds").tempdir_in(base).unwrap();
         std::fs::create_dir(dir.path().join("t")).unwrap();
         Self { dir }
     }
@@ -34,7 +46,7 @@ impl Home {
     }
 
     pub fn start(&self, tweak: impl FnOnce(&mut Limits)) -> Server {
-        let mut limits = Limits::default();
+        let mut limits = patient_limits();
         tweak(&mut limits);
         Server::builder().environment(self.environment()).limits(limits).start().unwrap()
     }
@@ -49,6 +61,13 @@ impl Home {
         let capabilities = CapabilityDir::of(&Namespace::default(), &environment(home)).unwrap();
         capabilities.read(server.address()).unwrap().auth_token.expose().to_owned()
     }
+}
+
+/// The defaults, but for one: on a busy machine a client may need longer than two seconds for its first line.
+pub fn patient_limits() -> Limits {
+    let mut limits = Limits::default();
+    limits.auth_timeout = PATIENCE;
+    limits
 }
 
 fn environment(home: &Path) -> Environment {
@@ -139,7 +158,7 @@ impl RawPeer {
 
     /// One whose connection is there already.
     pub fn adopt(stream: UnixStream, path: &Path, token: &str) -> Self {
-        stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let path = path.to_str().unwrap().to_owned();
         Self { stream, token: token.to_owned(), path, received: Vec::new() }
     }

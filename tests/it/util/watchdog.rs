@@ -9,15 +9,15 @@ pub struct Watchdog {
     _alive: Sender<()>,
 }
 
-/// Gives the test `name` 20 s, times the scale.
+/// Gives the test `name` two minutes, times the scale: far more than it needs beside other work on the machine.
 pub fn watch(name: &str) -> Watchdog {
     super::loud::if_asked();
-    let limit = Duration::from_secs(20) * u32::try_from(super::scale()).unwrap();
+    let limit = Duration::from_secs(120) * u32::try_from(super::scale()).unwrap();
     let (alive, is_dropped) = mpsc::channel();
     let name = name.to_owned();
     thread::spawn(move || {
         if is_dropped.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("watchdog: {name} still runs after {limit:?}: it hangs");
+            super::machine::print(&format!("watchdog: {name} still runs after {limit:?}: it hangs\n"));
             std::process::abort();
         }
     });
