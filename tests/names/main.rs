@@ -3,8 +3,8 @@
 //!
 //! Every test has a directory of its own. What must not disturb other tests (umask, current directory,
 //! another uid, a crash) happens in a child: this very program, told by a variable which part to play.
-//! `UDSMSG_TEST_SCALE` multiplies the rounds of the long tests. Tests that need a second user do nothing
-//! unless they run as root.
+//! `UDSMSG_TEST_SCALE` multiplies the rounds of the long tests. Tests that need a second user are
+//! skipped unless they run as root.
 
 #![cfg(unix)]
 #![allow(
@@ -35,6 +35,8 @@ mod fuse;
 mod location;
 #[path = "../it/util/loud.rs"]
 mod loud;
+#[path = "../it/util/machine.rs"]
+mod machine;
 mod namespace;
 mod peers;
 mod process;
@@ -45,3 +47,8 @@ mod shared_mount;
 mod sweep;
 mod unanswering;
 mod util;
+#[path = "../it/util/watchdog.rs"]
+mod watchdog;
+
+use machine::with_time_enough;
+use util::scale;

@@ -69,7 +69,13 @@ fn the_config_home_is_the_variable_byte_for_byte_or_a_default() {
 
 #[test]
 fn without_home_the_user_database_says_where_it_is() {
-    let user = nix::unistd::User::from_uid(nix::unistd::Uid::effective()).unwrap().unwrap();
+    let Some(user) = nix::unistd::User::from_uid(nix::unistd::Uid::effective()).unwrap() else {
+        // An account without an entry in the user database.
+        for pairs in [vec![], vec![("HOME", "")]] {
+            assert!(Namespace::default().config_home(&Environment::from_pairs(pairs)).is_err());
+        }
+        return;
+    };
     for pairs in [vec![], vec![("HOME", "")]] {
         let environment = Environment::from_pairs(pairs);
         assert_eq!(Namespace::default().config_home(&environment).unwrap(), user.dir.join(".claude"));

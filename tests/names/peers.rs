@@ -16,10 +16,13 @@ use udsmsg::os::address::Address;
 use udsmsg::os::capability::CapabilityDir;
 use udsmsg::os::namespace::{Environment, Namespace};
 use udsmsg::os::process::ProcessIdentity;
+use udsmsg::peers::SweepReport;
 use udsmsg::{ErrorKind, Peer, PeerState, Peers};
 
 use crate::child::Part;
 use crate::util::{Place, chmod, expect_error, give_away, is_root, leave_stale, token};
+use crate::watchdog::watch;
+use crate::with_time_enough;
 
 /// The environment in which the capabilities and the sockets of `place` are found.
 pub fn environment(place: &Place) -> Environment {
@@ -28,6 +31,15 @@ pub fn environment(place: &Place) -> Environment {
 
 pub fn peers(place: &Place) -> Peers {
     Peers::in_namespace(&Namespace::default(), &environment(place)).unwrap()
+}
+
+/// Sweeps in earnest, or dry; what is reported of `place`. The directory for temporary files that all share is looked at as
+/// well, and what lies there is another's.
+pub fn sweep(place: &Place, is_dry: bool) -> SweepReport {
+    let mut report = peers(place).sweep(is_dry).unwrap();
+    let own = place.path("");
+    report.swept.retain(|swept| swept.path.starts_with(&own));
+    report
 }
 
 /// What a server of this process writes into its capability file for the socket at `path`.
@@ -58,7 +70,7 @@ pub fn zombie() -> Child {
 pub fn can_prove() -> bool {
     let can = ProcessIdentity::current().state() == udsmsg::os::process::ProcessState::Live;
     if !can {
-        eprintln!("this machine has no id: nothing can be proven on it");
+        crate::machine::skip("this machine has no id, so nothing can be proven on it");
     }
     can
 }
@@ -177,7 +189,7 @@ fn nobody_is_there_where_there_is_no_directory_and_nothing_is_made() {
     let place = Place::new();
     let list = peers(&place).list().unwrap();
     assert!(list.peers.is_empty() && list.is_complete);
-    assert!(peers(&place).sweep(false).unwrap().swept.is_empty());
+    assert!(sweep(&place, false).swept.is_empty());
     assert!(place.everything().is_empty());
     place.make_dir("config", 0o700);
     place.make_dir("config/messaging-capabilities", 0o755);
@@ -262,7 +274,12 @@ fn whoever_answers_lives_and_whoever_does_not_is_not_known() {
     let long = PathBuf::from(format!("/tmp/{}", "x".repeat(120)));
     publish(&place, &long, &contents(&long));
 
-    let list = peers(&place).with_timeout(Duration::from_secs(2)).list().unwrap();
+    // On a busy machine not all that answer may have done so.
+    let list = with_time_enough(Duration::from_secs(1), |timeout| {
+        let list = peers(&place).with_timeout(timeout).list().unwrap();
+        let unanswered = |peer: &&Peer| peer.reason.contains("no answer came in time");
+        (list.peers.iter().filter(unanswered).count() == 1).then_some(list)
+    });
     for (name, _, state, words) in answers {
         expect(find(&list.peers, &path(name)), state, words);
     }
@@ -303,9 +320,9 @@ fn what_is_not_to_be_believed_is_shown_with_its_reason() {
         ("a directory", &|file, _| fs::create_dir(file).is_ok()),
         ("a socket", &|file, _| mknod(file, SFlag::S_IFSOCK, Mode::S_IRUSR, 0).is_ok()),
         ("5000 bytes", &|file, path| write(file, &format!("{:<5000}", good(path)))),
-        ("1073741824 bytes", &|file, path| {
+        ("1099511627776 bytes", &|file, path| {
             write(file, &good(path))
-                && fs::File::options().write(true).open(file).unwrap().set_len(1 << 30).is_ok()
+                && fs::File::options().write(true).open(file).unwrap().set_len(1 << 40).is_ok()
         }),
         ("no JSON object", &|file, _| write(file, "")),
         ("no JSON object", &|file, _| write(file, "{\"socketPath\":")),
@@ -334,9 +351,8 @@ fn what_is_not_to_be_believed_is_shown_with_its_reason() {
         fs::write(dir.join(other), "x").unwrap();
     }
     let before = place.everything();
-    let asked = Instant::now();
+    let _watchdog = watch("what_is_not_to_be_believed_is_shown_with_its_reason");
     let list = peers(&place).list().unwrap();
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
     assert_eq!(list.peers.len(), expected.len());
     for peer in &list.peers {
         expect(peer, PeerState::Unusable, expected[&peer.file_name]);
@@ -345,7 +361,7 @@ fn what_is_not_to_be_believed_is_shown_with_its_reason() {
         assert!(!peer.reason.chars().any(|c| c.is_control() || c == '\u{202e}'), "{peer:?}");
     }
     // Nothing that cannot be believed is removed.
-    let report = peers(&place).sweep(false).unwrap();
+    let report = sweep(&place, false);
     assert!(report.swept.iter().all(|swept| swept.fate == udsmsg::peers::Fate::Kept), "{report:?}");
     assert_eq!(place.everything(), before);
     eprintln!("{} kinds of files not believed", expected.len());
@@ -382,21 +398,25 @@ fn many_silent_peers_take_no_longer_than_is_allowed() {
         listeners.push(UnixListener::bind(&path).unwrap());
         publish(&place, &path, &contents(&path));
     }
-    let asked = Instant::now();
-    let list = peers(&place).with_timeout(Duration::from_millis(400)).list().unwrap();
-    let took = asked.elapsed();
-    assert_eq!(list.peers.len(), SILENT);
-    assert!(list.peers.iter().all(|peer| peer.state == PeerState::Unknown));
-    assert!(took < Duration::from_secs(2), "{took:?}");
-    // Those behind the silent had their turn as well.
-    let asked = listeners.iter().filter(|listener| {
-        listener.set_nonblocking(true).unwrap();
-        listener.accept().is_ok()
+    // A busy machine may need longer to ask all of them.
+    let (allowed, took) = with_time_enough(Duration::from_millis(400), |allowed| {
+        let asked = Instant::now();
+        let list = peers(&place).with_timeout(allowed).list().unwrap();
+        let took = asked.elapsed();
+        assert_eq!(list.peers.len(), SILENT);
+        assert!(list.peers.iter().all(|peer| peer.state == PeerState::Unknown));
+        // Those behind the silent had their turn as well.
+        let asked = listeners.iter().filter(|listener| {
+            listener.set_nonblocking(true).unwrap();
+            listener.accept().is_ok()
+        });
+        (asked.count() == SILENT).then_some((allowed, took))
     });
-    assert_eq!(asked.count(), SILENT);
+    // One after another they would take 150 times as long.
+    assert!(took < 50 * allowed, "{took:?}, {allowed:?} were allowed");
     let no_time = peers(&place).with_timeout(Duration::ZERO).list().unwrap();
     assert!(no_time.peers.iter().all(|peer| peer.reason.contains("the time was over")), "{no_time:?}");
-    eprintln!("{SILENT} silent peers asked in {took:?}, of 400 ms allowed");
+    eprintln!("{SILENT} silent peers asked in {took:?}, of {allowed:?} allowed");
 }
 
 #[test]
@@ -407,8 +427,7 @@ fn a_full_backlog_does_not_block() {
     nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
     let _first = UnixStream::connect(&path).unwrap();
     publish(&place, &path, &contents(&path));
-    let asked = Instant::now();
+    let _watchdog = watch("a_full_backlog_does_not_block");
     let list = peers(&place).list().unwrap();
-    assert!(asked.elapsed() < Duration::from_secs(2));
     assert_ne!(list.peers[0].state, PeerState::Dead);
 }

@@ -18,7 +18,7 @@ use udsmsg::os::random::Random;
 use udsmsg::peers::{Fate, Remains};
 use udsmsg::{ErrorKind, PeerState};
 
-use crate::peers::{CHANGES, can_prove, contents, environment, peers, publish};
+use crate::peers::{CHANGES, can_prove, contents, environment, publish, sweep};
 use crate::util::{Place, chmod, give_away, leave_stale, rounds, token};
 
 /// The pid of nobody.
@@ -44,9 +44,9 @@ fn snapshot(place: &Place) -> BTreeSet<(String, u64, u32, i64)> {
 #[track_caller]
 fn expect_swept(place: &Place, expected: &[PathBuf]) {
     let before = snapshot(place);
-    let dry = peers(place).sweep(true).unwrap();
+    let dry = sweep(place, true);
     assert_eq!(snapshot(place), before, "a dry run changed something");
-    let real = peers(place).sweep(false).unwrap();
+    let real = sweep(place, false);
     let paths = |report: &udsmsg::peers::SweepReport, fate| {
         let found = report.swept.iter().filter(|swept| swept.fate == fate).map(|swept| swept.path.clone());
         found.collect::<BTreeSet<_>>()
@@ -61,7 +61,7 @@ fn expect_swept(place: &Place, expected: &[PathBuf]) {
     let names =
         |all: BTreeSet<(String, u64, u32, i64)>| all.into_iter().map(|it| (it.0, it.1)).collect::<Vec<_>>();
     assert_eq!(names(snapshot(place)), names(after));
-    assert!(peers(place).sweep(false).unwrap().swept.iter().all(|swept| swept.fate == Fate::Kept));
+    assert!(sweep(place, false).swept.iter().all(|swept| swept.fate == Fate::Kept));
 }
 
 #[test]
@@ -218,7 +218,10 @@ fn a_directory_without_a_capability_goes_if_its_process_is_gone_and_nobody_liste
         place.make_dir(&format!("tmp/claude-code-socks/{name}"), 0o700);
     }
     chmod(&drawn(&place, NOBODYS_PID, "8"), 0o755);
-    give_away(&drawn(&place, NOBODYS_PID, "9"));
+    let foreign = drawn(&place, NOBODYS_PID, "9");
+    if !give_away(&foreign) {
+        fs::remove_dir(&foreign).unwrap();
+    }
     fs::write(place.path(&format!("tmp/claude-code-socks/{NOBODYS_PID}-{}", "a".repeat(32))), "").unwrap();
     let target = place.make_dir("target", 0o700);
     symlink(target, place.path(&format!("tmp/claude-code-socks/{NOBODYS_PID}-{}", "b".repeat(32)))).unwrap();
@@ -290,7 +293,7 @@ fn race(rounds: usize, make: impl Fn(&Place) -> Location + Sync) -> (usize, usiz
             scope.spawn(|| {
                 while !is_over.load(Ordering::Relaxed) {
                     // Before the first start there is no directory.
-                    let report = peers(&place).sweep(false).unwrap();
+                    let report = sweep(&place, false);
                     let removed = report.swept.iter().filter(|swept| swept.fate == Fate::Removed);
                     swept.fetch_add(removed.count(), Ordering::Relaxed);
                     let failed: Vec<_> =
@@ -326,7 +329,7 @@ fn race(rounds: usize, make: impl Fn(&Place) -> Location + Sync) -> (usize, usiz
                 let begun = std::time::Instant::now();
                 let read = loop {
                     match place.capabilities().read(claim.address()) {
-                        Err(_) if begun.elapsed().as_secs() < 2 => absent.fetch_add(1, Ordering::Relaxed),
+                        Err(_) if begun.elapsed().as_secs() < 30 => absent.fetch_add(1, Ordering::Relaxed),
                         read => break read.unwrap(),
                     };
                 };
@@ -338,7 +341,7 @@ fn race(rounds: usize, make: impl Fn(&Place) -> Location + Sync) -> (usize, usiz
         });
     });
     let left = fs::read_dir(place.capabilities().path()).unwrap().count();
-    let _ = peers(&place).sweep(false).unwrap();
+    let _ = sweep(&place, false);
     assert!(left <= 1, "{:?}", place.everything());
     (swept.into_inner(), absent.into_inner())
 }
@@ -411,7 +414,7 @@ fn a_live_server_is_reported_as_kept() {
     let place = Place::new();
     let (_listener, claim) = place.bind(&place.path("d/s.sock")).unwrap();
     let before = snapshot(&place);
-    let report = peers(&place).sweep(false).unwrap();
+    let report = sweep(&place, false);
     assert_eq!(snapshot(&place), before);
     let file = place.capabilities().path().join(CapabilityDir::file_name(claim.address()));
     assert_eq!(report.swept.len(), 1);
@@ -437,7 +440,7 @@ fn a_publication_outlives_the_removal_of_the_stale_one() {
     let absent = thread::scope(|scope| {
         scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
-                let _ = peers(&place).sweep(false).unwrap();
+                let _ = sweep(&place, false);
             }
         });
         let over = Over(&is_over);
@@ -461,7 +464,7 @@ fn a_publication_outlives_the_removal_of_the_stale_one() {
                     }
                     Err(_) => absent += 1,
                 }
-                assert!(begun.elapsed().as_secs() < 1, "lost in round {round}");
+                assert!(begun.elapsed().as_secs() < 30, "lost in round {round}");
             }
         }
         drop(over);
@@ -477,22 +480,28 @@ fn what_is_published_while_a_sweep_waits_for_the_lock_is_looked_at_again() {
     if !can_prove() {
         return;
     }
-    let place = Place::new();
-    let path = place.make_dir("d", 0o700).join("s.sock");
-    leave_stale(&path);
-    let file = publish(&place, &path, &of_dead(&path));
-    let lock = fs::File::open(place.path("d")).unwrap();
-    lock.lock().unwrap();
-    let report = thread::scope(|scope| {
-        let sweep = scope.spawn(|| peers(&place).sweep(false).unwrap());
-        // It has read the file of the dead and waits; a start is at work under the lock.
-        thread::sleep(std::time::Duration::from_millis(300));
-        publish(&place, &path, &contents(&path));
-        lock.unlock().unwrap();
-        sweep.join().unwrap()
-    });
-    assert!(path.exists() && file.exists(), "{report:?}");
-    assert_eq!(report.swept[0].reason, "it has changed meanwhile");
+    // On a busy machine the sweep may not have read the file of the dead yet when the start is at work.
+    for head_start in [100, 200, 400, 800, 1_600] {
+        let place = Place::new();
+        let path = place.make_dir("d", 0o700).join("s.sock");
+        leave_stale(&path);
+        let file = publish(&place, &path, &of_dead(&path));
+        let lock = fs::File::open(place.path("d")).unwrap();
+        lock.lock().unwrap();
+        let report = thread::scope(|scope| {
+            let sweep = scope.spawn(|| sweep(&place, false));
+            // It has read the file of the dead and waits; a start is at work under the lock.
+            thread::sleep(std::time::Duration::from_millis(head_start));
+            publish(&place, &path, &contents(&path));
+            lock.unlock().unwrap();
+            sweep.join().unwrap()
+        });
+        assert!(path.exists() && file.exists(), "{report:?}");
+        if report.swept[0].reason == "it has changed meanwhile" {
+            return;
+        }
+    }
+    panic!("no sweep ever waited for the lock with the file of the dead in its hand");
 }
 
 /// Two machines made from one image have one machine-id; where they share a directory of capability files, another boot

@@ -17,6 +17,8 @@ use udsmsg::os::namespace::Environment;
 use udsmsg::os::random::Random;
 use udsmsg::{AuthToken, Error, ErrorKind};
 
+use crate::machine;
+
 /// A user that is not us.
 pub const NOBODY: u32 = 65_534;
 
@@ -27,17 +29,19 @@ pub struct Place {
 
 impl Place {
     pub fn new() -> Self {
-        super::loud::if_asked();
-        let dir = TempDir::with_prefix("um").unwrap();
-        chmod(dir.path(), 0o700);
-        Self { dir }
+        Self::below(&machine::temp_base(), 0o700)
     }
 
     /// One that other users can walk into.
     pub fn open() -> Self {
-        let place = Self::new();
-        chmod(place.dir.path(), 0o755);
-        place
+        Self::below(&machine::open_temp_base(), 0o755)
+    }
+
+    fn below(base: &Path, mode: u32) -> Self {
+        super::loud::if_asked();
+        let dir = TempDir::with_prefix_in("um", base).unwrap();
+        chmod(dir.path(), mode);
+        Self { dir }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -111,14 +115,25 @@ pub fn mode(path: &Path) -> u32 {
 }
 
 /// Gives `path` to another user; false if we may not.
+#[must_use]
+#[track_caller]
 pub fn give_away(path: &Path) -> bool {
-    is_root() && std::os::unix::fs::lchown(path, Some(NOBODY), None).is_ok()
+    if !is_root() {
+        return false;
+    }
+    let given = std::os::unix::fs::lchown(path, Some(NOBODY), None);
+    if given.is_err() {
+        machine::skip("root may not give files away here");
+    }
+    given.is_ok()
 }
 
+/// Whether we may act as a second user; what needs one is skipped otherwise.
+#[track_caller]
 pub fn is_root() -> bool {
     let is_root = udsmsg::os::sys::effective_uid() == 0;
     if !is_root {
-        eprintln!("not root: what needs a second user is left out");
+        machine::skip("not root, so there is no second user");
     }
     is_root
 }
@@ -133,10 +148,14 @@ pub fn expect_error<T: Debug>(result: Result<T, Error>, kind: ErrorKind, words: 
     }
 }
 
+/// How much longer the long tests shall run: `UDSMSG_TEST_SCALE`, 1 unless set.
+pub fn scale() -> usize {
+    std::env::var("UDSMSG_TEST_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1).max(1)
+}
+
 /// How often a long test goes round: `short`, times the scale.
 pub fn rounds(short: usize) -> usize {
-    let scale = std::env::var("UDSMSG_TEST_SCALE").ok().and_then(|scale| scale.parse::<usize>().ok());
-    short * scale.unwrap_or(1)
+    short * scale()
 }
 
 /// A dead server's socket: bound, listened on, closed.
