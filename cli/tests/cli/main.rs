@@ -14,6 +14,9 @@ mod dispositions;
 mod fuse;
 mod interop;
 mod log;
+#[path = "../../../tests/it/util/machine.rs"]
+#[allow(dead_code, unreachable_pub, reason = "what other tests need of it")]
+mod machine;
 mod many;
 mod output;
 mod peers;

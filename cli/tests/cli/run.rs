@@ -79,6 +79,13 @@ fn its_end_is_the_end_of_the_command() {
     assert!(!marker.exists());
 }
 
+/// Until the command has said so: the inbox was there before it.
+fn wait_until_ready(process: &mut Process) {
+    let mut line = String::new();
+    BufReader::new(process.take_stdout()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+}
+
 #[test]
 fn signals_are_passed_on_and_nothing_is_left() {
     for (signal, name) in [(Signal::SIGTERM, "TERM"), (Signal::SIGINT, "INT"), (Signal::SIGHUP, "HUP")] {
@@ -99,12 +106,9 @@ fn signals_are_passed_on_and_nothing_is_left() {
     }
     // One that does not care ends as the signal says.
     let home = Home::new();
-    let process = Process::spawn(home.udsmsg(&["run", "--stdin", "--", "sleep", "60"]));
-    while home.traces().len() < 2 {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    // The command is started after the inbox is there.
-    std::thread::sleep(Duration::from_millis(200));
+    let mut process =
+        Process::spawn(home.udsmsg(&["run", "--stdin", "--", "sh", "-c", "echo ready; exec sleep 60"]));
+    wait_until_ready(&mut process);
     process.signal(Signal::SIGTERM);
     process.end().assert_code(143);
     assert!(home.traces().is_empty());
@@ -151,14 +155,12 @@ fn the_token_is_in_nobodys_arguments_or_environment() {
 fn a_command_that_reads_nothing_blocks_nobody() {
     for closes_stdin in [false, true] {
         let home = Home::new();
-        let script = if closes_stdin { "exec <&-; exec sleep 60" } else { "exec sleep 60" };
+        let script =
+            if closes_stdin { "exec <&-; echo ready; exec sleep 60" } else { "echo ready; exec sleep 60" };
         let socket = home.private("d").join("s").to_str().unwrap().to_owned();
-        let process =
+        let mut process =
             Process::spawn(home.udsmsg(&["run", "--stdin", "--socket", &socket, "--", "sh", "-c", script]));
-        while home.traces().len() < 2 {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        std::thread::sleep(Duration::from_millis(200));
+        wait_until_ready(&mut process);
         let mut peer = crate::util::Peer::connect(&socket, &home.token(&socket));
         let mut accepted = 0;
         let answer = loop {
@@ -190,8 +192,11 @@ fn a_closed_stdout_does_not_end_the_command() {
     command.stdin(Stdio::piped());
     let mut run = Serve::start(command);
     run.close_stdout();
-    home.run(&["send", &run.socket, "text", "for nobody"]).assert_code(0);
-    std::thread::sleep(Duration::from_millis(100));
+    // More than one: a process that another test starts may hold a copy of the other end for a moment.
+    for _ in 0..4 {
+        home.run(&["send", &run.socket, "text", "for nobody"]).assert_code(0);
+        std::thread::sleep(Duration::from_millis(100));
+    }
     assert!(run.is_running());
     run.take_stdin().write_all(b"go\n").unwrap();
     let stopped = run.end();

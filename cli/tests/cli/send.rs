@@ -420,7 +420,7 @@ fn five_seconds_are_the_deadline_of_all() {
                 let took = begun.elapsed();
                 assert!(ended.stderr.starts_with(text), "{verb} {name}: {ended:?}");
                 ended.assert_refused(text);
-                let generous = Duration::from_millis(4_500)..Duration::from_secs(10);
+                let generous = Duration::from_millis(4_500)..Duration::from_secs(30);
                 assert!(generous.contains(&took), "{verb} {name} took {took:?}");
                 // A message that may have arrived is not called unsent, and the other way round.
                 assert_eq!(ended.stderr.contains("not sent"), text == "too many clients", "{ended:?}");
