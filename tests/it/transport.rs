@@ -78,7 +78,7 @@ fn client(home: &Home) -> Client {
 fn descriptor_that_lingers_does_not_hold_a_server() {
     let name = "descriptor_that_lingers_does_not_hold_a_server";
     let _watchdog = watchdog::watch(name);
-    if !rights::can_be_refused(name) {
+    if !rights::can_be_refused() {
         return;
     }
     let (full, _other) = rights::lingering();
@@ -128,7 +128,7 @@ fn descriptor_that_lingers_does_not_hold_a_server() {
 fn descriptor_that_lingers_does_not_hold_a_client() {
     let name = "descriptor_that_lingers_does_not_hold_a_client";
     let _watchdog = watchdog::watch(name);
-    if !rights::can_be_refused(name) {
+    if !rights::can_be_refused() {
         return;
     }
     let home = Home::new();
@@ -192,7 +192,7 @@ fn line_split_around_urgent_data_is_answered() {
             turn(&mut server);
         }
         if !in_pieces(&peer.stream, &line, &[cuts]) {
-            eprintln!("SKIPPED: {name}: there is no urgent data on Unix sockets here");
+            crate::util::machine::skip("there is no urgent data on Unix sockets here");
             return;
         }
         turn(&mut server);
@@ -231,7 +231,7 @@ fn urgent_data_between_an_event_and_its_read_loses_nothing() {
         hand_over(&mut server);
         // In one step or in two, with the rest behind it or without.
         if !send_urgent(&peer.stream, b'!') {
-            eprintln!("SKIPPED: {name}: there is no urgent data on Unix sockets here");
+            crate::util::machine::skip("there is no urgent data on Unix sockets here");
             return;
         }
         peer.stream.write_all(&line[15..30]).unwrap();
@@ -273,7 +273,7 @@ fn answer_split_around_urgent_data_is_read() {
     });
     let outcome = client(&home).send(&address, &Outgoing::new("text"));
     if !is_urgent.recv().unwrap() {
-        eprintln!("SKIPPED: {name}: there is no urgent data on Unix sockets here");
+        crate::util::machine::skip("there is no urgent data on Unix sockets here");
         return;
     }
     assert!(matches!(outcome, SendOutcome::Accepted { .. }), "{outcome}");

@@ -290,7 +290,7 @@ fn live_process_at(place: &Place, path: &Path) -> Part {
 #[test]
 fn a_socket_that_refuses_is_not_replaced_while_its_publisher_lives() {
     if !crate::peers::can_prove() {
-        eprintln!("SKIPPED: nothing can be proven of a process on this machine");
+        crate::machine::skip("nothing can be proven of a process on this machine");
         return;
     }
     let place = Place::new();
@@ -324,7 +324,7 @@ fn a_capability_file_of_an_unknown_process_keeps_no_name_on_a_local_file_system(
     let place = Place::new();
     let path = place.make_dir("d", 0o700).join("s.sock");
     if !is_local(&place.path("d")) {
-        eprintln!("SKIPPED: the temporary directory is on no file system that is known to be local");
+        crate::machine::skip("the temporary directory is on no file system that is known to be local");
         return;
     }
     let mut contents = crate::peers::contents(&path);
@@ -365,7 +365,7 @@ fn a_live_server_seen_through_an_overlay_keeps_its_name() {
     let (listener, mut claim) = place.bind(&path).unwrap();
     let said = Part::start(&variables).step();
     if said.is_empty() {
-        eprintln!("SKIPPED: no overlay can be mounted here");
+        crate::machine::skip("no overlay can be mounted here");
         return;
     }
     if crate::peers::can_prove() {

@@ -9,6 +9,7 @@ use udsmsg::os::capability::CapabilityDir;
 use udsmsg::os::random::Random;
 use udsmsg::{Error, ErrorKind};
 
+use crate::machine;
 use crate::util::{Place, chmod, expect_error, give_away, mode, token};
 
 /// Both uses of a private directory at `dir`: a socket in it, and a capability file in it.
@@ -132,7 +133,7 @@ fn write_permission_for_a_group_counts_unless_nobody_else_can_be_in_it() {
     let place = Place::open();
     let shared = place.make_dir("shared", 0o775);
     if !crate::util::is_root() || std::os::unix::fs::chown(&shared, None, Some(4242)).is_err() {
-        eprintln!("SKIPPED: write permission for a group: only root can have accounts of its own");
+        machine::skip("not root, so there are no accounts to choose");
         return;
     }
     let outcome = std::thread::scope(|scope| {
@@ -178,7 +179,7 @@ fn write_permission_for_a_group_counts_unless_nobody_else_can_be_in_it() {
             .unwrap()
     });
     if let Err(error) = outcome {
-        eprintln!("SKIPPED: write permission for a group: no mounts of one's own: {error}");
+        machine::skip(&format!("no mounts of one's own: {error}"));
     }
 }
 
@@ -200,7 +201,7 @@ fn share_by_access_list(path: &Path, permissions: u16) -> bool {
     }
     let set = rustix::fs::lsetxattr(path, c"system.posix_acl_access", &list, rustix::fs::XattrFlags::empty());
     if let Err(error) = set {
-        eprintln!("SKIPPED: the temporary directory keeps no access lists: {error}");
+        machine::skip(&format!("the temporary directory keeps no access lists: {error}"));
     }
     set.is_ok()
 }

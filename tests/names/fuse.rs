@@ -50,7 +50,7 @@ pub fn with_mount(
             let device = match mount_fuse(at, kind) {
                 Ok(device) => device,
                 Err(cause) => {
-                    eprintln!("SKIPPED: a FUSE file system cannot be mounted here: {cause}");
+                    crate::machine::skip(&format!("a FUSE file system cannot be mounted here: {cause}"));
                     return false;
                 }
             };

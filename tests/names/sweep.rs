@@ -18,7 +18,7 @@ use udsmsg::os::random::Random;
 use udsmsg::peers::{Fate, Remains};
 use udsmsg::{ErrorKind, PeerState};
 
-use crate::peers::{CHANGES, can_prove, contents, environment, publish, sweep};
+use crate::peers::{CHANGES, can_prove, contents, environment, peers, publish, sweep};
 use crate::util::{Place, chmod, give_away, leave_stale, rounds, token};
 
 /// The pid of nobody.

@@ -134,7 +134,7 @@ fn a_file_system_that_we_depend_on_is_reached_through_one_that_may_not_answer() 
     };
     let body = || {
         if let Err(cause) = mount_both() {
-            eprintln!("SKIPPED: a file system of a strange type cannot be had here: {cause}");
+            crate::machine::skip(&format!("a file system of a strange type cannot be had here: {cause}"));
             return;
         }
         let path = inner.join("s.sock");

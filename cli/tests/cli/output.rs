@@ -309,7 +309,7 @@ fn a_file_size_limit_is_a_stop_with_a_reason() {
 fn an_unread_terminal_of_another_user_does_not_block_the_server() {
     const OTHER: u32 = 65_534;
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: not root, so there is nobody to play another user");
+        crate::machine::skip("not root, so there is no second user");
         return;
     }
     let home = Home::new();

@@ -11,6 +11,7 @@ pub mod rights;
 pub mod sim;
 pub mod watchdog;
 
+#[allow(unused_imports, reason = "not every test program needs it")]
 pub use machine::with_time_enough;
 
 /// How much longer the long tests shall run: `UDSMSG_TEST_SCALE`, 1 unless set.

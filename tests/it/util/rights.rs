@@ -43,11 +43,11 @@ mod pass_rights {
 
 /// Whether a socket of this kernel can refuse descriptors; asked of the kernel, not of the library. Says so if not.
 #[cfg(target_os = "linux")]
-pub fn can_be_refused(test: &str) -> bool {
+pub fn can_be_refused() -> bool {
     let (socket, _other) = UnixStream::pair().unwrap();
     let knows = nix::sys::socket::getsockopt(&socket, pass_rights::PassRights).is_ok();
     if !knows {
-        eprintln!("SKIPPED: {test}: this kernel has no SO_PASSRIGHTS (Linux 6.16)");
+        super::machine::skip("this kernel has no SO_PASSRIGHTS (Linux 6.16)");
     }
     knows
 }
