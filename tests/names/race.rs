@@ -13,7 +13,7 @@ use udsmsg::os::claim::Claim;
 use udsmsg::os::random::Random;
 
 use crate::child::Part;
-use crate::util::{Place, leave_stale, rounds, token};
+use crate::util::{Place, leave_stale, once_free, rounds, token};
 
 #[test]
 fn of_many_threads_on_one_stale_path_one_wins() {
@@ -29,7 +29,7 @@ fn of_many_threads_on_one_stale_path_one_wins() {
                     let (barrier, place, path) = (&barrier, &place, &path);
                     scope.spawn(move || {
                         barrier.wait();
-                        (seed, place.bind_with(path, &token(seed)))
+                        (seed, once_free(|| place.bind_with(path, &token(seed))))
                     })
                 })
                 .collect();
@@ -65,7 +65,10 @@ fn of_many_processes_on_one_stale_path_one_wins() {
         let said: Vec<_> = parts.iter_mut().map(Part::says).collect();
         let winners: Vec<_> = (0..8).filter(|&i| said[i].starts_with("bound ")).collect();
         assert_eq!(winners.len(), 1, "{said:#?}");
-        assert_eq!(said.iter().filter(|said| said.starts_with("already_running: ")).count(), 7, "{said:#?}");
+        // On a busy machine one may give up before it has the lock.
+        let is_refused =
+            |said: &&String| said.starts_with("already_running: ") || said.starts_with("timed_out: ");
+        assert_eq!(said.iter().filter(is_refused).count(), 7, "{said:#?}");
         let winner = &mut parts[winners[0]];
         let published = capabilities.read(&Address::from_path(&path).unwrap()).unwrap();
         assert_eq!(published.process.unwrap().pid, winner.pid());
@@ -86,13 +89,13 @@ fn starts_and_stops_that_chase_each_other_never_lose_a_name() {
         for seed in 0..4 {
             scope.spawn(move || {
                 for _ in 0..rounds(100) {
-                    match place.bind_with(path, &token(seed)) {
+                    match once_free(|| place.bind_with(path, &token(seed))) {
                         Ok((listener, mut claim)) => {
                             assert!(claim.still_there());
                             std::os::unix::net::UnixStream::connect(path).unwrap();
                             let published = place.capabilities().read(claim.address()).unwrap();
                             assert!(published.auth_token.matches(token(seed).expose().as_bytes()));
-                            claim.release(&listener).unwrap();
+                            once_free(|| claim.release(&listener)).unwrap();
                         }
                         Err(error) => {
                             assert_eq!(error.kind(), ErrorKind::AlreadyRunning, "{error}")
@@ -111,7 +114,11 @@ fn fifty_servers_in_one_place_start_together() {
     let place = &place;
     let bound: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = (0..50)
-            .map(|i| scope.spawn(move || place.bind(&place.path("d").join(format!("{i}.sock"))).unwrap()))
+            .map(|i| {
+                scope.spawn(move || {
+                    once_free(|| place.bind(&place.path("d").join(format!("{i}.sock")))).unwrap()
+                })
+            })
             .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
@@ -145,8 +152,10 @@ fn a_directory_that_others_keep_removing_does_not_keep_a_start_from_succeeding()
         // More than that if the other thread has not had a processor yet.
         let are_left =
             |round: &usize| *round < rounds || removed.load(std::sync::atomic::Ordering::Relaxed) == 0;
-        let failed: Vec<_> =
-            (0..).take_while(are_left).filter_map(|_| place.bind(&dir.join("s.sock")).err()).collect();
+        let failed: Vec<_> = (0..)
+            .take_while(are_left)
+            .filter_map(|_| once_free(|| place.bind(&dir.join("s.sock"))).err())
+            .collect();
         is_over.store(true, std::sync::atomic::Ordering::Relaxed);
         assert!(failed.is_empty(), "{failed:?}");
         removing.join().unwrap();

@@ -19,7 +19,7 @@ use udsmsg::peers::{Fate, Remains};
 use udsmsg::{ErrorKind, PeerState};
 
 use crate::peers::{CHANGES, can_prove, contents, environment, peers, publish, sweep};
-use crate::util::{Place, chmod, give_away, leave_stale, rounds, token};
+use crate::util::{Place, chmod, give_away, leave_stale, once_free, rounds, token};
 
 /// The pid of nobody.
 const NOBODYS_PID: u32 = i32::MAX as u32;
@@ -311,8 +311,8 @@ fn race(rounds: usize, make: impl Fn(&Place) -> Location + Sync) -> (usize, usiz
                 let location = make(&place);
                 let path = PathBuf::from(location.address().path());
                 let auth_token = random.auth_token();
-                let (listener, mut claim) =
-                    Claim::bind(location, &place.capabilities(), &auth_token, &mut random).unwrap();
+                let bind = || Claim::bind(location.clone(), &place.capabilities(), &auth_token, &mut random);
+                let (listener, mut claim) = once_free(bind).unwrap();
                 for _ in 0..20 {
                     assert!(claim.still_there());
                     UnixStream::connect(&path).unwrap();
@@ -334,7 +334,7 @@ fn race(rounds: usize, make: impl Fn(&Place) -> Location + Sync) -> (usize, usiz
                     };
                 };
                 assert!(read.auth_token.matches(auth_token.expose().as_bytes()));
-                claim.release(&listener).unwrap();
+                once_free(|| claim.release(&listener)).unwrap();
                 assert!(!path.exists());
             }
             drop(over);

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fmt::Debug;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -162,4 +162,18 @@ pub fn rounds(short: usize) -> usize {
 pub fn leave_stale(path: &Path) {
     drop(UnixListener::bind(path).unwrap());
     chmod(path, 0o600);
+    // A process that another test starts may hold a copy of the listener for a moment.
+    while UnixStream::connect(path).is_ok() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+/// Again and again while another start, stop or sweep has the lock for longer than `attempt` waits: on a busy machine one may.
+pub fn once_free<T>(mut attempt: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == ErrorKind::TimedOut => {}
+            result => return result,
+        }
+    }
 }
