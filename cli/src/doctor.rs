@@ -1,4 +1,5 @@
-//! `udsmsg doctor`: what would keep a server from starting or its peers from finding it, and what to do. Makes nothing.
+//! `udsmsg doctor`: what would keep a server from starting or its clients from finding it, and what to do
+//! about it. It makes nothing.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -15,20 +16,21 @@ use udsmsg::os::sys::effective_uid;
 use udsmsg::peers::{Fate, PeerList, Remains, SweepReport};
 use udsmsg::{Address, Environment, Error, ErrorKind, Limits, Namespace, PeerState, Peers};
 
-use crate::output::{Escaped, Json, Style, print, status_of};
+use crate::escape::{Escaped, Json};
+use crate::output::{Style, print, status_of};
 use crate::peers::truncated;
 
-/// Descriptors that a server needs beside those of its clients, with room for a few of its host's.
+/// Descriptors that a server needs beside those of its clients, with a few for its host.
 const DESCRIPTORS_BESIDE: u64 = 32;
 
 /// How long all servers together may take to answer.
 const PEERS_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// How a check came out.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Status {
     Ok,
-    /// Worth knowing; nothing has to be done.
+    /// Good to know; nothing has to be done.
     Note,
     Fault,
 }
@@ -43,7 +45,7 @@ impl Status {
     }
 }
 
-/// One thing that was looked at.
+/// One thing that was checked.
 struct Check {
     name: &'static str,
     status: Status,
@@ -52,7 +54,7 @@ struct Check {
     remedy: Option<String>,
 }
 
-/// Everything that was looked at.
+/// Everything that was checked.
 #[derive(Default)]
 struct Checks(Vec<Check>);
 
@@ -70,7 +72,7 @@ impl Checks {
         self.0.push(Check { name, status: Status::Fault, detail: detail.into(), remedy });
     }
 
-    /// A fault that the library has words for: its sentence says what to do where there is one thing to do.
+    /// A fault that the library describes. Its sentence may say what to do; if not, `otherwise` does.
     fn error(&mut self, name: &'static str, kind: ErrorKind, sentence: &str, otherwise: &str) {
         match sentence.split_once("; to mend it: ") {
             Some((detail, remedy)) => self.fault(name, detail, remedy),
@@ -86,14 +88,14 @@ impl Checks {
     }
 }
 
-/// Looks at everything; exit status 1 if something is wrong.
+/// Checks everything; exit status 1 if something is wrong.
 pub(crate) fn doctor(
     namespace: &Namespace,
     environment: &Environment,
     style: Style,
 ) -> Result<ExitCode, Error> {
     let mut checks = Checks::default();
-    // Paths that others chose are looked at by the list alone, which waits for nobody.
+    // Only the list follows paths that other processes chose; it waits for no file system.
     let listed = Peers::in_namespace(namespace, environment)
         .map(|peers| peers.with_timeout(PEERS_TIMEOUT))
         .and_then(|peers| Ok((peers.list()?, peers.sweep(true)?)));
@@ -105,7 +107,7 @@ pub(crate) fn doctor(
     identity(&mut checks);
     let list = listed.as_ref().ok().map(|(list, _)| list);
     inherited_socket(&mut checks, namespace, environment, list);
-    // Why it is impossible to list them has been said above.
+    // If there is no list, a check above says why.
     if let Ok((list, report)) = &listed {
         files(&mut checks, list, report);
     }
@@ -145,7 +147,7 @@ fn text_of(check: &Check) -> String {
     text
 }
 
-/// Which directory it is, and whether it stays the same one.
+/// Which directory it is, and whether every program finds the same one.
 fn config_home(checks: &mut Checks, namespace: &Namespace, environment: &Environment) {
     const NAME: &str = "config home";
     let home = match namespace.config_home(environment) {
@@ -164,7 +166,7 @@ fn config_home(checks: &mut Checks, namespace: &Namespace, environment: &Environ
     checks.ok(NAME, format!("{home:?} ({origin})"));
 }
 
-/// Where the right to talk is published.
+/// Whether the directory of the capability files is private.
 fn capability_dir(checks: &mut Checks, namespace: &Namespace, environment: &Environment) {
     const NAME: &str = "capabilities";
     let Ok(dir) = CapabilityDir::of(namespace, environment) else { return };
@@ -179,7 +181,7 @@ fn capability_dir(checks: &mut Checks, namespace: &Namespace, environment: &Envi
                 format!("mkdir -m 700 ~/{namespace}-config && export {variable}=~/{namespace}-config");
             let otherwise = format!("set ${variable} to a directory of your own: {command}");
             checks.error(NAME, error.kind(), &error.to_string(), &otherwise);
-            // The library does not know which variable says where it is.
+            // The library does not know which variable names the config home.
             if let Some(remedy) = checks.0.last_mut().and_then(|check| check.remedy.as_mut())
                 && remedy.starts_with("use a config home")
             {
@@ -189,7 +191,7 @@ fn capability_dir(checks: &mut Checks, namespace: &Namespace, environment: &Envi
     }
 }
 
-/// Where a server would listen that is told nothing, and which better places it could not use.
+/// Where a server listens without `--socket`, and which better places it cannot use.
 fn default_location(
     checks: &mut Checks,
     namespace: &Namespace,
@@ -208,7 +210,7 @@ fn default_location(
         Ok(location) => {
             for skipped in location.skipped() {
                 if belongs_to_others(skipped) {
-                    // Anyone can make a directory there first: that is what the other places are for.
+                    // Every user can make a directory there first; the other places exist for that case.
                     let detail = format!("{:?} is not used: {}", skipped.directory, skipped.reason);
                     checks.note(NAME, detail.split("; to mend it: ").next().unwrap_or(&detail));
                 } else {
@@ -226,7 +228,7 @@ fn default_location(
     Ok(())
 }
 
-/// Whether the kernel keeps out what peers pass along.
+/// Whether the kernel refuses descriptors that peers pass along.
 fn passed_descriptors(checks: &mut Checks) {
     if let Ok(false) = udsmsg::os::sys::can_refuse_descriptors() {
         let detail = "this system cannot refuse descriptors that peers pass along (Linux 6.16 can): \
@@ -235,13 +237,13 @@ fn passed_descriptors(checks: &mut Checks) {
     }
 }
 
-/// Whether others have put something there: it is of another user, or mounted.
+/// Whether another user owns the directory, or something is mounted there.
 fn belongs_to_others(skipped: &SkippedLocation) -> bool {
     skipped.kind == ErrorKind::NotLocal
         || fs::symlink_metadata(&skipped.directory).is_ok_and(|facts| facts.uid() != effective_uid())
 }
 
-/// Whether as many clients as are allowed can be open, and as many again that are being closed.
+/// Whether there are descriptors for all clients that may be open, and for as many that are being closed.
 fn descriptors(checks: &mut Checks) {
     const NAME: &str = "open files";
     let clients_max = Limits::default().clients_max;
@@ -257,7 +259,7 @@ fn descriptors(checks: &mut Checks) {
     }
 }
 
-/// Whether a crash of a server of ours could be proven later.
+/// Whether a crash of a server started now can be proven later.
 fn identity(checks: &mut Checks) {
     const NAME: &str = "identity";
     match ProcessIdentity::current().judged() {
@@ -268,7 +270,7 @@ fn identity(checks: &mut Checks) {
     }
 }
 
-/// The socket of whoever started us, if that is a server.
+/// Whether the server that the environment names answers.
 fn inherited_socket(
     checks: &mut Checks,
     namespace: &Namespace,
@@ -300,7 +302,7 @@ fn inherited_socket(
     checks.fault(NAME, detail, format!("unset {variable}, or start that server again"));
 }
 
-/// What is published, and what the dead left behind.
+/// What is published, and what dead servers left behind.
 fn files(checks: &mut Checks, list: &PeerList, report: &SweepReport) {
     const NAME: &str = "stale files";
     let before = checks.0.len();
@@ -330,7 +332,7 @@ fn files(checks: &mut Checks, list: &PeerList, report: &SweepReport) {
                 let detail = format!("{} {path:?}: {}", swept.remains.code(), swept.reason);
                 checks.fault(NAME, detail, "udsmsg sweep");
             }
-            // What is published has been judged above.
+            // Capability files are reported above.
             Fate::Kept if swept.remains != Remains::Capability => {
                 checks.note(NAME, format!("{} {path:?} is kept: {}", swept.remains.code(), swept.reason));
             }

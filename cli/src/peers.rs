@@ -1,4 +1,4 @@
-//! `udsmsg peers` and `udsmsg sweep`: who is there, and taking away what the dead left.
+//! `udsmsg peers` and `udsmsg sweep`: which servers there are, and removing what dead ones left behind.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,10 +8,12 @@ use serde_json::json;
 use udsmsg::peers::{Fate, Peer, Swept};
 use udsmsg::{Environment, Error, Namespace, Peers};
 
-use crate::SweepArgs;
-use crate::output::{Escaped, Json, Style, complain, print, status_of};
+use crate::args::SweepArgs;
+use crate::complaints::complain;
+use crate::escape::{Escaped, Json};
+use crate::output::{Style, print, status_of};
 
-/// Lists everyone with a capability file.
+/// Lists every server that has a capability file.
 pub(crate) fn peers(
     namespace: &Namespace,
     environment: &Environment,
@@ -49,7 +51,7 @@ fn json_of(peer: &Peer) -> serde_json::Value {
     })
 }
 
-/// One row; where there is something to explain, the reason stands below it.
+/// One row; for a peer that is not live, the reason stands below it.
 fn row_of(peer: &Peer) -> String {
     let pid = peer.pid().map_or_else(|| String::from("-"), |pid| pid.to_string());
     let age = peer.age.map_or_else(|| String::from("-"), short);
@@ -64,7 +66,7 @@ fn row_of(peer: &Peer) -> String {
     row
 }
 
-/// A span in one figure and one letter.
+/// A span as one number and one letter.
 fn short(span: Duration) -> String {
     let seconds = span.as_secs();
     match seconds {
@@ -75,7 +77,7 @@ fn short(span: Duration) -> String {
     }
 }
 
-/// Removes what is provably dead, or says what would be removed.
+/// Removes what provably belongs to dead servers, or says what would be removed.
 pub(crate) fn sweep(
     args: &SweepArgs,
     namespace: &Namespace,
@@ -101,12 +103,12 @@ pub(crate) fn sweep(
     Ok(if has_failed { ExitCode::FAILURE } else { printed })
 }
 
-/// What to say of a directory that one sweep cannot look through.
+/// The sentence for a directory that has more entries than one sweep looks at.
 pub(crate) fn truncated(directory: &Path) -> String {
     let uid = udsmsg::os::sys::effective_uid();
     format!(
-        "{directory:?} holds more than one sweep looks at; run it again to look at others, or list what is yours with: \
-         find {} -maxdepth 1 -uid {uid}",
+        "{directory:?} holds more than one sweep looks at; run it again to look at others, or list what is \
+         yours with: find {} -maxdepth 1 -uid {uid}",
         directory.display()
     )
 }
