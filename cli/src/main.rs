@@ -56,7 +56,8 @@ fn main() -> ExitCode {
         // Help that was asked for goes to stdout.
         Err(help) if !help.use_stderr() => output::status_of(output::print(&help.to_string())),
         Err(misuse) => {
-            let _ = misuse.print();
+            // Not `print`, which waits for the reader of stderr.
+            misuse.to_string().lines().for_each(|line| complain(&line));
             ExitCode::from(2)
         }
     };

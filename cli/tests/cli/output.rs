@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use nix::sys::termios::{FlowArg, tcflow};
 use serde_json::Value;
 
-use crate::util::{Home, Peer, Process, WATCHDOG, text_line};
+use crate::util::{Home, Peer, Process, WATCHDOG, full_pipe, text_line};
 
 const UDSMSG: &str = env!("CARGO_BIN_EXE_udsmsg");
 
@@ -186,6 +186,20 @@ fn an_unread_stderr_does_not_block_the_server() {
     }
 }
 
+/// A command that was not understood ends, although stderr takes nothing of its complaint.
+#[test]
+fn a_usage_error_does_not_wait_for_an_unread_stderr() {
+    let home = Home::new();
+    for args in [&["--nonsense"][..], &["serve", "--max-clients=many"], &[]] {
+        let (unread, full, _) = full_pipe();
+        let mut command = home.udsmsg(args);
+        command.stdout(Stdio::null()).stderr(full);
+        let mut process = Process::spawn_as_is(command, WATCHDOG);
+        assert_eq!(process.wait().code(), Some(2), "{args:?}");
+        drop(unread);
+    }
+}
+
 /// Unread stdout and stderr of a command with an inbox: it is served, and its end is the end.
 #[test]
 fn an_unread_terminal_does_not_block_the_inbox_of_a_command() {
@@ -241,6 +255,31 @@ fn a_stop_under_a_held_lock_prints_what_was_accepted() {
     let ended = served.process.end();
     let printed = fs::read_to_string(path).unwrap();
     assert_eq!(printed.lines().count(), 101, "{ended:?}");
+}
+
+/// The time that a held lock costs is part of the stop, as is the time that an unread stdout costs. Both are measured at
+/// once, so that a busy machine delays both.
+#[test]
+fn a_stop_under_a_held_lock_takes_no_longer_than_one_with_an_unread_stdout() {
+    let (locked, unread) = (Home::new(), Home::new());
+    let dir = locked.private("d");
+    let file = File::create(locked.path().join("out")).unwrap();
+    let mut under_lock = start(&locked, locked.serve_command(&[]), file);
+    let (_reader, full, _) = full_pipe();
+    let mut behind = start(&unread, unread.serve_command(&[]), full);
+    for served in [&mut under_lock, &mut behind] {
+        served.peer.send_text("x");
+    }
+    let held = Flock::lock(File::open(dir).unwrap(), FlockArg::LockExclusive).unwrap();
+    let begun = Instant::now();
+    let [under_lock, behind] = [under_lock, behind].map(|mut served| {
+        served.process.signal(Signal::SIGTERM);
+        thread::spawn(move || (served.process.wait().code(), begun.elapsed()))
+    });
+    let [(code, took), (_, allowed)] = [under_lock, behind].map(|ended| ended.join().unwrap());
+    assert!(took < 2 * allowed, "{took:?}, and {allowed:?} with an unread stdout");
+    assert_eq!(code, Some(1), "the socket cannot be removed while the lock is held");
+    drop(held);
 }
 
 #[test]

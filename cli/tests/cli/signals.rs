@@ -6,11 +6,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::util::{Ended, Fake, Home, Peer, Process, WATCHDOG, exists, read_line, read_to_end};
+use crate::util::{Ended, Fake, Home, Peer, Process, WATCHDOG, exists, full_pipe, read_line, read_to_end};
 
 const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
@@ -137,10 +136,7 @@ fn a_stdout_that_takes_nothing_does_not_hold_up_a_signal() {
         [&["ping", "--count=1000", "--interval=0"][..], &["send", "--ndjson"], &["send", "--wait-reply"]]
     {
         let home = Home::new();
-        let (_reader, mut writer) = std::io::pipe().unwrap();
-        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-        while writer.write(&[b'x'; 4096]).is_ok() {}
-        fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+        let (_reader, writer, _) = full_pipe();
         let mut serve = home.serve(&[]);
         let answer = if args[0] == "ping" { "pong" } else { "response" };
         let fake = Fake::start(&home, move |mut stream, _, received| {

@@ -1,7 +1,7 @@
 //! A stdout that fails: what was wanted is not there, and no command keeps silent about it.
 
 use std::fs::OpenOptions;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 
-use crate::util::{Ended, Home, Process, WATCHDOG};
+use crate::util::{Ended, Home, Process, WATCHDOG, full_pipe};
 
 fn run_into(home: &Home, stdout: impl Into<OwnedFd>, args: &[&str]) -> Ended {
     let mut command = home.udsmsg(args);
@@ -101,12 +101,8 @@ fn nonblocking_stdout_that_is_full_is_waited_for() {
     let serve = home.serve(&["--quiet"]);
     for args in [&["peers"][..], &["doctor"], &["ping", &serve.socket], &["send", &serve.socket, "text", "x"]]
     {
-        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        let (mut reader, writer, filled) = full_pipe();
         fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-        let mut filled = 0;
-        while let Ok(n) = writer.write(&[b'x'; 4096]) {
-            filled += n;
-        }
         let mut command = home.udsmsg(args);
         command.stdout(writer).stderr(Stdio::piped());
         let process = Process::spawn_as_is(command, WATCHDOG);
