@@ -43,11 +43,9 @@ pub(crate) fn turn(server: &mut Server) -> io::Result<()> {
     if turn.name_lost {
         let path = server.address().path().to_owned();
         match server.rebind() {
-            Ok(()) => complain(&format!(
-                "the socket {path:?} or its capability file had vanished; both are there again"
-            )),
+            Ok(()) => complain(&format!("the socket {path:?} and its capability file are there again")),
             Err(error) => complain(&format!(
-                "the socket {path:?} or its capability file has vanished and cannot be made again yet: {error}"
+                "the socket {path:?} or its capability file cannot be made again yet: {error}"
             )),
         }
     }
