@@ -5,21 +5,19 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::util::{Home, Process, Serve, WATCHDOG, exists};
+use crate::interop::node_server;
+use crate::util::{Home, Process, WATCHDOG, exists};
 
 #[test]
 fn the_answer_of_a_node_server_is_printed() {
     let home = Home::new();
-    let socket = home.path().join("theirs/s.sock").to_str().unwrap().to_owned();
-    let mut command = home.command("node");
-    command.args([crate::interop::PEER, "serve", &socket]).stdin(Stdio::piped());
-    let mut theirs = Serve::start(command);
+    let mut theirs = node_server(&home);
+    let socket = theirs.socket.clone();
     let before = home.traces();
     for question in ["what?", "zażółć 🎉"] {
         let ended = home.run(&["send", "--wait-reply", &socket, "query", question]);

@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::util::{Ended, Home, Process, Serve, exists, scale};
+use crate::util::{Ended, FRAME_BYTES_MAX, Home, Process, Serve, empty_text_len, exists, scale};
 
-pub(crate) const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/peer.mjs");
+const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/peer.mjs");
 
 /// What somebody who reads README for the first time would write.
 const ONE_LINER: &str = r#"
@@ -28,6 +28,17 @@ fn node(home: &Home, args: &[&str]) -> Command {
     );
     command.args(args);
     command
+}
+
+/// A running server in Node.
+#[track_caller]
+pub(crate) fn node_server(home: &Home) -> Serve {
+    let socket = home.path().join("theirs/s.sock").to_str().unwrap().to_owned();
+    let mut command = node(home, &[PEER, "serve", &socket]);
+    command.stdin(Stdio::piped());
+    let server = Serve::start(command);
+    assert_eq!(server.socket, socket);
+    server
 }
 
 #[track_caller]
@@ -135,11 +146,8 @@ fn a_thousand_messages_of_fifty_clients_arrive_exactly_once() {
 #[test]
 fn our_commands_reach_a_server_of_theirs() {
     let home = Home::new();
-    let socket = home.path().join("theirs/s.sock").to_str().unwrap().to_owned();
-    let mut command = node(&home, &[PEER, "serve", &socket]);
-    command.stdin(Stdio::piped());
-    let mut theirs = Serve::start(command);
-    assert_eq!(theirs.socket, socket);
+    let mut theirs = node_server(&home);
+    let socket = theirs.socket.clone();
 
     let pong: Value = serde_json::from_str(&home.run(&["ping", &socket]).assert_code(0).stdout).unwrap();
     assert_eq!(pong["event"], "pong");
@@ -170,13 +178,9 @@ fn our_commands_reach_a_server_of_theirs() {
 #[test]
 fn a_message_at_the_frame_limit_passes_both_ways() {
     let home = Home::new();
-    let socket = home.path().join("theirs/s.sock").to_str().unwrap().to_owned();
-    let mut command = node(&home, &[PEER, "serve", &socket]);
-    command.stdin(Stdio::piped());
-    let mut theirs = Serve::start(command);
-    let around =
-        r#"{"type":"text","data":"","ts":"2026-11-22T10:00:00.000Z","meta":{"authToken":""}}"#.len() + 64;
-    let data = "x".repeat(65_536 - around);
+    let mut theirs = node_server(&home);
+    let socket = theirs.socket.clone();
+    let data = "x".repeat(FRAME_BYTES_MAX - empty_text_len());
     home.run(&["send", &socket, "text", &data]).assert_code(0);
     let arrived: Value = serde_json::from_str(&theirs.line()).unwrap();
     assert_eq!(arrived["message"]["data"], *data);

@@ -9,15 +9,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::util::{Ended, Fake, Home, Peer, Process, Serve, WATCHDOG, read_to_end, scale, text_line};
+use crate::interop::node_server;
+use crate::util::{
+    Ended, FRAME_BYTES_MAX, Fake, Home, Peer, Process, Serve, WATCHDOG, empty_text_len, parsed, read_to_end,
+    scale, text_line,
+};
 
-const FRAME_BYTES_MAX: usize = 65_536;
 const VARIABLE: &str = "CLAUDE_CODE_MESSAGING_SOCKET";
-
-/// The JSON lines that a command printed.
-fn parsed(stdout: &str) -> Vec<Value> {
-    stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
-}
 
 /// The summary, as accepted, rejected, not sent, unknown, bad lines.
 #[track_caller]
@@ -104,11 +102,7 @@ fn words_and_variables_decide_who_gets_what() {
 fn standard_input_is_the_text_to_the_byte_or_nothing_is_sent() {
     let home = Home::new();
     let mut serve = home.serve(&[]);
-    let around = format!(
-        r#"{{"type":"text","data":"","ts":"2026-11-22T10:00:00.000Z","meta":{{"authToken":"{}"}}}}"#,
-        "0".repeat(64)
-    );
-    let room = FRAME_BYTES_MAX - around.len();
+    let room = FRAME_BYTES_MAX - empty_text_len();
     for text in ["", "\n", "no newline", "two\nlines\r\n\0", "zażółć 🎉", &"x".repeat(room)] {
         home.run_with(&["send", "--stdin", &serve.socket, "text"], text).assert_code(0);
         assert_eq!(serve.entry().json()["data"], text);
@@ -181,10 +175,8 @@ fn many_arrive_exactly_once_and_in_order() {
 #[test]
 fn many_reach_a_node_server() {
     let home = Home::new();
-    let socket = home.path().join("theirs/s.sock").to_str().unwrap().to_owned();
-    let mut command = home.command("node");
-    command.args([crate::interop::PEER, "serve", &socket]).stdin(Stdio::piped());
-    let mut theirs = Serve::start(command);
+    let mut theirs = node_server(&home);
+    let socket = theirs.socket.clone();
     let total = 1_000;
     let input: String = (1..=total)
         .map(|n| json!({"type": "own", "data": {"n": n}, "meta": {"x": [n]}}).to_string() + "\n")

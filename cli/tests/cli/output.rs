@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use nix::sys::termios::{FlowArg, tcflow};
 use serde_json::Value;
 
-use crate::util::{Home, Peer, Process, WATCHDOG, full_pipe, text_line};
+use crate::util::{CONTROLS, Home, Peer, Process, WATCHDOG, full_pipe, text_line};
 
 const UDSMSG: &str = env!("CARGO_BIN_EXE_udsmsg");
 
@@ -380,34 +380,6 @@ fn an_unread_terminal_of_another_user_does_not_block_the_server() {
     assert!(printed.starts_with("listening at "), "{printed}");
 }
 
-/// Of categories Cc, Cf, Zl and Zp, from all over Unicode; behind each the letters that tell them apart.
-const CONTROLS: [char; 24] = [
-    '\u{7f}',
-    '\u{80}',
-    '\u{85}',
-    '\u{9b}',
-    '\u{9f}',
-    '\u{ad}',
-    '\u{61c}',
-    '\u{180e}',
-    '\u{200b}',
-    '\u{200d}',
-    '\u{2028}',
-    '\u{2029}',
-    '\u{202e}',
-    '\u{2060}',
-    '\u{2064}',
-    '\u{2069}',
-    '\u{206a}',
-    '\u{206f}',
-    '\u{feff}',
-    '\u{fff9}',
-    '\u{fffb}',
-    '\u{1d173}',
-    '\u{e0001}',
-    '\u{e007f}',
-];
-
 /// What a server whose stdout is a terminal prints for `text`, raw in the message.
 fn on_a_terminal(args: &[&str], text: &str) -> String {
     let home = Home::new();
@@ -444,7 +416,7 @@ fn controls_in_json_lines_are_escaped_and_stay_valid() {
     for c in CONTROLS {
         assert_eq!(line.contains(c), !c.is_control(), "{c:?} in {line:?}");
     }
-    assert!(line.contains(r"\u007fü\u0080ü\u0085ü\u009bü\u009fü"), "{line}");
+    assert!(line.contains(r"\u007fü\u0080ü\u0085ü\u009bü\u009dü\u009fü"), "{line}");
     let entry: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(entry["message"]["data"], text);
     serve.stop(Signal::SIGTERM).assert_clean(0);

@@ -3,13 +3,8 @@
 use std::io::Write;
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
-use crate::util::{Fake, Home, read_line};
-
-fn parsed(stdout: &str) -> Vec<Value> {
-    stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
-}
+use crate::util::{Fake, Home, parsed, read_line};
 
 #[test]
 fn many_pings_have_figures() {

@@ -11,10 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::util::{Fake, Home, Process, read_line, read_to_end};
-
-/// Bytes of a line that are allowed.
-const FRAME_BYTES_MAX: usize = 65_536;
+use crate::util::{FRAME_BYTES_MAX, Fake, Home, Process, empty_text_len, read_line, read_to_end};
 
 const OK: &str = r#"{"type":"response","data":"ok","ts":"2026-11-22T10:00:00.000Z","meta":{"id":"far-7"}}"#;
 
@@ -117,20 +114,16 @@ fn only_a_delivery_or_a_plain_request_for_help_ends_with_0() {
 fn data_may_fill_a_frame_and_not_a_byte_more() {
     let home = Home::new();
     let mut serve = home.serve(&[]);
-    let around = format!(
-        r#"{{"type":"text","data":"","ts":"2026-11-22T10:00:00.000Z","meta":{{"authToken":"{}"}}}}"#,
-        "0".repeat(64)
-    );
-    let room = FRAME_BYTES_MAX - around.len();
+    let room = FRAME_BYTES_MAX - empty_text_len();
     home.run(&["send", &serve.socket, "text", &"x".repeat(room)]).assert_code(0);
     assert_eq!(serve.entry().json()["data"].as_str().unwrap().len(), room);
     // Bytes count, not characters, and escapes as they are written.
     let (one_more, wide, far) = (room + 1, room / 2 + 1, 120_000);
     for (data, len) in [
-        ("x".repeat(one_more), around.len() + one_more),
-        ("ü".repeat(wide), around.len() + 2 * wide),
-        ("\"".repeat(wide), around.len() + 2 * wide),
-        ("x".repeat(far), around.len() + far),
+        ("x".repeat(one_more), empty_text_len() + one_more),
+        ("ü".repeat(wide), empty_text_len() + 2 * wide),
+        ("\"".repeat(wide), empty_text_len() + 2 * wide),
+        ("x".repeat(far), empty_text_len() + far),
     ] {
         let ended = home.run(&["send", &serve.socket, "text", &data]);
         ended.assert_refused(&len.to_string());

@@ -8,39 +8,10 @@ use std::process::Stdio;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::util::{Ended, Fake, Home, Process, WATCHDOG, read_line};
-
-/// Characters that a terminal obeys, or that change or hide what is seen: all controls, format characters and separators of
-/// lines and paragraphs, one of each block at least.
-const EVIL: [char; 24] = [
-    '\r',
-    '\u{1b}',
-    '\u{7f}',
-    '\u{80}',
-    '\u{85}',
-    '\u{9b}',
-    '\u{9d}',
-    '\u{ad}',
-    '\u{600}',
-    '\u{61c}',
-    '\u{180e}',
-    '\u{200b}',
-    '\u{200f}',
-    '\u{2028}',
-    '\u{2029}',
-    '\u{202e}',
-    '\u{2060}',
-    '\u{2064}',
-    '\u{2069}',
-    '\u{206f}',
-    '\u{feff}',
-    '\u{fff9}',
-    '\u{1d173}',
-    '\u{e0041}',
-];
+use crate::util::{CONTROLS, Ended, Fake, Home, Process, WATCHDOG, read_line};
 
 fn evil() -> String {
-    EVIL.iter().collect()
+    CONTROLS.iter().collect()
 }
 
 /// Runs it with stdout and stderr on one terminal; what was shown, without the terminal's own line ends.
@@ -61,7 +32,7 @@ fn shown(home: &Home, args: &[&str]) -> (Ended, String) {
 
 #[track_caller]
 fn assert_harmless(what: &str, text: &str, must_show: &str) {
-    assert!(!text.contains(EVIL), "{what}: {text:?}");
+    assert!(!text.contains(CONTROLS), "{what}: {text:?}");
     assert!(text.contains(must_show), "{what}: {must_show:?} is not in {text:?}");
 }
 
