@@ -3,7 +3,7 @@
 
 use std::os::fd::AsFd;
 use std::process::{self, ExitCode};
-use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,11 +27,22 @@ pub(crate) fn end_by(signal: i32) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Called by a thread that finds the last words printed by another: it prints nothing more, and leaves the
-/// end of the process to that other thread.
-pub(crate) fn wait_for_end() -> ! {
-    thread::sleep(2 * LAST_WORDS);
-    process::exit(1);
+/// Locks what a command shares with the thread that prints the last words, also if a thread that held the
+/// lock has panicked.
+pub(crate) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The same for the thread that works. It does not return if the last words are printed: then this thread
+/// prints nothing more, and leaves the end of the process to the other.
+pub(crate) fn lock_unless<T>(shared: &Mutex<T>, is_printed: impl FnOnce(&T) -> bool) -> MutexGuard<'_, T> {
+    let shared = lock(shared);
+    if is_printed(&shared) {
+        drop(shared);
+        thread::sleep(2 * LAST_WORDS);
+        process::exit(1);
+    }
+    shared
 }
 
 /// From now on SIGINT, SIGTERM and SIGHUP call `last_words` before they end the process.

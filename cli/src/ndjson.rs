@@ -10,7 +10,7 @@ use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -80,28 +80,13 @@ fn handle_signals(report: &Arc<Mutex<Report>>) -> Result<UnixStream, Error> {
     interrupt::say_before_end(move || {
         // Wakes the other thread, which may hold the lock on the report while it waits.
         drop(end);
-        let mut report = lock(&report);
+        let mut report = interrupt::lock(&report);
         if !report.is_summed_up {
             report.is_interrupted = true;
             let _ = report.interrupted();
         }
     })?;
     Ok(interruption)
-}
-
-/// Locks the report, also if a thread that held the lock has panicked.
-fn lock(report: &Mutex<Report>) -> MutexGuard<'_, Report> {
-    report.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The same for the thread that sends. After a signal the summary is printed, and this does not return.
-fn lock_unless_interrupted(report: &Mutex<Report>) -> MutexGuard<'_, Report> {
-    let report = lock(report);
-    if report.is_interrupted {
-        drop(report);
-        interrupt::wait_for_end();
-    }
-    report
 }
 
 /// Takes messages from standard input and sends them.
@@ -116,7 +101,7 @@ struct Sender {
 
 impl Sender {
     fn report(&self) -> MutexGuard<'_, Report> {
-        lock_unless_interrupted(&self.report)
+        Report::lock(&self.report)
     }
 
     /// Sends until standard input ends, and reports every line; an error is that of stdin or stdout.
@@ -190,7 +175,7 @@ impl Sender {
         };
         loop {
             // Locked during the start, so that a signal finds every line that was sent.
-            let mut report = lock_unless_interrupted(&self.report);
+            let mut report = Report::lock(&self.report);
             match self.client.start(&self.target, &message) {
                 Ok(id) => {
                     report.on_their_way.insert(id, number);
@@ -377,6 +362,11 @@ struct Report {
 }
 
 impl Report {
+    /// Locks it for the thread that sends. After a signal this does not return.
+    fn lock(shared: &Mutex<Self>) -> MutexGuard<'_, Self> {
+        interrupt::lock_unless(shared, |report| report.is_interrupted)
+    }
+
     /// Reports what is on its way as unknown, and sums up, before a signal ends the process.
     fn interrupted(&mut self) -> io::Result<()> {
         let mut numbers: Vec<u64> = self.on_their_way.drain().map(|(_, number)| number).collect();

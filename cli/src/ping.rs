@@ -1,7 +1,7 @@
 //! `udsmsg ping`: asks a server whether it is alive, once, or many times with a summary.
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ pub(crate) fn run(
     if is_many {
         let figures = Arc::clone(&figures);
         interrupt::say_before_end(move || {
-            let mut figures = lock(&figures);
+            let mut figures = interrupt::lock(&figures);
             if !std::mem::replace(&mut figures.are_printed, true) {
                 status_of(say(style, &figures.summary(style)));
             }
@@ -41,7 +41,7 @@ pub(crate) fn run(
         let outcome = client.ping(&target);
         let took = begun.elapsed();
         // Locked while a line is printed, so that the summary agrees with the lines before it.
-        let mut figures = lock_unless_printed(&figures);
+        let mut figures = interrupt::lock_unless(&figures, |figures| figures.are_printed);
         figures.asked += 1;
         if outcome.is_accepted() {
             figures.took.push(took);
@@ -59,7 +59,7 @@ pub(crate) fn run(
             thread::sleep(args.interval.saturating_sub(took));
         }
     }
-    let mut figures = lock_unless_printed(&figures);
+    let mut figures = interrupt::lock_unless(&figures, |figures| figures.are_printed);
     figures.are_printed = true;
     let printed = if is_many { status_of(say(style, &figures.summary(style))) } else { ExitCode::SUCCESS };
     Ok(if figures.lost() == 0 { printed } else { ExitCode::FAILURE })
@@ -72,21 +72,6 @@ fn pong(target: &Address, took: Duration, style: Style) -> String {
         Style::Json => json!({"event": "pong", "socket": path, "millis": millis}).to_string(),
         Style::Text => format!("pong from {path} in {millis:.3} ms"),
     }
-}
-
-/// Locks the figures, also if a thread that held the lock has panicked.
-fn lock(figures: &Mutex<Figures>) -> MutexGuard<'_, Figures> {
-    figures.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The same for the thread that asks. After a signal the summary is printed, and this does not return.
-fn lock_unless_printed(figures: &Mutex<Figures>) -> MutexGuard<'_, Figures> {
-    let figures = lock(figures);
-    if figures.are_printed {
-        drop(figures);
-        interrupt::wait_for_end();
-    }
-    figures
 }
 
 fn millis(time: Duration) -> f64 {
