@@ -1,4 +1,5 @@
-//! What the tests share: a home for each test, processes that a watchdog ends, raw peers and scripted servers.
+//! What the tests share: a home for each test, processes that a watchdog ends, raw peers and scripted
+//! servers.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -47,17 +48,18 @@ pub(crate) fn empty_text_len() -> usize {
     rest.len() + token
 }
 
-/// Characters that a terminal obeys, or that change or hide what it shows: of the categories Cc, Cf, Zl and Zp, from
-/// all over Unicode.
+/// Characters that a terminal obeys, or that change or hide what it shows: of the categories Cc, Cf, Zl and
+/// Zp, from all over Unicode.
 #[rustfmt::skip]
 pub(crate) const CONTROLS: [char; 30] = [
-    '\r', '\u{1b}', '\u{7f}', '\u{80}', '\u{85}', '\u{9b}', '\u{9d}', '\u{9f}', '\u{ad}', '\u{600}',
-    '\u{61c}', '\u{180e}', '\u{200b}', '\u{200d}', '\u{200f}', '\u{2028}', '\u{2029}', '\u{202e}', '\u{2060}',
-    '\u{2064}', '\u{2069}', '\u{206a}', '\u{206f}', '\u{feff}', '\u{fff9}', '\u{fffb}', '\u{1d173}', '\u{e0001}',
-    '\u{e0041}', '\u{e007f}',
+    '\r', '\u{1b}', '\u{7f}', '\u{80}', '\u{85}', '\u{9b}', '\u{9d}', '\u{9f}',
+    '\u{ad}', '\u{600}', '\u{61c}', '\u{180e}', '\u{200b}', '\u{200d}', '\u{200f}', '\u{2028}',
+    '\u{2029}', '\u{202e}', '\u{2060}', '\u{2064}', '\u{2069}', '\u{206a}', '\u{206f}', '\u{feff}',
+    '\u{fff9}', '\u{fffb}', '\u{1d173}', '\u{e0001}', '\u{e0041}', '\u{e007f}',
 ];
 
-/// Directories that only one test uses: `$TMPDIR`, `$CLAUDE_CONFIG_DIR` and `$HOME` of the processes that it starts.
+/// Directories that only one test uses: `$TMPDIR`, `$CLAUDE_CONFIG_DIR` and `$HOME` of the processes that it
+/// starts.
 pub(crate) struct Home {
     dir: TempDir,
 }
@@ -164,6 +166,13 @@ impl Home {
             facts.file_type().is_socket() || path.extension().is_some_and(|extension| extension == "json")
         };
         self.snapshot().into_keys().filter(is_trace).collect()
+    }
+
+    /// Neither the socket nor its capability file is left.
+    #[track_caller]
+    pub(crate) fn assert_released(&self, socket: &str) {
+        assert!(!exists(socket), "{socket} is left");
+        assert!(!exists(self.capability_file(socket)), "the capability file of {socket} is left");
     }
 
     pub(crate) fn serve(&self, args: &[&str]) -> Serve {
@@ -638,8 +647,8 @@ pub(crate) struct Fake {
 }
 
 impl Fake {
-    /// Listens at a path of its own below `home`. `script` gets each connection, its number from 0, and a channel for the
-    /// lines that it reads.
+    /// Listens at a path of its own below `home`. `script` gets each connection, its number from 0, and a
+    /// channel for the lines that it reads.
     pub(crate) fn start(
         home: &Home,
         script: impl Fn(UnixStream, usize, &mpsc::Sender<String>) + Send + 'static,
