@@ -205,8 +205,7 @@ impl Sender {
 
     /// Waits for the outcome of every message on its way, and sums up.
     fn finish(&mut self) -> io::Result<()> {
-        let is_waiting = |sender: &Self| !sender.report().on_their_way.is_empty();
-        while is_waiting(self) {
+        while !self.report().on_their_way.is_empty() {
             self.next_outcome()?;
         }
         self.report().sum_up()
