@@ -5,12 +5,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use udsmsg::{
-    Address, Batch, Environment, Error, Message, Namespace, Outgoing, QueryId, SendOutcome, Server,
-    ServerEvent,
-};
+use udsmsg::{Address, Batch, Error, Message, Outgoing, QueryId, SendOutcome, Server, ServerEvent};
 
 use crate::complaints::complain;
+use crate::context::Context;
 use crate::escape::{Escaped, Json};
 use crate::interrupt;
 use crate::lines::Lines;
@@ -23,16 +21,13 @@ pub(crate) fn run(
     target: &Address,
     question: Outgoing,
     timeout: Duration,
-    namespace: &Namespace,
-    environment: &Environment,
-    style: Style,
+    context: &Context,
 ) -> Result<ExitCode, Error> {
     // Before the socket is made: a signal would leave it behind.
     let mut signals = Signals::of(&[SIGTERM, SIGINT, SIGHUP])?;
-    let builder = Server::builder().namespace(namespace.clone()).environment(environment.clone());
-    let mut server = builder.start()?;
+    let mut server = context.server().start()?;
     let query = server.query(target, question, timeout)?;
-    let answered = wait_for_answer(&mut server, query, timeout, &mut signals, style);
+    let answered = wait_for_answer(&mut server, query, timeout, &mut signals, context.style);
     // The sender of the answer gets its acknowledgement first.
     let stopped = server.shutdown(GRACE);
     // Tries once more to remove what a stop could not, before a signal can end this process.

@@ -8,20 +8,23 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
 use serde_json::json;
-use udsmsg::os::capability::CapabilityDir;
 use udsmsg::os::location::{Location, SkippedLocation};
 use udsmsg::os::process::{ProcessIdentity, ProcessState};
 use udsmsg::os::random::Random;
 use udsmsg::os::sys::effective_uid;
 use udsmsg::peers::{Fate, PeerList, Remains, SweepReport};
-use udsmsg::{Address, Environment, Error, ErrorKind, Limits, Namespace, PeerState, Peers};
+use udsmsg::{Address, Error, ErrorKind, Limits, Namespace, PeerState};
 
+use crate::context::Context;
 use crate::escape::{Escaped, Json};
 use crate::output::{Style, print, status_of};
 use crate::peers::truncated;
 
 /// Descriptors that a server needs beside those of its clients, with a few for its host.
 const DESCRIPTORS_BESIDE: u64 = 32;
+
+/// The check of the place where a server listens by default.
+const DEFAULT_SOCKET: &str = "default socket";
 
 /// How long all servers together may take to answer.
 const PEERS_TIMEOUT: Duration = Duration::from_secs(4);
@@ -89,24 +92,21 @@ impl Checks {
 }
 
 /// Checks everything; exit status 1 if something is wrong.
-pub(crate) fn doctor(
-    namespace: &Namespace,
-    environment: &Environment,
-    style: Style,
-) -> Result<ExitCode, Error> {
+pub(crate) fn doctor(context: &Context) -> Result<ExitCode, Error> {
     let mut checks = Checks::default();
     // Only the list follows paths that other processes chose; it waits for no file system.
-    let listed = Peers::in_namespace(namespace, environment)
+    let listed = context
+        .peers()
         .map(|peers| peers.with_timeout(PEERS_TIMEOUT))
         .and_then(|peers| Ok((peers.list()?, peers.sweep(true)?)));
-    config_home(&mut checks, namespace, environment);
-    capability_dir(&mut checks, namespace, environment);
-    default_location(&mut checks, namespace, environment)?;
+    config_home(&mut checks, context);
+    capability_dir(&mut checks, context);
+    default_location(&mut checks, context)?;
     descriptors(&mut checks);
     passed_descriptors(&mut checks);
     identity(&mut checks);
     let list = listed.as_ref().ok().map(|(list, _)| list);
-    inherited_socket(&mut checks, namespace, environment, list);
+    inherited_socket(&mut checks, context, list);
     // If there is no list, a check above says why.
     if let Ok((list, report)) = &listed {
         files(&mut checks, list, report);
@@ -114,12 +114,12 @@ pub(crate) fn doctor(
     let faults = checks.0.iter().filter(|check| check.status == Status::Fault).count();
     let mut lines = String::new();
     for check in &checks.0 {
-        lines.push_str(&match style {
+        lines.push_str(&match context.style {
             Style::Json => format!("{}\n", Json(json_of(check))),
             Style::Text => text_of(check),
         });
     }
-    lines.push_str(&match (style, faults) {
+    lines.push_str(&match (context.style, faults) {
         (Style::Json, _) => format!("{}\n", json!({"event": "doctor", "faults": faults})),
         (Style::Text, 0) => String::from("all is well\n"),
         (Style::Text, 1) => String::from("1 fault\n"),
@@ -148,14 +148,14 @@ fn text_of(check: &Check) -> String {
 }
 
 /// Which directory it is, and whether every program finds the same one.
-fn config_home(checks: &mut Checks, namespace: &Namespace, environment: &Environment) {
+fn config_home(checks: &mut Checks, context: &Context) {
     const NAME: &str = "config home";
-    let home = match namespace.config_home(environment) {
+    let home = match context.namespace.config_home(&context.environment) {
         Ok(home) => home,
         Err(error) => return checks.fault(NAME, error.to_string(), "set $HOME"),
     };
-    let variable = namespace.config_variable();
-    let origin = match environment.get(&variable) {
+    let variable = context.namespace.config_variable();
+    let origin = match context.environment.get(&variable) {
         Some(_) => format!("from ${variable}"),
         None => format!("${variable} is not set"),
     };
@@ -167,15 +167,16 @@ fn config_home(checks: &mut Checks, namespace: &Namespace, environment: &Environ
 }
 
 /// Whether the directory of the capability files is private.
-fn capability_dir(checks: &mut Checks, namespace: &Namespace, environment: &Environment) {
+fn capability_dir(checks: &mut Checks, context: &Context) {
     const NAME: &str = "capabilities";
-    let Ok(dir) = CapabilityDir::of(namespace, environment) else { return };
+    let Ok(dir) = context.capability_dir() else { return };
     match dir.check() {
         Ok(true) => checks.ok(NAME, format!("{:?} is private", dir.path())),
         Ok(false) => {
             checks.ok(NAME, format!("{:?} does not exist yet; the first server makes it", dir.path()))
         }
         Err(error) => {
+            let namespace = &context.namespace;
             let variable = namespace.config_variable();
             let command =
                 format!("mkdir -m 700 ~/{namespace}-config && export {variable}=~/{namespace}-config");
@@ -192,40 +193,37 @@ fn capability_dir(checks: &mut Checks, namespace: &Namespace, environment: &Envi
 }
 
 /// Where a server listens without `--socket`, and which better places it cannot use.
-fn default_location(
-    checks: &mut Checks,
-    namespace: &Namespace,
-    environment: &Environment,
-) -> Result<(), Error> {
-    const NAME: &str = "default socket";
-    let skipped_one = |checks: &mut Checks, skipped: &SkippedLocation| {
-        let otherwise = format!(
-            "set $TMPDIR to a directory that only root and you can change: mkdir -m 700 ~/{namespace}-tmp && \
-             export TMPDIR=~/{namespace}-tmp"
-        );
-        let sentence = format!("{:?} cannot be used: {}", skipped.directory, skipped.reason);
-        checks.error(NAME, skipped.kind, &sentence, &otherwise);
-    };
-    match Location::preview(namespace, environment, &mut Random::from_os()?) {
+fn default_location(checks: &mut Checks, context: &Context) -> Result<(), Error> {
+    match Location::preview(&context.namespace, &context.environment, &mut Random::from_os()?) {
         Ok(location) => {
             for skipped in location.skipped() {
-                if belongs_to_others(skipped) {
-                    // Every user can make a directory there first; the other places exist for that case.
-                    let detail = format!("{:?} is not used: {}", skipped.directory, skipped.reason);
-                    checks.note(NAME, detail.split("; to mend it: ").next().unwrap_or(&detail));
-                } else {
-                    skipped_one(checks, skipped);
-                }
+                skipped_location(checks, skipped, &context.namespace);
             }
             let path = location.address().path();
-            checks.ok(NAME, format!("{path:?}, {} of at most {} bytes", path.len(), Address::BYTES_MAX));
+            let detail = format!("{path:?}, {} of at most {} bytes", path.len(), Address::BYTES_MAX);
+            checks.ok(DEFAULT_SOCKET, detail);
         }
         Err(error) => {
             let remedy = "give a socket path, or a $TMPDIR that only root and you can change";
-            checks.fault(NAME, error.to_string(), remedy);
+            checks.fault(DEFAULT_SOCKET, error.to_string(), remedy);
         }
     }
     Ok(())
+}
+
+/// A better place that a server cannot use.
+fn skipped_location(checks: &mut Checks, skipped: &SkippedLocation, namespace: &Namespace) {
+    let SkippedLocation { directory, reason, kind, .. } = skipped;
+    if belongs_to_others(skipped) {
+        // Every user can make a directory there first; the other places exist for that case.
+        let detail = format!("{directory:?} is not used: {reason}");
+        return checks.note(DEFAULT_SOCKET, detail.split("; to mend it: ").next().unwrap_or(&detail));
+    }
+    let otherwise = format!(
+        "set $TMPDIR to a directory that only root and you can change: mkdir -m 700 ~/{namespace}-tmp && export \
+         TMPDIR=~/{namespace}-tmp"
+    );
+    checks.error(DEFAULT_SOCKET, *kind, &format!("{directory:?} cannot be used: {reason}"), &otherwise);
 }
 
 /// Whether the kernel refuses descriptors that peers pass along.
@@ -271,15 +269,10 @@ fn identity(checks: &mut Checks) {
 }
 
 /// Whether the server that the environment names answers.
-fn inherited_socket(
-    checks: &mut Checks,
-    namespace: &Namespace,
-    environment: &Environment,
-    list: Option<&PeerList>,
-) {
+fn inherited_socket(checks: &mut Checks, context: &Context, list: Option<&PeerList>) {
     const NAME: &str = "parent socket";
-    let variable = namespace.socket_variable();
-    let Some(path) = environment.get(&variable) else { return };
+    let variable = context.namespace.socket_variable();
+    let Some(path) = context.environment.get(&variable) else { return };
     let address = match Address::parse(&path) {
         Ok(address) => address,
         Err(error) => {
@@ -293,7 +286,7 @@ fn inherited_socket(
             return checks.ok(NAME, format!("{path:?} (from ${variable}) answers"));
         }
         Some(peer) => peer.reason.clone(),
-        None => match CapabilityDir::of(namespace, environment).and_then(|dir| dir.read(&address)) {
+        None => match context.capability_dir().and_then(|dir| dir.read(&address)) {
             Ok(_) => return checks.note(NAME, format!("{path:?} (from ${variable}) was not asked")),
             Err(error) => error.to_string(),
         },

@@ -16,18 +16,19 @@ mod complaints;
 mod interrupt;
 mod log;
 mod output;
-mod target;
 
+mod context;
 mod owner;
 
 mod ask;
 mod ndjson;
 mod peers;
-mod ping;
 mod run;
 mod serve;
+mod target;
 
 mod doctor;
+mod ping;
 mod send;
 
 use std::process::ExitCode;
@@ -38,6 +39,7 @@ use udsmsg::{Environment, Error, Namespace};
 
 use crate::args::{Cli, Command};
 use crate::complaints::complain;
+use crate::context::Context;
 use crate::output::Style;
 
 /// How long a slow reader of stderr may take for the last complaints.
@@ -69,13 +71,14 @@ fn run(cli: Cli, style: Style) -> Result<ExitCode, Error> {
     let namespace = cli.namespace.as_deref().map(Namespace::new).transpose()?.unwrap_or_default();
     let environment = Environment::from_process();
     log::start(cli.no_warnings, cli.verbose, &environment);
+    let context = Context { namespace, environment, style };
     match cli.command {
-        Command::Serve(args) => serve::run(&args, namespace, environment, style),
-        Command::Run(args) => run::run(&args, namespace, environment, style),
-        Command::Send(args) => send::run(&args, &namespace, &environment, style),
-        Command::Ping(args) => ping::run(&args, &namespace, &environment, style),
-        Command::Peers => peers::peers(&namespace, &environment, style),
-        Command::Sweep(args) => peers::sweep(&args, &namespace, &environment, style),
-        Command::Doctor => doctor::doctor(&namespace, &environment, style),
+        Command::Serve(args) => serve::run(&args, &context),
+        Command::Run(args) => run::run(&args, &context),
+        Command::Send(args) => send::run(&args, &context),
+        Command::Ping(args) => ping::run(&args, &context),
+        Command::Peers => peers::peers(&context),
+        Command::Sweep(args) => peers::sweep(&args, &context),
+        Command::Doctor => doctor::doctor(&context),
     }
 }

@@ -5,26 +5,23 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::json;
+use udsmsg::Error;
 use udsmsg::peers::{Fate, Peer, Swept};
-use udsmsg::{Environment, Error, Namespace, Peers};
 
 use crate::args::SweepArgs;
 use crate::complaints::complain;
+use crate::context::Context;
 use crate::escape::{Escaped, Json};
 use crate::output::{Style, print, status_of};
 
 /// Lists every server that has a capability file.
-pub(crate) fn peers(
-    namespace: &Namespace,
-    environment: &Environment,
-    style: Style,
-) -> Result<ExitCode, Error> {
-    let list = Peers::in_namespace(namespace, environment)?.list()?;
+pub(crate) fn peers(context: &Context) -> Result<ExitCode, Error> {
+    let list = context.peers()?.list()?;
     if !list.is_complete {
         complain(&"there are more capability files than one call reads; run it again to see others");
     }
     let mut lines = String::new();
-    match style {
+    match context.style {
         Style::Json => {
             list.peers.iter().for_each(|peer| lines.push_str(&format!("{}\n", Json(json_of(peer)))))
         }
@@ -78,24 +75,19 @@ fn short(span: Duration) -> String {
 }
 
 /// Removes what provably belongs to dead servers, or says what would be removed.
-pub(crate) fn sweep(
-    args: &SweepArgs,
-    namespace: &Namespace,
-    environment: &Environment,
-    style: Style,
-) -> Result<ExitCode, Error> {
-    let report = Peers::in_namespace(namespace, environment)?.sweep(args.dry_run)?;
+pub(crate) fn sweep(args: &SweepArgs, context: &Context) -> Result<ExitCode, Error> {
+    let report = context.peers()?.sweep(args.dry_run)?;
     for directory in &report.truncated {
         complain(&truncated(directory));
     }
     let mut lines = String::new();
     for swept in &report.swept {
-        lines.push_str(&match style {
+        lines.push_str(&match context.style {
             Style::Json => format!("{}\n", Json(json_of_swept(swept))),
             Style::Text => text_of_swept(swept),
         });
     }
-    if style == Style::Text && report.swept.is_empty() {
+    if context.style == Style::Text && report.swept.is_empty() {
         lines.push_str("there is nothing to sweep\n");
     }
     let has_failed = report.swept.iter().any(|swept| swept.fate == Fate::Failed);

@@ -6,25 +6,22 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use udsmsg::{Address, Client, Environment, Error, Namespace};
+use udsmsg::{Address, Error};
 
 use crate::args::PingArgs;
 use crate::complaints::complain;
+use crate::context::Context;
 use crate::interrupt;
 use crate::output::{Style, say, status_of};
 use crate::target;
 
 /// Asks a server whether it is alive, and prints how long each answer took.
-pub(crate) fn run(
-    args: &PingArgs,
-    namespace: &Namespace,
-    environment: &Environment,
-    style: Style,
-) -> Result<ExitCode, Error> {
-    let Some(target) = target::given_or_parent(args.target.as_deref(), namespace, environment)? else {
+pub(crate) fn run(args: &PingArgs, context: &Context) -> Result<ExitCode, Error> {
+    let Some(target) = target::given_or_parent(args.target.as_deref(), context)? else {
         return Ok(ExitCode::from(2));
     };
-    let mut client = Client::in_namespace(namespace, environment)?.with_timeout(args.timeout);
+    let style = context.style;
+    let mut client = context.client(args.timeout)?;
     let is_many = args.count > 1;
     let figures = Arc::new(Mutex::new(Figures::default()));
     if is_many {

@@ -14,10 +14,11 @@ use rustix::process::{WaitOptions, wait};
 use signal_hook::consts::{
     SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU,
 };
-use udsmsg::{Address, Environment, Error, Namespace, Server};
+use udsmsg::{Address, Error, Server};
 
 use crate::args::RunArgs;
 use crate::complaints::{self, complain};
+use crate::context::Context;
 use crate::interrupt;
 use crate::lines::Lines;
 use crate::output::Style;
@@ -33,14 +34,9 @@ const PASSED_ON: [i32; 10] =
 const INTERRUPTED: u8 = 130;
 
 /// Serves until the command ends, and ends as it did.
-pub(crate) fn run(
-    args: &RunArgs,
-    namespace: Namespace,
-    environment: Environment,
-    style: Style,
-) -> Result<ExitCode, Error> {
+pub(crate) fn run(args: &RunArgs, context: &Context) -> Result<ExitCode, Error> {
     let signals = Signals::of(&[&PASSED_ON[..], &[SIGCHLD]].concat())?;
-    let mut builder = Server::builder().namespace(namespace).environment(environment);
+    let mut builder = context.server();
     if let Some(path) = &args.socket {
         let address = Address::parse(path)?;
         // The command may change its directory.
@@ -66,7 +62,7 @@ pub(crate) fn run(
         // A command reads JSON, even if stdout is a terminal.
         Some(stdin) => Printer::new(Lines::to_command(stdin), Style::Json, false),
         None => {
-            let mut printer = Printer::new(Lines::to_stdout(), style, false);
+            let mut printer = Printer::new(Lines::to_stdout(), context.style, false);
             printer.first_line(&server);
             printer
         }

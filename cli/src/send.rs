@@ -5,11 +5,12 @@ use std::io::{self, Read};
 use std::process::ExitCode;
 
 use serde_json::json;
-use udsmsg::{Address, Client, Environment, Error, Limits, Namespace, Outgoing, SendOutcome};
+use udsmsg::{Address, Client, Error, Limits, Outgoing, SendOutcome};
 
 use crate::args::SendArgs;
 use crate::ask;
 use crate::complaints::complain;
+use crate::context::Context;
 use crate::ndjson;
 use crate::output::{Style, say};
 use crate::target;
@@ -19,12 +20,7 @@ use crate::waiting::Stdin;
 const MISUSED: u8 = 2;
 
 /// Sends what the arguments say; receipts go to stdout.
-pub(crate) fn run(
-    args: &SendArgs,
-    namespace: &Namespace,
-    environment: &Environment,
-    style: Style,
-) -> Result<ExitCode, Error> {
+pub(crate) fn run(args: &SendArgs, context: &Context) -> Result<ExitCode, Error> {
     let words = match Words::of(args) {
         Ok(words) => words,
         Err(why) => {
@@ -32,16 +28,15 @@ pub(crate) fn run(
             return Ok(ExitCode::from(MISUSED));
         }
     };
-    let Some(target) = target::given_or_parent(words.target, namespace, environment)? else {
+    let Some(target) = target::given_or_parent(words.target, context)? else {
         return Ok(ExitCode::from(MISUSED));
     };
     let Some(kind) = words.kind else {
         // Checked before the first line, which may come late or not at all.
-        if !target::has_capability(&target, namespace, environment)? {
+        if !target::has_capability(&target, context)? {
             return Ok(ExitCode::FAILURE);
         }
-        let client = Client::in_namespace(namespace, environment)?.with_timeout(args.timeout);
-        return ndjson::send_all(client, target, style);
+        return ndjson::send_all(context.client(args.timeout)?, target, context.style);
     };
     let message = match words.data.map_or_else(text_of_stdin, |data| Ok(data.to_owned())) {
         Ok(text) => Outgoing::new(kind).with_text(&text),
@@ -52,13 +47,12 @@ pub(crate) fn run(
     };
     if args.wait_reply {
         // Checked before an inbox for the answer is made, with its directories.
-        if !target::has_capability(&target, namespace, environment)? {
+        if !target::has_capability(&target, context)? {
             return Ok(ExitCode::FAILURE);
         }
-        return ask::run(&target, message, args.timeout, namespace, environment, style);
+        return ask::run(&target, message, args.timeout, context);
     }
-    let client = Client::in_namespace(namespace, environment)?.with_timeout(args.timeout);
-    Ok(send_one(client, &target, &message, style))
+    Ok(send_one(context.client(args.timeout)?, &target, &message, context.style))
 }
 
 /// Sends one message and prints its receipt.

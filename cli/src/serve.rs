@@ -9,34 +9,29 @@ use std::time::Instant;
 
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-use udsmsg::{Address, Environment, Error, Limits, Namespace, Server};
+use udsmsg::{Address, Error, Limits, Server};
 
 use crate::args::ServeArgs;
 use crate::complaints::{self, complain};
+use crate::context::Context;
 use crate::interrupt;
 use crate::lines::Lines;
-use crate::output::Style;
 use crate::owner::{self, Printer, STOP};
 use crate::waiting::{Came, Signals};
 
 /// Serves until a signal or the reader of stdout ends it.
-pub(crate) fn run(
-    args: &ServeArgs,
-    namespace: Namespace,
-    environment: Environment,
-    style: Style,
-) -> Result<ExitCode, Error> {
+pub(crate) fn run(args: &ServeArgs, context: &Context) -> Result<ExitCode, Error> {
     let mut signals = Signals::of(&[SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2])?;
     let mut limits = Limits::default();
     if let Some(clients_max) = args.max_clients {
         limits.clients_max = clients_max;
     }
-    let mut builder = Server::builder().namespace(namespace).environment(environment).limits(limits);
+    let mut builder = context.server().limits(limits);
     if let Some(path) = &args.socket {
         builder = builder.address(Address::parse(path)?);
     }
     let mut server = builder.start()?;
-    let mut printer = Printer::new(Lines::to_stdout(), style, args.quiet);
+    let mut printer = Printer::new(Lines::to_stdout(), context.style, args.quiet);
     printer.first_line(&server);
     let (ended_by, served) = match serve(&mut server, &mut signals, &mut printer, args.no_drain) {
         Ok(came) => (came.is_from_terminal.then_some(came.signal), Ok(())),

@@ -4,22 +4,18 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
 
-use udsmsg::os::capability::CapabilityDir;
-use udsmsg::{Address, Environment, Error, Namespace, SendOutcome};
+use udsmsg::{Address, Error, SendOutcome};
 
 use crate::complaints::complain;
+use crate::context::Context;
 
 /// The target on the command line, or else the parent server; after a complaint `None` if there is neither.
-pub(crate) fn given_or_parent(
-    given: Option<&OsStr>,
-    namespace: &Namespace,
-    environment: &Environment,
-) -> Result<Option<Address>, Error> {
+pub(crate) fn given_or_parent(given: Option<&OsStr>, context: &Context) -> Result<Option<Address>, Error> {
     if let Some(given) = given {
         return Address::parse(given).map(Some);
     }
-    let variable = namespace.socket_variable();
-    if let Some(parent) = environment.get(&variable) {
+    let variable = context.namespace.socket_variable();
+    if let Some(parent) = context.environment.get(&variable) {
         return Address::parse(&parent).map(Some);
     }
     complain(&format!("no TARGET: none was given, and no parent server has set {variable}"));
@@ -27,16 +23,12 @@ pub(crate) fn given_or_parent(
 }
 
 /// Whether there is a capability for `target`; if not, that was a complaint.
-pub(crate) fn has_capability(
-    target: &Address,
-    namespace: &Namespace,
-    environment: &Environment,
-) -> Result<bool, Error> {
+pub(crate) fn has_capability(target: &Address, context: &Context) -> Result<bool, Error> {
     if let Err(error) = target.check_length() {
         complain(&SendOutcome::NotSent(error));
         return Ok(false);
     }
-    if let Err(error) = CapabilityDir::of(namespace, environment)?.read(target) {
+    if let Err(error) = context.capability_dir()?.read(target) {
         complain(&format!("Cannot send UDS message without auth token: {error} (not sent)"));
         return Ok(false);
     }
