@@ -220,8 +220,8 @@ fn skipped_location(checks: &mut Checks, skipped: &SkippedLocation, namespace: &
         return checks.note(DEFAULT_SOCKET, detail.split("; to mend it: ").next().unwrap_or(&detail));
     }
     let otherwise = format!(
-        "set $TMPDIR to a directory that only root and you can change: mkdir -m 700 ~/{namespace}-tmp && export \
-         TMPDIR=~/{namespace}-tmp"
+        "set $TMPDIR to a directory that only root and you can change: mkdir -m 700 ~/{namespace}-tmp && \
+         export TMPDIR=~/{namespace}-tmp"
     );
     checks.error(DEFAULT_SOCKET, *kind, &format!("{directory:?} cannot be used: {reason}"), &otherwise);
 }
