@@ -1,18 +1,19 @@
-//! `udsmsg send --wait-reply`: a question from an inbox that lives just long enough for its answer.
+//! `udsmsg send --wait-reply`: a question from an inbox that lives only until its answer has come.
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use udsmsg::{
-    Address, Batch, Environment, Error, Message, Namespace, Outgoing, QueryId, SendOutcome, Server,
-    ServerEvent,
-};
+use udsmsg::{Address, Batch, Error, Message, Outgoing, QueryId, SendOutcome, Server, ServerEvent};
 
+use crate::complaints::complain;
+use crate::context::Context;
+use crate::escape::{Escaped, Json};
 use crate::interrupt;
-use crate::output::{self, Escaped, Json, Lines, Style, complain};
-use crate::serve::GRACE;
+use crate::lines::Lines;
+use crate::output::{self, Style};
+use crate::owner::{self, GRACE};
 use crate::waiting::Signals;
 
 /// Asks, waits, and prints the message that answers.
@@ -20,44 +21,35 @@ pub(crate) fn run(
     target: &Address,
     question: Outgoing,
     timeout: Duration,
-    namespace: &Namespace,
-    environment: &Environment,
-    style: Style,
+    context: &Context,
 ) -> Result<ExitCode, Error> {
-    // Before there is a socket that would be left behind.
-    let mut stop = match Signals::of(&[SIGTERM, SIGINT, SIGHUP]) {
-        Ok(stop) => stop,
-        Err(error) => {
-            complain(&format!("cannot handle signals: {error}"));
-            return Ok(ExitCode::FAILURE);
-        }
-    };
-    let builder = Server::builder().namespace(namespace.clone()).environment(environment.clone());
-    let mut server = builder.start()?;
+    // Before the socket is made: a signal would leave it behind.
+    let mut signals = Signals::of(&[SIGTERM, SIGINT, SIGHUP])?;
+    let mut server = context.server().start()?;
     let query = server.query(target, question, timeout)?;
-    let answered = wait_for_answer(&mut server, query, timeout, &mut stop, style);
-    // Whoever answered is told that it came.
+    let answered = wait_for_answer(&mut server, query, timeout, &mut signals, context.style);
+    // The sender of the answer gets its acknowledgement first.
     let stopped = server.shutdown(GRACE);
-    // What could not be removed is tried once more, before a signal can end us.
+    // Tries once more to remove what a stop could not, before a signal can end this process.
     drop(server);
     let answer = match answered {
         Ok(answer) => answer,
-        Err(failure) => return Ok(failure.tell()),
+        Err(failure) => return Ok(failure.report()),
     };
-    // The answer was acknowledged: it is printed, whatever became of the stop.
-    if let Err(failure) = print(&answer, &mut stop) {
+    // The answer was acknowledged, so it is printed even if the stop failed.
+    if let Err(failure) = print(&answer, &mut signals) {
         let why = format!("the answer came and is lost: {}", failure.why);
-        return Ok(Failure { why, ..failure }.tell());
+        return Ok(Failure { why, ..failure }.report());
     }
     stopped?;
-    // One that came while the server stopped.
-    Ok(stop.take().first().map_or(ExitCode::SUCCESS, |came| interrupt::end_by(came.signal)))
+    // A signal may have come while the server stopped.
+    Ok(signals.take().first().map_or(ExitCode::SUCCESS, |came| interrupt::end_by(came.signal)))
 }
 
 /// Why there is no answer, or none on stdout.
 struct Failure {
     why: String,
-    /// What is to end us.
+    /// The signal that is to end this process.
     signal: Option<i32>,
 }
 
@@ -68,15 +60,15 @@ impl<T: ToString> From<T> for Failure {
 }
 
 impl Failure {
-    /// Says it; the exit status, unless a signal ends us.
-    fn tell(self) -> ExitCode {
+    /// Complains; the exit status, unless a signal ends this process.
+    fn report(self) -> ExitCode {
         complain(&self.why);
         self.signal.map_or(ExitCode::FAILURE, interrupt::end_by)
     }
 }
 
-/// Puts the answer on stdout; a signal ends the waiting for one that takes nothing.
-fn print(answer: &str, stop: &mut Signals) -> Result<(), Failure> {
+/// Prints the answer; a signal ends the wait for a stdout that takes nothing.
+fn print(answer: &str, signals: &mut Signals) -> Result<(), Failure> {
     let mut lines = Lines::to_stdout();
     lines.push(format_args!("{answer}"));
     loop {
@@ -84,27 +76,26 @@ fn print(answer: &str, stop: &mut Signals) -> Result<(), Failure> {
         if lines.pending() == 0 {
             return Ok(());
         }
-        if let Some(came) = stop.take().first() {
+        if let Some(came) = signals.take().first() {
             return Err(Failure { why: "stdout did not take it".into(), signal: Some(came.signal) });
         }
-        let _ = output::wait([stop.as_fd()], Some(&mut lines), None)?;
+        let _ = output::wait([signals.as_fd()], Some(&mut lines), None)?;
     }
 }
 
-/// The answer as it is to be printed.
+/// Waits for the answer; its text is ready to be printed.
 fn wait_for_answer(
     server: &mut Server,
     query: QueryId,
     timeout: Duration,
-    stop: &mut Signals,
+    signals: &mut Signals,
     style: Style,
 ) -> Result<String, Failure> {
     let mut batch = Batch::new();
     let mut sent = String::from("it is unknown whether the question arrived");
     loop {
-        let patience = server.next_timeout();
-        let _ = output::wait([server.as_fd(), stop.as_fd()], None, patience)?;
-        if let Some(came) = stop.take().first() {
+        let (came, _) = owner::wait(server, signals, None)?;
+        if let Some(came) = came.first() {
             return Err(Failure { why: format!("interrupted; {sent}"), signal: Some(came.signal) });
         }
         let _ = server.turn(Some(Duration::ZERO))?;
@@ -112,7 +103,7 @@ fn wait_for_answer(
         let mut answer = None;
         for entry in &batch {
             if server.answered(&entry) == Some(query) {
-                answer = Some(shown(&entry.message(), style));
+                answer = Some(text_of(&entry.message(), style));
             } else {
                 let kind = entry.message().kind().into_owned();
                 complain(&format!("a message of type {kind:?} came that is no answer; it is dropped"));
@@ -127,7 +118,7 @@ fn wait_for_answer(
                     let id = id.map(|id| format!(" as {id}")).unwrap_or_default();
                     sent = format!("the question was accepted{id}");
                 }
-                // It may have arrived, and be answered.
+                // The question may have arrived, so an answer may still come.
                 ServerEvent::Sent { outcome: SendOutcome::Unknown(_), .. } => {}
                 ServerEvent::Sent { outcome, .. } => return Err(outcome.into()),
                 ServerEvent::Unanswered { .. } => {
@@ -140,7 +131,7 @@ fn wait_for_answer(
 }
 
 /// The message as it is printed.
-fn shown(message: &Message<'_>, style: Style) -> String {
+fn text_of(message: &Message<'_>, style: Style) -> String {
     match (style, message.data().and_then(|data| data.text())) {
         (Style::Text, Some(text)) => Escaped(&text).to_string(),
         (Style::Text, None) => Escaped(message.json()).to_string(),

@@ -1,4 +1,5 @@
-//! `udsmsg doctor`: what would keep a server from starting or its peers from finding it, and what to do. Makes nothing.
+//! `udsmsg doctor`: what would keep a server from starting or its clients from finding it, and what to do
+//! about it. It makes nothing.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -7,28 +8,32 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
 use serde_json::json;
-use udsmsg::os::capability::CapabilityDir;
 use udsmsg::os::location::{Location, SkippedLocation};
 use udsmsg::os::process::{ProcessIdentity, ProcessState};
 use udsmsg::os::random::Random;
 use udsmsg::os::sys::effective_uid;
 use udsmsg::peers::{Fate, PeerList, Remains, SweepReport};
-use udsmsg::{Address, Environment, Error, ErrorKind, Limits, Namespace, PeerState, Peers};
+use udsmsg::{Address, Error, ErrorKind, Limits, Namespace, PeerState};
 
-use crate::output::{Escaped, Json, Style, print, status_of};
+use crate::context::Context;
+use crate::escape::{Escaped, Json};
+use crate::output::{Style, print, status_of};
 use crate::peers::truncated;
 
-/// Descriptors that a server needs beside those of its clients, with room for a few of its host's.
+/// Descriptors that a server needs beside those of its clients, with a few for its host.
 const DESCRIPTORS_BESIDE: u64 = 32;
+
+/// The check of the place where a server listens by default.
+const DEFAULT_SOCKET: &str = "default socket";
 
 /// How long all servers together may take to answer.
 const PEERS_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// How a check came out.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Status {
     Ok,
-    /// Worth knowing; nothing has to be done.
+    /// Good to know; nothing has to be done.
     Note,
     Fault,
 }
@@ -43,7 +48,7 @@ impl Status {
     }
 }
 
-/// One thing that was looked at.
+/// One thing that was checked.
 struct Check {
     name: &'static str,
     status: Status,
@@ -52,7 +57,7 @@ struct Check {
     remedy: Option<String>,
 }
 
-/// Everything that was looked at.
+/// Everything that was checked.
 #[derive(Default)]
 struct Checks(Vec<Check>);
 
@@ -70,7 +75,7 @@ impl Checks {
         self.0.push(Check { name, status: Status::Fault, detail: detail.into(), remedy });
     }
 
-    /// A fault that the library has words for: its sentence says what to do where there is one thing to do.
+    /// A fault that the library describes. Its sentence may say what to do; if not, `otherwise` does.
     fn error(&mut self, name: &'static str, kind: ErrorKind, sentence: &str, otherwise: &str) {
         match sentence.split_once("; to mend it: ") {
             Some((detail, remedy)) => self.fault(name, detail, remedy),
@@ -86,38 +91,35 @@ impl Checks {
     }
 }
 
-/// Looks at everything; exit status 1 if something is wrong.
-pub(crate) fn doctor(
-    namespace: &Namespace,
-    environment: &Environment,
-    style: Style,
-) -> Result<ExitCode, Error> {
+/// Checks everything; exit status 1 if something is wrong.
+pub(crate) fn doctor(context: &Context) -> Result<ExitCode, Error> {
     let mut checks = Checks::default();
-    // Paths that others chose are looked at by the list alone, which waits for nobody.
-    let listed = Peers::in_namespace(namespace, environment)
+    // Only the list follows paths that other processes chose; it waits for no file system.
+    let listed = context
+        .peers()
         .map(|peers| peers.with_timeout(PEERS_TIMEOUT))
         .and_then(|peers| Ok((peers.list()?, peers.sweep(true)?)));
-    config_home(&mut checks, namespace, environment);
-    capability_dir(&mut checks, namespace, environment);
-    default_location(&mut checks, namespace, environment)?;
+    config_home(&mut checks, context);
+    capability_dir(&mut checks, context);
+    default_location(&mut checks, context)?;
     descriptors(&mut checks);
     passed_descriptors(&mut checks);
     identity(&mut checks);
     let list = listed.as_ref().ok().map(|(list, _)| list);
-    inherited_socket(&mut checks, namespace, environment, list);
-    // Why it is impossible to list them has been said above.
+    inherited_socket(&mut checks, context, list);
+    // If there is no list, a check above says why.
     if let Ok((list, report)) = &listed {
         files(&mut checks, list, report);
     }
     let faults = checks.0.iter().filter(|check| check.status == Status::Fault).count();
     let mut lines = String::new();
     for check in &checks.0 {
-        lines.push_str(&match style {
+        lines.push_str(&match context.style {
             Style::Json => format!("{}\n", Json(json_of(check))),
             Style::Text => text_of(check),
         });
     }
-    lines.push_str(&match (style, faults) {
+    lines.push_str(&match (context.style, faults) {
         (Style::Json, _) => format!("{}\n", json!({"event": "doctor", "faults": faults})),
         (Style::Text, 0) => String::from("all is well\n"),
         (Style::Text, 1) => String::from("1 fault\n"),
@@ -145,15 +147,15 @@ fn text_of(check: &Check) -> String {
     text
 }
 
-/// Which directory it is, and whether it stays the same one.
-fn config_home(checks: &mut Checks, namespace: &Namespace, environment: &Environment) {
+/// Which directory it is, and whether every program finds the same one.
+fn config_home(checks: &mut Checks, context: &Context) {
     const NAME: &str = "config home";
-    let home = match namespace.config_home(environment) {
+    let home = match context.namespace.config_home(&context.environment) {
         Ok(home) => home,
         Err(error) => return checks.fault(NAME, error.to_string(), "set $HOME"),
     };
-    let variable = namespace.config_variable();
-    let origin = match environment.get(&variable) {
+    let variable = context.namespace.config_variable();
+    let origin = match context.environment.get(&variable) {
         Some(_) => format!("from ${variable}"),
         None => format!("${variable} is not set"),
     };
@@ -164,22 +166,23 @@ fn config_home(checks: &mut Checks, namespace: &Namespace, environment: &Environ
     checks.ok(NAME, format!("{home:?} ({origin})"));
 }
 
-/// Where the right to talk is published.
-fn capability_dir(checks: &mut Checks, namespace: &Namespace, environment: &Environment) {
+/// Whether the directory of the capability files is private.
+fn capability_dir(checks: &mut Checks, context: &Context) {
     const NAME: &str = "capabilities";
-    let Ok(dir) = CapabilityDir::of(namespace, environment) else { return };
+    let Ok(dir) = context.capability_dir() else { return };
     match dir.check() {
         Ok(true) => checks.ok(NAME, format!("{:?} is private", dir.path())),
         Ok(false) => {
             checks.ok(NAME, format!("{:?} does not exist yet; the first server makes it", dir.path()))
         }
         Err(error) => {
+            let namespace = &context.namespace;
             let variable = namespace.config_variable();
             let command =
                 format!("mkdir -m 700 ~/{namespace}-config && export {variable}=~/{namespace}-config");
             let otherwise = format!("set ${variable} to a directory of your own: {command}");
             checks.error(NAME, error.kind(), &error.to_string(), &otherwise);
-            // The library does not know which variable says where it is.
+            // The library does not know which variable names the config home.
             if let Some(remedy) = checks.0.last_mut().and_then(|check| check.remedy.as_mut())
                 && remedy.starts_with("use a config home")
             {
@@ -189,44 +192,41 @@ fn capability_dir(checks: &mut Checks, namespace: &Namespace, environment: &Envi
     }
 }
 
-/// Where a server would listen that is told nothing, and which better places it could not use.
-fn default_location(
-    checks: &mut Checks,
-    namespace: &Namespace,
-    environment: &Environment,
-) -> Result<(), Error> {
-    const NAME: &str = "default socket";
-    let skipped_one = |checks: &mut Checks, skipped: &SkippedLocation| {
-        let otherwise = format!(
-            "set $TMPDIR to a directory that only root and you can change: mkdir -m 700 ~/{namespace}-tmp && \
-             export TMPDIR=~/{namespace}-tmp"
-        );
-        let sentence = format!("{:?} cannot be used: {}", skipped.directory, skipped.reason);
-        checks.error(NAME, skipped.kind, &sentence, &otherwise);
-    };
-    match Location::preview(namespace, environment, &mut Random::from_os()?) {
+/// Where a server listens without `--socket`, and which better places it cannot use.
+fn default_location(checks: &mut Checks, context: &Context) -> Result<(), Error> {
+    match Location::preview(&context.namespace, &context.environment, &mut Random::from_os()?) {
         Ok(location) => {
             for skipped in location.skipped() {
-                if belongs_to_others(skipped) {
-                    // Anyone can make a directory there first: that is what the other places are for.
-                    let detail = format!("{:?} is not used: {}", skipped.directory, skipped.reason);
-                    checks.note(NAME, detail.split("; to mend it: ").next().unwrap_or(&detail));
-                } else {
-                    skipped_one(checks, skipped);
-                }
+                skipped_location(checks, skipped, &context.namespace);
             }
             let path = location.address().path();
-            checks.ok(NAME, format!("{path:?}, {} of at most {} bytes", path.len(), Address::BYTES_MAX));
+            let detail = format!("{path:?}, {} of at most {} bytes", path.len(), Address::BYTES_MAX);
+            checks.ok(DEFAULT_SOCKET, detail);
         }
         Err(error) => {
             let remedy = "give a socket path, or a $TMPDIR that only root and you can change";
-            checks.fault(NAME, error.to_string(), remedy);
+            checks.fault(DEFAULT_SOCKET, error.to_string(), remedy);
         }
     }
     Ok(())
 }
 
-/// Whether the kernel keeps out what peers pass along.
+/// A better place that a server cannot use.
+fn skipped_location(checks: &mut Checks, skipped: &SkippedLocation, namespace: &Namespace) {
+    let SkippedLocation { directory, reason, kind, .. } = skipped;
+    if belongs_to_others(skipped) {
+        // Every user can make a directory there first; the other places exist for that case.
+        let detail = format!("{directory:?} is not used: {reason}");
+        return checks.note(DEFAULT_SOCKET, detail.split("; to mend it: ").next().unwrap_or(&detail));
+    }
+    let otherwise = format!(
+        "set $TMPDIR to a directory that only root and you can change: mkdir -m 700 ~/{namespace}-tmp && \
+         export TMPDIR=~/{namespace}-tmp"
+    );
+    checks.error(DEFAULT_SOCKET, *kind, &format!("{directory:?} cannot be used: {reason}"), &otherwise);
+}
+
+/// Whether the kernel refuses descriptors that peers pass along.
 fn passed_descriptors(checks: &mut Checks) {
     if let Ok(false) = udsmsg::os::sys::can_refuse_descriptors() {
         let detail = "this system cannot refuse descriptors that peers pass along (Linux 6.16 can): \
@@ -235,13 +235,13 @@ fn passed_descriptors(checks: &mut Checks) {
     }
 }
 
-/// Whether others have put something there: it is of another user, or mounted.
+/// Whether another user owns the directory, or something is mounted there.
 fn belongs_to_others(skipped: &SkippedLocation) -> bool {
     skipped.kind == ErrorKind::NotLocal
         || fs::symlink_metadata(&skipped.directory).is_ok_and(|facts| facts.uid() != effective_uid())
 }
 
-/// Whether as many clients as are allowed can be open, and as many again that are being closed.
+/// Whether there are descriptors for all clients that may be open, and for as many that are being closed.
 fn descriptors(checks: &mut Checks) {
     const NAME: &str = "open files";
     let clients_max = Limits::default().clients_max;
@@ -257,7 +257,7 @@ fn descriptors(checks: &mut Checks) {
     }
 }
 
-/// Whether a crash of a server of ours could be proven later.
+/// Whether a crash of a server started now can be proven later.
 fn identity(checks: &mut Checks) {
     const NAME: &str = "identity";
     match ProcessIdentity::current().judged() {
@@ -268,16 +268,11 @@ fn identity(checks: &mut Checks) {
     }
 }
 
-/// The socket of whoever started us, if that is a server.
-fn inherited_socket(
-    checks: &mut Checks,
-    namespace: &Namespace,
-    environment: &Environment,
-    list: Option<&PeerList>,
-) {
+/// Whether the server that the environment names answers.
+fn inherited_socket(checks: &mut Checks, context: &Context, list: Option<&PeerList>) {
     const NAME: &str = "parent socket";
-    let variable = namespace.socket_variable();
-    let Some(path) = environment.get(&variable) else { return };
+    let variable = context.namespace.socket_variable();
+    let Some(path) = context.environment.get(&variable) else { return };
     let address = match Address::parse(&path) {
         Ok(address) => address,
         Err(error) => {
@@ -291,7 +286,7 @@ fn inherited_socket(
             return checks.ok(NAME, format!("{path:?} (from ${variable}) answers"));
         }
         Some(peer) => peer.reason.clone(),
-        None => match CapabilityDir::of(namespace, environment).and_then(|dir| dir.read(&address)) {
+        None => match context.capability_dir().and_then(|dir| dir.read(&address)) {
             Ok(_) => return checks.note(NAME, format!("{path:?} (from ${variable}) was not asked")),
             Err(error) => error.to_string(),
         },
@@ -300,7 +295,7 @@ fn inherited_socket(
     checks.fault(NAME, detail, format!("unset {variable}, or start that server again"));
 }
 
-/// What is published, and what the dead left behind.
+/// What is published, and what dead servers left behind.
 fn files(checks: &mut Checks, list: &PeerList, report: &SweepReport) {
     const NAME: &str = "stale files";
     let before = checks.0.len();
@@ -330,7 +325,7 @@ fn files(checks: &mut Checks, list: &PeerList, report: &SweepReport) {
                 let detail = format!("{} {path:?}: {}", swept.remains.code(), swept.reason);
                 checks.fault(NAME, detail, "udsmsg sweep");
             }
-            // What is published has been judged above.
+            // Capability files are reported above.
             Fate::Kept if swept.remains != Remains::Capability => {
                 checks.note(NAME, format!("{} {path:?} is kept: {}", swept.remains.code(), swept.reason));
             }

@@ -1,4 +1,5 @@
-//! What the library reports while it works, on stderr: warnings and errors, a line each, unless more or nothing is asked for.
+//! What the library reports while it works, on stderr, one line each: warnings and errors, or as much as was
+//! asked for.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +11,7 @@ use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use udsmsg::Environment;
 
-use crate::output::{Stderr, complain};
+use crate::complaints::{Stderr, complain};
 
 /// The variable that says how much is reported, unless an option does.
 const VARIABLE: &str = "UDSMSG_LOG";
@@ -19,7 +20,7 @@ const VARIABLE: &str = "UDSMSG_LOG";
 const LINES_MAX: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Reports from now on: nothing if `is_quiet`, every step of a connection too if `is_verbose`.
+/// Starts the reports: nothing if `is_quiet`, also every step of a connection if `is_verbose`.
 pub(crate) fn start(is_quiet: bool, is_verbose: bool, environment: &Environment) {
     let level = match (is_quiet, is_verbose) {
         (true, _) => LevelFilter::OFF,
@@ -34,7 +35,7 @@ pub(crate) fn start(is_quiet: bool, is_verbose: bool, environment: &Environment)
         .log_internal_errors(false)
         .with_writer(|| Stderr);
     let filter = Limited { level, seen: Mutex::default() };
-    // It fails if there is one already: there is none.
+    // It fails only if there is a subscriber already, and there is none.
     let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
 }
 
@@ -48,10 +49,11 @@ fn from_environment(environment: &Environment) -> LevelFilter {
     })
 }
 
-/// Lets through what is important enough, and of warnings and errors of one kind not too many.
+/// Lets through what is important enough, and of each kind of warning or error at most [`LINES_MAX`] in a
+/// window.
 struct Limited {
     level: LevelFilter,
-    /// By where they come from in the library.
+    /// The key is the place in the library that reports.
     seen: Mutex<HashMap<tracing::callsite::Identifier, Seen>>,
 }
 
@@ -68,7 +70,7 @@ impl<S> Filter<S> for Limited {
 
     fn event_enabled(&self, event: &tracing::Event<'_>, _: &Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        // The others come only if they were asked for.
+        // Lower levels come only if they were asked for.
         *metadata.level() > tracing::Level::WARN || self.has_room(metadata.callsite(), Instant::now())
     }
 

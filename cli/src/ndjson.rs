@@ -1,7 +1,7 @@
 //! `udsmsg send --ndjson`: many messages from standard input, over one connection, a receipt for each.
 //!
-//! One loop: a line is taken up while there is room for it on its way and for its receipt, else an outcome is waited for.
-//! What is held is bounded by [`WINDOW`], [`PENDING_MAX`] and the frame limit, whatever the input is.
+//! One loop: it takes a line while there is room for one more message on its way and for its receipt, else it
+//! waits for an outcome. [`WINDOW`], [`PENDING_MAX`] and the frame limit bound the memory for every input.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,82 +10,78 @@ use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use serde_json::value::RawValue;
-use udsmsg::{Address, Client, Error, ErrorKind, Message, Outgoing, SendId, SendOutcome};
+use udsmsg::{Address, Client, Error, ErrorKind, Limits, Message, Outgoing, SendId, SendOutcome};
 
+use crate::complaints::{self, complain};
+use crate::escape::Json;
 use crate::interrupt;
-use crate::output::{self, Json, Lines, Style, complain};
-use crate::send::FRAME_BYTES_MAX;
-use crate::waiting::Stdin;
+use crate::lines::Lines;
+use crate::output::{self, Style};
+use crate::waiting::{self, Stdin};
 
-/// Messages on their way at once: twice what a connection carries, so that the next are at hand.
+/// Messages on their way at once: twice what a connection carries, so that the next ones are ready.
 const WINDOW: usize = 128;
 
-/// No line is taken up while more than this waits for the reader of stdout, or of stderr.
+/// No line is taken while more than this waits for the reader of stdout, or of stderr.
 const PENDING_MAX: usize = 1 << 20;
 const STDERR_PENDING_MAX: usize = 16_384;
 
-/// Bytes that are asked for at once.
+/// The most bytes of one read.
 const CHUNK: usize = 65_536;
 
-/// Begins the line of a terminal once more.
+/// Erases the line of a terminal.
 const ERASE: &str = "\r\x1b[K";
 
-/// How often a person is told how far it is.
+/// The time between two progress lines for a person.
 const PROGRESS: Duration = Duration::from_millis(100);
 
 /// Sends every line of standard input.
-pub(crate) fn send_all(client: Client, target: Address, style: Style) -> ExitCode {
+pub(crate) fn send_all(client: Client, target: Address, style: Style) -> Result<ExitCode, Error> {
     let report = Arc::new(Mutex::new(Report {
         style,
         on_their_way: HashMap::new(),
         lines: Lines::to_stdout(),
         tally: Tally::default(),
         begun: Instant::now(),
-        told: Instant::now(),
-        is_untidy: false,
-        is_told: false,
+        progress_at: Instant::now(),
+        shows_progress: false,
+        is_summed_up: false,
         is_interrupted: false,
     }));
-    let interruption = match handle_signals(&report) {
-        Ok(interruption) => interruption,
-        Err(error) => {
-            complain(&format!("cannot handle signals: {error}"));
-            return ExitCode::FAILURE;
-        }
-    };
+    let interruption = handle_signals(&report)?;
     let mut sender = Sender { client, target, report, interruption };
     let sent = sender.send_lines().and_then(|()| sender.report().sum_up());
     let mut report = sender.report();
-    // On their way when it was given up.
+    // Those without an outcome when the sending ended.
     report.tally.unknown += report.on_their_way.len() as u64;
-    let is_untold = report.lines.pending() > 0 || !report.on_their_way.is_empty();
+    let is_unreported = report.lines.pending() > 0 || !report.on_their_way.is_empty();
     match &sent {
         Ok(()) => {}
-        // There is no other trace of what was accepted.
-        Err(error) if is_untold && report.tally.accepted + report.tally.unknown > 0 => {
+        // Only this line says what was accepted.
+        Err(error) if is_unreported && report.tally.accepted + report.tally.unknown > 0 => {
             complain(&format!("{error}; until then: {}", report.tally));
         }
-        // The reader of stdout, who closed it, knows.
+        // The reader of stdout closed it on purpose.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         Err(error) => complain(error),
     }
-    report.tally.exit_code(sent.is_ok())
+    Ok(report.tally.exit_code(sent.is_ok()))
 }
 
-/// Has a signal tell what is known and end the process; what is returned becomes readable then.
-fn handle_signals(report: &Arc<Mutex<Report>>) -> io::Result<UnixStream> {
-    let (interruption, end) = UnixStream::pair()?;
+/// From now on a signal prints what is known and ends the process; the stream returned becomes readable then.
+fn handle_signals(report: &Arc<Mutex<Report>>) -> Result<UnixStream, Error> {
+    let (interruption, end) = UnixStream::pair().map_err(waiting::cannot_handle)?;
     let report = Arc::clone(report);
     interrupt::say_before_end(move || {
-        // Wakes the thread that may be waiting with the report in its hand.
+        // Wakes the other thread, which may hold the lock on the report while it waits.
         drop(end);
-        let mut report = lock(&report);
-        if !report.is_told {
+        let mut report = interrupt::lock(&report);
+        if !report.is_summed_up {
             report.is_interrupted = true;
             let _ = report.interrupted();
         }
@@ -93,40 +89,24 @@ fn handle_signals(report: &Arc<Mutex<Report>>) -> io::Result<UnixStream> {
     Ok(interruption)
 }
 
-/// The report, also if a thread that held it has panicked.
-fn lock(report: &Mutex<Report>) -> MutexGuard<'_, Report> {
-    report.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The same for the thread that sends: after a signal all is told, and this does not return.
-fn lock_unless_interrupted(report: &Mutex<Report>) -> MutexGuard<'_, Report> {
-    let report = lock(report);
-    if report.is_interrupted {
-        drop(report);
-        interrupt::wait_for_end();
-    }
-    report
-}
-
-/// Everything that is on its way.
+/// Takes messages from standard input and sends them.
 struct Sender {
     client: Client,
     target: Address,
-    /// Shared with the thread that a signal wakes.
+    /// Shared with the thread that handles signals.
     report: Arc<Mutex<Report>>,
     /// Readable when a signal has come.
     interruption: UnixStream,
 }
 
 impl Sender {
-    /// What is told.
     fn report(&self) -> MutexGuard<'_, Report> {
-        lock_unless_interrupted(&self.report)
+        Report::lock(&self.report)
     }
 
-    /// Sends until standard input ends, and tells of every line; an error is that of stdin or stdout.
+    /// Sends until standard input ends, and reports every line; an error is that of stdin or stdout.
     fn send_lines(&mut self) -> io::Result<()> {
-        let mut input = Input::default();
+        let mut input = Input::new(Limits::default().frame_bytes_max);
         loop {
             let (outstanding, is_behind) = {
                 let mut report = self.report();
@@ -145,7 +125,7 @@ impl Sender {
                         continue;
                     }
                     Some((number, Err(len))) => {
-                        let why = format!("it is {len} bytes long; a message may have {FRAME_BYTES_MAX}");
+                        let why = format!("it is {len} bytes long; a message may have {}", input.line_max);
                         self.report().bad_line(number, &why);
                         continue;
                     }
@@ -172,7 +152,7 @@ impl Sender {
         }
     }
 
-    /// Whether standard input has something; waits for it if there is nothing else to do.
+    /// Whether standard input is readable; waits for it if there is nothing else to do.
     fn wait_for_input(&mut self, is_idle: bool) -> io::Result<bool> {
         let timeout = if is_idle { None } else { Some(Duration::ZERO) };
         let stdin = io::stdin();
@@ -181,7 +161,7 @@ impl Sender {
         Ok(is_ready)
     }
 
-    /// Sets the message in one line on its way.
+    /// Starts to send the message in one line.
     fn take(&mut self, number: u64, line: &[u8]) -> io::Result<()> {
         if line.trim_ascii().is_empty() {
             return Ok(());
@@ -194,8 +174,8 @@ impl Sender {
             }
         };
         loop {
-            // Held meanwhile, so that a signal finds every line that was sent.
-            let mut report = lock_unless_interrupted(&self.report);
+            // Locked during the start, so that a signal finds every line that was sent.
+            let mut report = Report::lock(&self.report);
             match self.client.start(&self.target, &message) {
                 Ok(id) => {
                     report.on_their_way.insert(id, number);
@@ -212,7 +192,7 @@ impl Sender {
         }
     }
 
-    /// Waits for the next outcome and tells it.
+    /// Waits for the next outcome and reports it.
     fn next_outcome(&mut self) -> io::Result<()> {
         let outcome = self.client.next_outcome().map_err(io::Error::other)?;
         let Some((id, outcome)) = outcome else { return Err(io::Error::other("an outcome is missing")) };
@@ -223,14 +203,9 @@ impl Sender {
         Ok(())
     }
 
-    /// Whether an outcome is to come.
-    fn is_waiting(&self) -> bool {
-        !self.report().on_their_way.is_empty()
-    }
-
-    /// Tells what became of everything that is on its way.
+    /// Waits for the outcome of every message on its way, and sums up.
     fn finish(&mut self) -> io::Result<()> {
-        while self.is_waiting() {
+        while !self.report().on_their_way.is_empty() {
             self.next_outcome()?;
         }
         self.report().sum_up()
@@ -257,28 +232,34 @@ fn message_of(line: &[u8]) -> Result<Outgoing, String> {
                 None => outgoing,
             },
             "meta" => outgoing.with_meta(value).map_err(|error| error.to_string())?,
-            // It would be lost without a word.
+            // It would be lost without notice.
             _ => return Err(format!("{key:?} is none of `type`, `data`, `from`, `ts` and `meta`")),
         };
     }
     Ok(outgoing)
 }
 
-/// Standard input, line by line, never more than a line and a chunk of it in memory.
-#[derive(Default)]
+/// Standard input, line by line, with at most one line and one chunk of it in memory.
 struct Input {
+    /// Bytes that a line may have.
+    line_max: usize,
     bytes: Vec<u8>,
-    /// Where the next line begins, and up to where there is no newline.
+    /// Where the next line begins.
     start: usize,
+    /// Up to where there is no newline.
     searched: usize,
-    /// The lines so far.
+    /// The number of lines so far.
     number: u64,
-    /// Bytes of a line that is too long, which were thrown away.
+    /// Bytes dropped from the line at `start`, because it is too long.
     dropped: usize,
     is_over: bool,
 }
 
 impl Input {
+    fn new(line_max: usize) -> Self {
+        Self { line_max, bytes: Vec::new(), start: 0, searched: 0, number: 0, dropped: 0, is_over: false }
+    }
+
     /// The next line with its number, or how long it is if it is too long; `None` if more has to be read.
     fn next_line(&mut self) -> Option<(u64, Result<Vec<u8>, usize>)> {
         let unsearched = self.bytes.get(self.searched..).unwrap_or_default();
@@ -289,7 +270,7 @@ impl Input {
             None if self.is_over && (self.start < self.bytes.len() || self.dropped > 0) => self.bytes.len(),
             None => {
                 self.searched = self.bytes.len();
-                if self.dropped > 0 || self.searched - self.start > FRAME_BYTES_MAX {
+                if self.dropped > 0 || self.searched - self.start > self.line_max {
                     self.dropped += self.searched - self.start;
                     self.start = self.searched;
                 }
@@ -298,14 +279,14 @@ impl Input {
         };
         let line = self.bytes.get(self.start..end).unwrap_or_default();
         let len = line.len() + std::mem::take(&mut self.dropped);
-        let line = if len > FRAME_BYTES_MAX { Err(len) } else { Ok(line.to_vec()) };
+        let line = if len > self.line_max { Err(len) } else { Ok(line.to_vec()) };
         self.start = (end + 1).min(self.bytes.len());
         self.searched = self.start;
         self.number += 1;
         Some((self.number, line))
     }
 
-    /// Reads what is there.
+    /// Reads up to one chunk more.
     fn fill(&mut self) -> io::Result<()> {
         self.bytes.drain(..self.start);
         self.searched -= self.start;
@@ -319,7 +300,7 @@ impl Input {
     }
 }
 
-/// How many of each.
+/// The number of lines with each outcome.
 #[derive(Default)]
 struct Tally {
     accepted: u64,
@@ -334,7 +315,7 @@ impl Tally {
         self.rejected + self.not_sent + self.unknown + self.bad_lines
     }
 
-    /// What the worst of them was.
+    /// The exit status for the worst outcome.
     fn exit_code(&self, is_complete: bool) -> ExitCode {
         match self {
             Self { unknown: 1.., .. } => ExitCode::from(3),
@@ -361,7 +342,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// What is told: receipts to machines, how far it is and what went wrong to people.
+/// What is printed: receipts for machines; progress and failures for people.
 struct Report {
     style: Style,
     /// Messages without an outcome so far, and the number of the line that each came from.
@@ -369,18 +350,23 @@ struct Report {
     lines: Lines,
     tally: Tally,
     begun: Instant,
-    /// When a person was told how far it is.
-    told: Instant,
-    /// The cursor stands behind that.
-    is_untidy: bool,
+    /// When progress was printed last.
+    progress_at: Instant,
+    /// The terminal shows progress on the line of its cursor.
+    shows_progress: bool,
     /// The last line was printed.
-    is_told: bool,
-    /// A signal had it printed, and ends the process.
+    is_summed_up: bool,
+    /// A signal came before that; the thread that handles it prints the last line and ends the process.
     is_interrupted: bool,
 }
 
 impl Report {
-    /// Tells what is known when a signal ends it all.
+    /// Locks it for the thread that sends. After a signal this does not return.
+    fn lock(shared: &Mutex<Self>) -> MutexGuard<'_, Self> {
+        interrupt::lock_unless(shared, |report| report.is_interrupted)
+    }
+
+    /// Reports what is on its way as unknown, and sums up, before a signal ends the process.
     fn interrupted(&mut self) -> io::Result<()> {
         let mut numbers: Vec<u64> = self.on_their_way.drain().map(|(_, number)| number).collect();
         numbers.sort_unstable();
@@ -427,20 +413,20 @@ impl Report {
 
     /// Complains on a line of its own.
     fn trouble(&mut self, what: &str) {
-        if std::mem::take(&mut self.is_untidy) {
+        if std::mem::take(&mut self.shows_progress) {
             self.lines.push_part(format_args!("{ERASE}"));
-            // An error is met again by the next that is written.
+            // The next flush meets the same error.
             let _ = self.lines.flush();
         }
         complain(&what);
     }
 
-    /// Whether no more is to be taken up before what is pending was read.
+    /// Whether the readers of stdout and stderr have to catch up before another line is taken.
     fn is_behind(&self) -> bool {
-        self.lines.pending() >= PENDING_MAX || output::stderr_pending() >= STDERR_PENDING_MAX
+        self.lines.pending() >= PENDING_MAX || complaints::pending() >= STDERR_PENDING_MAX
     }
 
-    /// Waits until one of `others` is readable or something pending can be written; which of them are.
+    /// Waits until one of `others` is readable or pending output can be written; which of `others` are ready.
     fn wait<const N: usize>(
         &mut self,
         others: [BorrowedFd<'_>; N],
@@ -450,22 +436,22 @@ impl Report {
         if is_closed { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(ready) }
     }
 
-    /// Writes receipts, or how far it is.
+    /// Writes receipts, or progress.
     fn flush(&mut self) -> io::Result<()> {
-        // A terminal that is behind is told later.
+        // A terminal that is behind gets its progress later.
         let is_due =
-            self.style == Style::Text && self.told.elapsed() >= PROGRESS && self.lines.pending() == 0;
+            self.style == Style::Text && self.progress_at.elapsed() >= PROGRESS && self.lines.pending() == 0;
         if is_due && io::stdout().is_terminal() {
-            self.told = Instant::now();
-            self.is_untidy = true;
+            self.progress_at = Instant::now();
+            self.shows_progress = true;
             self.lines.push_part(format_args!("\r{}\x1b[K", self.tally));
         }
         self.lines.flush()
     }
 
-    /// The last line, once everything has its outcome.
+    /// Prints the last line, once every message has its outcome.
     fn sum_up(&mut self) -> io::Result<()> {
-        self.is_told = true;
+        self.is_summed_up = true;
         let tally = &self.tally;
         let seconds = self.begun.elapsed().as_secs_f64();
         match self.style {

@@ -1,28 +1,27 @@
-//! `udsmsg peers` and `udsmsg sweep`: who is there, and taking away what the dead left.
+//! `udsmsg peers` and `udsmsg sweep`: which servers there are, and removing what dead ones left behind.
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::json;
+use udsmsg::Error;
 use udsmsg::peers::{Fate, Peer, Swept};
-use udsmsg::{Environment, Error, Namespace, Peers};
 
-use crate::SweepArgs;
-use crate::output::{Escaped, Json, Style, complain, print, status_of};
+use crate::args::SweepArgs;
+use crate::complaints::complain;
+use crate::context::Context;
+use crate::escape::{Escaped, Json};
+use crate::output::{Style, print, status_of};
 
-/// Lists everyone with a capability file.
-pub(crate) fn peers(
-    namespace: &Namespace,
-    environment: &Environment,
-    style: Style,
-) -> Result<ExitCode, Error> {
-    let list = Peers::in_namespace(namespace, environment)?.list()?;
+/// Lists every server that has a capability file.
+pub(crate) fn peers(context: &Context) -> Result<ExitCode, Error> {
+    let list = context.peers()?.list()?;
     if !list.is_complete {
         complain(&"there are more capability files than one call reads; run it again to see others");
     }
     let mut lines = String::new();
-    match style {
+    match context.style {
         Style::Json => {
             list.peers.iter().for_each(|peer| lines.push_str(&format!("{}\n", Json(json_of(peer)))))
         }
@@ -49,7 +48,7 @@ fn json_of(peer: &Peer) -> serde_json::Value {
     })
 }
 
-/// One row; where there is something to explain, the reason stands below it.
+/// One row; for a peer that is not live, the reason stands below it.
 fn row_of(peer: &Peer) -> String {
     let pid = peer.pid().map_or_else(|| String::from("-"), |pid| pid.to_string());
     let age = peer.age.map_or_else(|| String::from("-"), short);
@@ -64,7 +63,7 @@ fn row_of(peer: &Peer) -> String {
     row
 }
 
-/// A span in one figure and one letter.
+/// A span as one number and one letter.
 fn short(span: Duration) -> String {
     let seconds = span.as_secs();
     match seconds {
@@ -75,25 +74,20 @@ fn short(span: Duration) -> String {
     }
 }
 
-/// Removes what is provably dead, or says what would be removed.
-pub(crate) fn sweep(
-    args: &SweepArgs,
-    namespace: &Namespace,
-    environment: &Environment,
-    style: Style,
-) -> Result<ExitCode, Error> {
-    let report = Peers::in_namespace(namespace, environment)?.sweep(args.dry_run)?;
+/// Removes what provably belongs to dead servers, or says what would be removed.
+pub(crate) fn sweep(args: &SweepArgs, context: &Context) -> Result<ExitCode, Error> {
+    let report = context.peers()?.sweep(args.dry_run)?;
     for directory in &report.truncated {
         complain(&truncated(directory));
     }
     let mut lines = String::new();
     for swept in &report.swept {
-        lines.push_str(&match style {
+        lines.push_str(&match context.style {
             Style::Json => format!("{}\n", Json(json_of_swept(swept))),
             Style::Text => text_of_swept(swept),
         });
     }
-    if style == Style::Text && report.swept.is_empty() {
+    if context.style == Style::Text && report.swept.is_empty() {
         lines.push_str("there is nothing to sweep\n");
     }
     let has_failed = report.swept.iter().any(|swept| swept.fate == Fate::Failed);
@@ -101,12 +95,12 @@ pub(crate) fn sweep(
     Ok(if has_failed { ExitCode::FAILURE } else { printed })
 }
 
-/// What to say of a directory that one sweep cannot look through.
+/// The sentence for a directory that has more entries than one sweep looks at.
 pub(crate) fn truncated(directory: &Path) -> String {
     let uid = udsmsg::os::sys::effective_uid();
     format!(
-        "{directory:?} holds more than one sweep looks at; run it again to look at others, or list what is yours with: \
-         find {} -maxdepth 1 -uid {uid}",
+        "{directory:?} holds more than one sweep looks at; run it again to look at others, or list what is \
+         yours with: find {} -maxdepth 1 -uid {uid}",
         directory.display()
     )
 }

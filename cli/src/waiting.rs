@@ -1,4 +1,4 @@
-//! What a loop waits for beside its sockets: signals and time.
+//! What a loop waits for beside its sockets: signals, standard input and time.
 
 use std::fs;
 use std::io::{self, Read};
@@ -16,14 +16,15 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT};
 use signal_hook::flag;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithRawSiginfo;
+use udsmsg::{Error, ErrorKind};
 
-/// The other end is gone, whatever was asked for.
+/// What `poll` reports, asked for or not, when the other end is gone.
 pub(crate) const CLOSED: PollFlags = PollFlags::POLLERR.union(PollFlags::POLLHUP).union(PollFlags::POLLNVAL);
 
-/// Signals, as something to wait for. From its making on, they no longer end the process.
+/// Signals, as something to wait for. While this exists, they do not end the process.
 pub(crate) struct Signals {
     delivery: SignalDelivery<UnixStream, WithRawSiginfo>,
-    /// One of them came. Set after it was stored, so that it is not missed.
+    /// Set after a signal is stored, so that none is missed.
     has_come: Arc<AtomicBool>,
 }
 
@@ -31,26 +32,30 @@ pub(crate) struct Signals {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Came {
     pub(crate) signal: i32,
-    /// A terminal sent it, to its whole foreground group. Known on Linux; elsewhere it is taken for another process's.
+    /// A terminal sent it, to its whole foreground group. Known on Linux only; elsewhere this is false.
     pub(crate) is_from_terminal: bool,
 }
 
 impl Signals {
-    /// All of `signals`, but for those of a terminal that were ignored when this process was started: `nohup` and shells
-    /// do that to keep them from it, and from what it starts.
-    pub(crate) fn of(signals: &[i32]) -> io::Result<Self> {
+    /// All of `signals`, except those of a terminal that were ignored when this process was started: `nohup`
+    /// and shells ignore them to keep them from this process, and from what it starts.
+    pub(crate) fn of(signals: &[i32]) -> Result<Self, Error> {
+        Self::register(signals).map_err(cannot_handle)
+    }
+
+    fn register(signals: &[i32]) -> io::Result<Self> {
         let ignored = ignored_signals();
         let stays_ignored =
             |signal: i32| [SIGHUP, SIGINT, SIGQUIT].contains(&signal) && ignored.contains(signal);
         let wanted: Vec<i32> = signals.iter().copied().filter(|signal| !stays_ignored(*signal)).collect();
         let (read, write) = UnixStream::pair()?;
         let delivery = SignalDelivery::with_pipe(read, write, WithRawSiginfo, &wanted)?;
-        // Set: some may have come before this is registered.
+        // True from the start, because a signal may come before the flag is registered.
         let has_come = Arc::new(AtomicBool::new(true));
         for signal in &wanted {
             flag::register(*signal, Arc::clone(&has_come))?;
         }
-        // The process that started us may have blocked them, and that is inherited.
+        // The process that started this one may have blocked them, and that is inherited.
         let mut unblocked = SigSet::empty();
         for signal in wanted {
             unblocked.add(Signal::try_from(signal)?);
@@ -59,7 +64,7 @@ impl Signals {
         Ok(Self { delivery, has_come })
     }
 
-    /// Those that came since the last time it was asked. No system call if there are none.
+    /// The signals that came since the last call. No system call if there are none.
     pub(crate) fn take(&mut self) -> Vec<Came> {
         if !self.has_come.swap(false, Ordering::SeqCst) {
             return Vec::new();
@@ -78,7 +83,12 @@ impl AsFd for Signals {
     }
 }
 
-/// The signals that this process ignores, a bit for each.
+/// The error of a command that cannot handle signals.
+pub(crate) fn cannot_handle(why: io::Error) -> Error {
+    Error::new(ErrorKind::Io, format!("cannot handle signals: {why}"))
+}
+
+/// The signals that this process ignores, one bit each.
 struct Ignored(u64);
 
 impl Ignored {
@@ -87,29 +97,30 @@ impl Ignored {
     }
 }
 
-/// None where the system does not say.
+/// Empty where the system does not say.
 fn ignored_signals() -> Ignored {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     Ignored(mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0))
 }
 
-/// From here on a write beyond the file size limit is an error that can be told. What is started gets the signal back.
+/// Makes a write beyond the file size limit an error instead of the end of the process. A command that is
+/// started gets the default back.
 pub(crate) fn handle_file_size_limit() {
     if !ignored_signals().contains(SIGXFSZ) {
-        // Without it the signal ends the process, which is no reason not to start.
+        // If this fails, the signal ends the process, which is no reason not to start.
         let _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
     }
 }
 
-/// Standard input, waited for also if somebody has set it not to wait.
+/// Standard input, waited for even if another process has set `O_NONBLOCK` on it.
 pub(crate) struct Stdin;
 
 impl Read for Stdin {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let stdin = io::stdin();
         loop {
-            // Not through `Stdin`, to which a descriptor that cannot be read is an empty file.
+            // Not `io::Stdin`, which reads a descriptor that cannot be read as an empty file.
             match nix::unistd::read(&stdin, buffer) {
                 Err(Errno::EAGAIN) => wait(&mut [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)], None)?,
                 Err(Errno::EINTR) => {}
@@ -121,7 +132,7 @@ impl Read for Stdin {
 
 /// Waits until one of `fds` is ready, for at most `timeout`. A signal ends it early.
 pub(crate) fn wait(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<()> {
-    // Rounded up: a deadline is not waited for in steps of zero.
+    // Rounded up: less than a millisecond would become zero, and the loop would spin until the deadline.
     let timeout = timeout.map_or(PollTimeout::NONE, |timeout| {
         PollTimeout::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
     });

@@ -5,21 +5,19 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::util::{Home, Process, Serve, WATCHDOG, exists};
+use crate::interop::node_server;
+use crate::util::{Home, Process, WATCHDOG, exists};
 
 #[test]
-fn the_answer_of_a_node_server_is_printed() {
+fn question_prints_the_answer_of_a_node_server() {
     let home = Home::new();
-    let socket = home.path().join("theirs/s.sock").to_str().unwrap().to_owned();
-    let mut command = home.command("node");
-    command.args([crate::interop::PEER, "serve", &socket]).stdin(Stdio::piped());
-    let mut theirs = Serve::start(command);
+    let mut theirs = node_server(&home);
+    let socket = theirs.socket.clone();
     let before = home.traces();
     for question in ["what?", "zażółć 🎉"] {
         let ended = home.run(&["send", "--wait-reply", &socket, "query", question]);
@@ -30,16 +28,16 @@ fn the_answer_of_a_node_server_is_printed() {
         assert_eq!((&asked["type"], &asked["data"]), (&json!("query"), &json!(question)));
         assert_eq!((&answer["type"], &answer["data"]), (&json!("response"), &json!(question.to_uppercase())));
         assert_eq!(answer["meta"], json!({"inReplyTo": asked["meta"]["queryId"], "hops": 1}));
-        // The asker was there until the answer had its receipt.
-        let told: Value = serde_json::from_str(&theirs.line()).unwrap();
-        assert_eq!(told["told"]["data"], "ok", "{told}");
+        // The inbox existed until the answer had its acknowledgement.
+        let acknowledged: Value = serde_json::from_str(&theirs.line()).unwrap();
+        assert_eq!(acknowledged["told"]["data"], "ok", "{acknowledged}");
         assert!(!exists(asked["from"].as_str().unwrap()));
     }
     assert_eq!(home.traces(), before);
 }
 
 #[test]
-fn no_answer_is_told_in_time_and_leaves_nothing() {
+fn question_without_an_answer_times_out_and_leaves_no_files() {
     let home = Home::new();
     let mut serve = home.serve(&[]);
     let before = home.traces();
@@ -61,7 +59,7 @@ fn no_answer_is_told_in_time_and_leaves_nothing() {
 
 /// No inbox is made for the answer to a question that cannot be asked.
 #[test]
-fn question_to_a_target_without_a_capability_makes_nothing() {
+fn question_to_a_target_without_a_capability_makes_no_files() {
     let home = Home::new();
     let before = home.snapshot();
     let ended = home.run(&["send", "--wait-reply", "/nowhere/s", "query", "?"]);
@@ -72,7 +70,7 @@ fn question_to_a_target_without_a_capability_makes_nothing() {
 }
 
 #[test]
-fn a_message_that_answers_nothing_is_no_answer_and_a_signal_ends_the_waiting() {
+fn unrelated_message_is_dropped_and_a_signal_ends_the_wait() {
     let home = Home::new();
     let mut serve = home.serve(&[]);
     let before = home.traces();
@@ -98,14 +96,14 @@ fn a_message_that_answers_nothing_is_no_answer_and_a_signal_ends_the_waiting() {
 
 /// An answer that was acknowledged is printed, even if the stop afterwards fails.
 #[test]
-fn an_answer_is_printed_whatever_becomes_of_the_stop() {
+fn answer_is_printed_even_if_the_stop_fails() {
     let home = Home::new();
     let mut serve = home.serve(&[]);
     let process =
         Process::spawn(home.udsmsg(&["send", "--wait-reply", "--timeout=50", &serve.socket, "query", "?"]));
     let question = serve.entry().json();
     let asker = question["from"].as_str().unwrap();
-    // Its names are removed under the lock on their directory, and that is ours.
+    // The stop needs the lock on the directory to remove its files, and this test holds it.
     let lock = fs::File::open(Path::new(asker).parent().unwrap()).unwrap();
     lock.lock().unwrap();
     let meta = json!({"authToken": home.token(asker), "inReplyTo": question["meta"]["queryId"]});

@@ -1,5 +1,5 @@
-//! Signals as they meet a process in life: ignored from the start, from a terminal, as process 1; and what a command with an
-//! inbox inherits.
+//! Signals that are ignored from the start, come from a terminal, or reach a process that adopts orphans; and
+//! what the command of `run` inherits.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -16,7 +16,7 @@ use crate::util::{Home, Process, Serve, WATCHDOG};
 
 const UDSMSG: &str = env!("CARGO_BIN_EXE_udsmsg");
 
-/// Ignores SIGHUP, SIGINT and SIGQUIT as `nohup` and shells do, and becomes what its arguments say.
+/// Ignores SIGHUP, SIGINT and SIGQUIT as `nohup` and shells do, and executes its arguments.
 const IGNORING: &str = r#"trap '' HUP INT QUIT; exec "$@""#;
 
 fn ignoring(home: &Home, args: &[&str]) -> Command {
@@ -26,7 +26,7 @@ fn ignoring(home: &Home, args: &[&str]) -> Command {
 }
 
 #[test]
-fn signals_that_were_ignored_at_the_start_do_not_stop_it() {
+fn ignored_signals_do_not_stop_serve() {
     let home = Home::new();
     let serve = Serve::start(ignoring(&home, &["serve"]));
     let mut peer = serve.peer(&home.token(&serve.socket));
@@ -38,7 +38,7 @@ fn signals_that_were_ignored_at_the_start_do_not_stop_it() {
 }
 
 #[test]
-fn the_command_of_run_inherits_ignored_signals_and_else_the_defaults() {
+fn command_of_run_inherits_ignored_signals_and_otherwise_defaults() {
     let home = Home::new();
     for (signal, code) in [("HUP", 129), ("INT", 130), ("QUIT", 131), ("USR1", 138), ("XFSZ", 153)] {
         let script = format!("ulimit -c 0; kill -{signal} $$; exit 5");
@@ -50,12 +50,12 @@ fn the_command_of_run_inherits_ignored_signals_and_else_the_defaults() {
     assert!(home.traces().is_empty());
 }
 
-/// A terminal that controls `command` with the arguments of `udsmsg`, which is in its foreground.
+/// Starts `udsmsg` with `args` in the foreground of a terminal of its own.
 fn at_terminal(home: &Home, args: &[&str]) -> (File, Process) {
     let OpenptyResult { master, slave } = openpty(None, None).unwrap();
     let mut mode = tcgetattr(&slave).unwrap();
     mode.local_flags.remove(LocalFlags::ECHO);
-    // Or what is printed while the key is handled is thrown away.
+    // Without this flag, output printed while the key is handled is dropped.
     mode.local_flags.insert(LocalFlags::NOFLSH);
     tcsetattr(&slave, SetArg::TCSANOW, &mode).unwrap();
     let mut command = home.command("setsid");
@@ -64,7 +64,7 @@ fn at_terminal(home: &Home, args: &[&str]) -> (File, Process) {
     (File::from(master), Process::spawn_as_is(command, WATCHDOG))
 }
 
-/// Says each signal that it gets, and ends at SIGTERM.
+/// Prints each signal that it gets, and ends at SIGTERM.
 const COUNTS: &str = "\
 import os, signal
 wanted = {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}
@@ -80,7 +80,7 @@ while True:
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_key_of_the_terminal_reaches_the_command_of_run_once() {
+fn terminal_key_reaches_the_command_of_run_once() {
     for (key, got) in [(b"\x03", "got 2"), (b"\x1c", "got 3")] {
         let home = Home::new();
         let (screen, process) = at_terminal(&home, &["run", "--", "python3", "-c", COUNTS]);
@@ -90,7 +90,7 @@ fn a_key_of_the_terminal_reaches_the_command_of_run_once() {
         assert_eq!(next(), "ready");
         keys.write_all(key).unwrap();
         assert_eq!(next(), got);
-        // What another process sends is passed on, after all that came before.
+        // A signal from another process is passed on, after all signals before it.
         process.signal(Signal::SIGTERM);
         assert_eq!(next(), "end");
         process.end().assert_code(7);
@@ -101,7 +101,7 @@ fn a_key_of_the_terminal_reaches_the_command_of_run_once() {
 /// A command that is not in the foreground group of the terminal gets nothing from it.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_key_of_the_terminal_is_passed_on_to_a_command_in_another_group() {
+fn terminal_key_is_passed_on_to_a_command_in_another_group() {
     let home = Home::new();
     let script = format!("import os; os.setpgid(0, 0)\n{COUNTS}");
     let (screen, process) = at_terminal(&home, &["run", "--", "python3", "-c", &script]);
@@ -115,10 +115,10 @@ fn a_key_of_the_terminal_is_passed_on_to_a_command_in_another_group() {
     process.end().assert_code(7);
 }
 
-/// A shell ends its loop only if the command was ended by the signal; nothing is left all the same.
+/// A shell ends its loop only if the signal ended the command. No files are left behind.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_key_of_the_terminal_ends_serve_by_its_signal() {
+fn terminal_key_ends_serve_by_its_signal() {
     use std::os::unix::process::ExitStatusExt;
 
     let home = Home::new();
@@ -131,10 +131,10 @@ fn a_key_of_the_terminal_ends_serve_by_its_signal() {
     assert!(home.traces().is_empty(), "{:?}", home.traces());
 }
 
-/// The same for `run`, if its command dies of the signal; one that handles it has its own status.
+/// The same for `run`, if the signal ends its command; a command that handles the signal has its own status.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_key_of_the_terminal_ends_run_as_it_ended_the_command() {
+fn terminal_key_ends_run_as_it_ended_the_command() {
     use std::os::unix::process::ExitStatusExt;
 
     for (script, ends) in [
@@ -154,7 +154,7 @@ fn a_key_of_the_terminal_ends_run_as_it_ended_the_command() {
 }
 
 #[test]
-fn signals_that_would_end_run_are_passed_on_and_nothing_is_left() {
+fn fatal_signals_to_run_are_passed_on_and_leave_no_files() {
     for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGQUIT, Signal::SIGALRM, Signal::SIGXCPU] {
         let home = Home::new();
         let script = format!(
@@ -170,7 +170,7 @@ fn signals_that_would_end_run_are_passed_on_and_nothing_is_left() {
     }
 }
 
-/// Where it is made to adopt orphans, as process 1 is, they do not stay as zombies.
+/// A process that adopts orphans, as process 1 does, must take their status, or they stay as zombies.
 #[cfg(target_os = "linux")]
 #[test]
 fn run_reaps_the_orphans_that_it_adopts() {
@@ -181,9 +181,9 @@ assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 os.execv(sys.argv[1], sys.argv[1:])
 ";
     let home = Home::new();
-    // Its parent ends at once, and it ends at its parent's pace; one of them by a signal that has no name.
-    let script = "for end in 'exit 3' 'kill -40 $$'; do (sh -c \"echo orphan \\$\\$; sleep 0.1; $end\" &); done; \
-                  read -r line; exit 4";
+    // Both processes lose their parent at once, and end a little later; one ends by a signal without a name.
+    let script = "for end in 'exit 3' 'kill -40 $$'; do \
+                  (sh -c \"echo orphan \\$\\$; sleep 0.1; $end\" &); done; read -r line; exit 4";
     let mut command = home.command("python3");
     command.args(["-c", ADOPTING, UDSMSG, "run", "--", "sh", "-c", script]).stdin(Stdio::piped());
     let mut process = Process::spawn(command);
@@ -207,7 +207,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 }
 
 #[test]
-fn the_command_of_run_finds_a_relative_socket_from_everywhere() {
+fn command_of_run_finds_a_relative_socket_from_any_directory() {
     let home = Home::new();
     home.private("d");
     for socket in ["d/s.sock", "uds:d/s.sock"] {
@@ -221,7 +221,7 @@ fn the_command_of_run_finds_a_relative_socket_from_everywhere() {
 }
 
 #[test]
-fn the_prefix_of_an_address_is_taken_off_a_socket_once() {
+fn address_prefix_is_removed_from_a_socket_once() {
     let home = Home::new();
     let plain = home.private("d").join("s.sock").to_str().unwrap().to_owned();
     let serve = home.serve(&["--socket", &format!("uds:{plain}")]);
@@ -234,9 +234,9 @@ fn the_prefix_of_an_address_is_taken_off_a_socket_once() {
     serve.stop(Signal::SIGTERM).assert_clean(0);
 }
 
-/// A pipe that somebody has set not to wait is waited for.
+/// Another process has set `O_NONBLOCK` on the pipe.
 #[test]
-fn a_standard_input_that_does_not_wait_is_waited_for() {
+fn nonblocking_stdin_is_waited_for() {
     for args in [&["--stdin"][..], &["--ndjson"]] {
         let home = Home::new();
         let mut serve = home.serve(&[]);
@@ -248,7 +248,7 @@ fn a_standard_input_that_does_not_wait_is_waited_for() {
             command.arg("text");
         }
         let process = Process::spawn(command);
-        // Long enough for it to find nothing.
+        // Long enough for `send` to find the pipe empty.
         thread::sleep(Duration::from_millis(200));
         writer.write_all(b"{\"type\":\"text\",").unwrap();
         thread::sleep(Duration::from_millis(200));

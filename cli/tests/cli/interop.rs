@@ -6,19 +6,21 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::util::{Ended, Home, Process, Serve, exists, scale};
+use crate::util::{Ended, FRAME_BYTES_MAX, Home, Process, Serve, empty_text_len, exists, scale};
 
-pub(crate) const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/peer.mjs");
+const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/peer.mjs");
 
-/// What somebody who reads README for the first time would write.
-const ONE_LINER: &str = r#"
-const s = process.argv[1].replace(/^uds:/, ''), h = require('crypto').createHash('sha256').update(s).digest('hex');
-const t = JSON.parse(require('fs').readFileSync(`${process.env.CLAUDE_CONFIG_DIR}/messaging-capabilities/${h}.json`)).authToken;
+/// The client of a first-time reader of README.
+const FIRST_CLIENT: &str = r#"
+const s = process.argv[1].replace(/^uds:/, '');
+const h = require('crypto').createHash('sha256').update(s).digest('hex');
+const f = `${process.env.CLAUDE_CONFIG_DIR}/messaging-capabilities/${h}.json`;
+const t = JSON.parse(require('fs').readFileSync(f)).authToken;
 require('net').connect(s).on('data', d => process.stdout.write(d))
   .end(JSON.stringify({ type: 'text', data: 'hello from node', meta: { authToken: t } }) + '\n');
 "#;
 
-/// `node` with `args`. There is no skipping: interop that was not tried is not known.
+/// `node` with `args`. Without Node the tests fail: a skipped test shows nothing.
 fn node(home: &Home, args: &[&str]) -> Command {
     let mut command = home.command("node");
     let version = Command::new("node").arg("--version").stdout(Stdio::null()).status();
@@ -28,6 +30,17 @@ fn node(home: &Home, args: &[&str]) -> Command {
     );
     command.args(args);
     command
+}
+
+/// A running server in Node.
+#[track_caller]
+pub(crate) fn node_server(home: &Home) -> Serve {
+    let socket = home.path().join("theirs/s.sock").to_str().unwrap().to_owned();
+    let mut command = node(home, &[PEER, "serve", &socket]);
+    command.stdin(Stdio::piped());
+    let server = Serve::start(command);
+    assert_eq!(server.socket, socket);
+    server
 }
 
 #[track_caller]
@@ -43,10 +56,10 @@ fn answers(home: &Home, args: &[&str]) -> Value {
 }
 
 #[test]
-fn a_one_liner_delivers() {
+fn node_client_of_a_few_lines_delivers_a_message() {
     let home = Home::new();
     let mut serve = home.serve(&[]);
-    let ended = run(&home, &["-e", ONE_LINER, &format!("uds:{}", serve.socket)]);
+    let ended = run(&home, &["-e", FIRST_CLIENT, &format!("uds:{}", serve.socket)]);
     let answer: Value = serde_json::from_str(&ended.assert_code(0).stdout).unwrap();
     assert_eq!((&answer["type"], &answer["data"]), (&json!("response"), &json!("ok")));
     assert_eq!(answer["meta"], json!({"id": "uds-1"}));
@@ -55,14 +68,15 @@ fn a_one_liner_delivers() {
 }
 
 #[test]
-fn a_burst_of_messages_is_answered_in_order_after_a_half_close() {
+fn burst_of_messages_is_answered_in_order_after_a_half_close() {
     let home = Home::new();
     let mut serve = home.serve(&[]);
-    // The last is what JavaScript makes of an emoji that was cut in the middle.
+    // The last text ends in the middle of an emoji, as JavaScript can cut it.
     let messages = r#"[
         {"type":"text","data":"plain","ts":null},
         {"type":"ping"},
-        {"type":"query","data":{"deep":[1,{"a":null}]},"from":"/tmp/x.sock","meta":{"queryId":"q-1","hops":2}},
+        {"type":"query","data":{"deep":[1,{"a":null}]},"from":"/tmp/x.sock",
+         "meta":{"queryId":"q-1","hops":2}},
         {"type":"own","data":"zażółć 日本 🎉 \u2028","more":[true]},
         {"type":"text","data":"cut \ud83d","ts":"2026-11-22T10:00:00.000Z"}
     ]"#;
@@ -87,7 +101,7 @@ fn a_burst_of_messages_is_answered_in_order_after_a_half_close() {
 }
 
 #[test]
-fn nothing_behind_a_bad_frame_is_taken() {
+fn messages_after_a_bad_frame_are_dropped() {
     let home = Home::new();
     let serve = home.serve(&["--no-drain"]);
     let messages = r#"[{"type":"text","data":"good"},{"type":7},{"type":"text","data":"too late"}]"#;
@@ -99,7 +113,7 @@ fn nothing_behind_a_bad_frame_is_taken() {
 }
 
 #[test]
-fn a_message_may_come_in_crumbs() {
+fn message_sent_byte_by_byte_is_accepted() {
     let home = Home::new();
     let mut serve = home.serve(&[]);
     let answers = answers(&home, &[PEER, "crumbs", &serve.socket]);
@@ -109,7 +123,7 @@ fn a_message_may_come_in_crumbs() {
 }
 
 #[test]
-fn a_thousand_messages_of_fifty_clients_arrive_exactly_once() {
+fn thousand_messages_of_fifty_clients_arrive_exactly_once() {
     for _ in 0..scale() {
         let home = Home::new();
         let serve = home.serve(&[]);
@@ -133,13 +147,10 @@ fn a_thousand_messages_of_fifty_clients_arrive_exactly_once() {
 }
 
 #[test]
-fn our_commands_reach_a_server_of_theirs() {
+fn commands_reach_a_node_server() {
     let home = Home::new();
-    let socket = home.path().join("theirs/s.sock").to_str().unwrap().to_owned();
-    let mut command = node(&home, &[PEER, "serve", &socket]);
-    command.stdin(Stdio::piped());
-    let mut theirs = Serve::start(command);
-    assert_eq!(theirs.socket, socket);
+    let mut server = node_server(&home);
+    let socket = server.socket.clone();
 
     let pong: Value = serde_json::from_str(&home.run(&["ping", &socket]).assert_code(0).stdout).unwrap();
     assert_eq!(pong["event"], "pong");
@@ -147,38 +158,34 @@ fn our_commands_reach_a_server_of_theirs() {
     for (number, data) in ["hello", "", "-x", "zażółć 日本 🎉", "\"\\\n"].into_iter().enumerate() {
         let ended = home.run(&["send", &uds, "text", data]);
         let receipt: Value = serde_json::from_str(&ended.assert_code(0).stdout).unwrap();
-        let line = theirs.line();
+        let line = server.line();
         let arrived: Value = serde_json::from_str(&line).unwrap();
         assert_eq!((&receipt["id"], &arrived["id"]), (&json!(format!("uds-{}", number + 1)), &receipt["id"]));
         assert_eq!(
             (&arrived["message"]["type"], &arrived["message"]["data"]),
             (&json!("text"), &json!(data))
         );
-        assert_eq!(arrived["message"].get("meta"), None, "nothing but the token was in `meta`");
+        assert_eq!(arrived["message"].get("meta"), None, "only the token was in `meta`");
     }
     home.run(&["send", &uds, "text", "refuse me"]).assert_refused("inbox full");
 
-    // With another's token it is not authorised; without any, nobody is asked.
+    // A wrong token is refused by the server; without a token there is no connection.
     let file = home.capability_file(&socket);
     home.publish(&socket);
     home.run(&["send", &uds, "text", "x"]).assert_refused("unauthorized");
     std::fs::remove_file(&file).unwrap();
     home.run(&["send", &uds, "text", "x"]).assert_refused("Cannot send UDS message without auth token");
-    assert!(!exists(&file) && theirs.is_running());
+    assert!(!exists(&file) && server.is_running());
 }
 
 #[test]
-fn a_message_at_the_frame_limit_passes_both_ways() {
+fn message_at_the_frame_limit_passes_in_both_directions() {
     let home = Home::new();
-    let socket = home.path().join("theirs/s.sock").to_str().unwrap().to_owned();
-    let mut command = node(&home, &[PEER, "serve", &socket]);
-    command.stdin(Stdio::piped());
-    let mut theirs = Serve::start(command);
-    let around =
-        r#"{"type":"text","data":"","ts":"2026-11-22T10:00:00.000Z","meta":{"authToken":""}}"#.len() + 64;
-    let data = "x".repeat(65_536 - around);
+    let mut server = node_server(&home);
+    let socket = server.socket.clone();
+    let data = "x".repeat(FRAME_BYTES_MAX - empty_text_len());
     home.run(&["send", &socket, "text", &data]).assert_code(0);
-    let arrived: Value = serde_json::from_str(&theirs.line()).unwrap();
+    let arrived: Value = serde_json::from_str(&server.line()).unwrap();
     assert_eq!(arrived["message"]["data"], *data);
 
     let mut ours = home.serve(&[]);

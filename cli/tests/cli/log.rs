@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::util::{Home, PING_LINE, Peer, Process, Serve, WATCHDOG, private_dir};
 
 #[test]
-fn warnings_of_the_library_reach_stderr_unless_they_are_not_wanted() {
+fn library_warnings_reach_stderr_at_the_level_asked_for() {
     type Case<'a> = (&'a [&'a str], Option<&'a str>, &'a [&'a str], &'a [&'a str]);
     let cases: [Case<'_>; 9] = [
         (&[], None, &["WARN default location not used"], &["DEBUG", "INFO"]),
@@ -45,7 +45,7 @@ fn warnings_of_the_library_reach_stderr_unless_they_are_not_wanted() {
             assert!(!stderr.contains(word), "{args:?} {level:?}: {word:?} in {stderr:?}");
         }
         assert!(!stderr.contains(&token));
-        // One line each, and no line for nothing.
+        // One line for each event, and no empty line.
         assert!(!wanted.is_empty() || stderr.is_empty(), "{args:?} {level:?}: {stderr:?}");
         assert!(stderr.lines().all(|line| !line.trim().is_empty()), "{stderr:?}");
     }
@@ -65,9 +65,10 @@ fn lines_until(stderr: &mut BufReader<PipeReader>, word: &str) -> Vec<String> {
     }
 }
 
-/// Somebody can make a server run out of descriptors again and again: it says so, and not each time.
+/// A client can make a server run out of descriptors again and again. The server reports it a limited number
+/// of times.
 #[test]
-fn descriptors_used_up_are_reported_and_not_without_end() {
+fn descriptor_exhaustion_is_reported_a_limited_number_of_times() {
     const REPORT: &str = "cannot accept for now";
     let home = Home::new();
     let mut command = home.command("sh");
@@ -95,11 +96,11 @@ fn descriptors_used_up_are_reported_and_not_without_end() {
     lines.extend(after);
     let inside = usize::try_from(summary["clients"].as_u64().unwrap()).unwrap();
     const ROUNDS: usize = 30;
-    assert!(inside > 0 && inside + ROUNDS <= peers.len(), "{inside} got in");
+    assert!(inside > 0 && inside + ROUNDS <= peers.len(), "{inside} were accepted");
     for round in 0..ROUNDS {
-        // One that goes makes room for one, after which there is none again.
+        // A client that leaves makes room for exactly one other.
         drop(peers.remove(0));
-        assert!(peers[inside - 1].read().contains("pong"), "round {round}: whoever waits is let in");
+        assert!(peers[inside - 1].read().contains("pong"), "round {round}: a waiting client is accepted");
     }
     process.signal(Signal::SIGUSR2);
     lines.extend(lines_until(&mut stderr, "summary"));

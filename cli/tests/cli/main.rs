@@ -1,5 +1,5 @@
-//! The `udsmsg` command from outside: what it prints, how it ends, what it leaves on disk, and how it gets on with a peer
-//! that was not written by us.
+//! The `udsmsg` command from outside: what it prints, how it ends, what it leaves on disk, and how it works
+//! with an implementation in another language.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

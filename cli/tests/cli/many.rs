@@ -1,4 +1,5 @@
-//! `udsmsg send` where TARGET or DATA do not come from arguments, and `--ndjson`: many over one connection.
+//! `udsmsg send` without TARGET or DATA among its arguments, and `--ndjson`: many messages over one
+//! connection.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
@@ -9,15 +10,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::util::{Ended, Fake, Home, Peer, Process, Serve, WATCHDOG, read_to_end, scale, text_line};
+use crate::interop::node_server;
+use crate::util::{
+    Ended, FRAME_BYTES_MAX, Fake, Home, Peer, Process, Serve, WATCHDOG, empty_text_len, parsed, read_to_end,
+    scale, text_line,
+};
 
-const FRAME_BYTES_MAX: usize = 65_536;
 const VARIABLE: &str = "CLAUDE_CODE_MESSAGING_SOCKET";
-
-/// The JSON lines that a command printed.
-fn parsed(stdout: &str) -> Vec<Value> {
-    stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
-}
 
 /// The summary, as accepted, rejected, not sent, unknown, bad lines.
 #[track_caller]
@@ -29,13 +28,13 @@ fn counts(ended: &Ended) -> [u64; 5] {
 }
 
 #[test]
-fn words_and_variables_decide_who_gets_what() {
+fn words_and_variables_choose_target_type_and_data() {
     let home = Home::new();
     let mut serve = home.serve(&[]);
     let socket = serve.socket.clone();
     home.private("d");
     let wrong = "/nowhere/parent.sock";
-    // The variable, the words, and the type and data that arrive: none if it was not understood.
+    // The variable, the words, and the type and data that arrive; `None` if the command is not understood.
     type Row<'a> = (&'a str, &'a [&'a str], Option<(&'a str, &'a str)>);
     let table: [Row<'_>; 21] = [
         (&socket, &["text", "to the parent"], Some(("text", "to the parent"))),
@@ -46,7 +45,7 @@ fn words_and_variables_decide_who_gets_what() {
         (&socket, &["text", "/a/path"], Some(("text", "/a/path"))),
         (&format!("uds:{socket}"), &["own", "with a scheme"], Some(("own", "with a scheme"))),
         (&socket, &["--stdin", "text"], Some(("text", "from stdin\n"))),
-        // A TARGET that is given is the one, whatever the variable says.
+        // A TARGET among the words wins over the variable.
         (wrong, &[&socket, "text", "given"], Some(("text", "given"))),
         (wrong, &[&socket, "a/b", "given"], Some(("a/b", "given"))),
         (wrong, &["--stdin", &socket, "text"], Some(("text", "from stdin\n"))),
@@ -84,31 +83,39 @@ fn words_and_variables_decide_who_gets_what() {
             }
         }
     }
-    // A relative name that is a socket was meant as one.
+    assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
+}
+
+#[test]
+fn socket_name_in_the_place_of_type_is_taken_for_a_target() {
+    let home = Home::new();
+    let serve = home.serve(&[]);
     let name = "plain-name";
     let _listener = std::os::unix::net::UnixListener::bind(home.path().join(name)).unwrap();
     let mut command = home.udsmsg(&["send", name, "text"]);
-    command.env(VARIABLE, &socket);
+    command.env(VARIABLE, &serve.socket);
     Process::spawn(command).end().assert_code(2);
-    // Each namespace has its variable.
+    assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
+}
+
+#[test]
+fn each_namespace_has_its_own_variable() {
+    let home = Home::new();
+    let serve = home.serve(&[]);
     let mut command = home.udsmsg(&["ping", "--namespace", "my-app"]);
-    command.env(VARIABLE, &socket).env("MY_APP_MESSAGING_SOCKET", wrong);
+    command.env(VARIABLE, &serve.socket).env("MY_APP_MESSAGING_SOCKET", "/nowhere/parent.sock");
     Process::spawn(command).end().assert_refused("Cannot send UDS message without auth token");
     let mut command = home.udsmsg(&["ping"]);
-    command.env(VARIABLE, &socket);
+    command.env(VARIABLE, &serve.socket);
     Process::spawn(command).end().assert_code(0);
     assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
 }
 
 #[test]
-fn standard_input_is_the_text_to_the_byte_or_nothing_is_sent() {
+fn stdin_is_sent_unchanged_or_refused() {
     let home = Home::new();
     let mut serve = home.serve(&[]);
-    let around = format!(
-        r#"{{"type":"text","data":"","ts":"2026-11-22T10:00:00.000Z","meta":{{"authToken":"{}"}}}}"#,
-        "0".repeat(64)
-    );
-    let room = FRAME_BYTES_MAX - around.len();
+    let room = FRAME_BYTES_MAX - empty_text_len();
     for text in ["", "\n", "no newline", "two\nlines\r\n\0", "zażółć 🎉", &"x".repeat(room)] {
         home.run_with(&["send", "--stdin", &serve.socket, "text"], text).assert_code(0);
         assert_eq!(serve.entry().json()["data"], text);
@@ -124,7 +131,7 @@ fn standard_input_is_the_text_to_the_byte_or_nothing_is_sent() {
         ended.assert_refused(why);
         ended.assert_refused("not sent");
     }
-    // What cannot be read is no empty text.
+    // A standard input that cannot be read is not an empty text.
     for args in [&["send", "--stdin", &serve.socket, "text"][..], &["send", "--ndjson", &serve.socket]] {
         let mut command = home.udsmsg(args);
         command.stdin(std::fs::File::options().write(true).open("/dev/null").unwrap());
@@ -132,7 +139,7 @@ fn standard_input_is_the_text_to_the_byte_or_nothing_is_sent() {
         ended.assert_code(1);
         assert!(ended.stderr.contains("cannot read standard input: "), "{args:?}: {ended:?}");
     }
-    // Without an end, no more than the limit is read.
+    // An endless input is read only up to the limit.
     let endless = std::fs::File::open("/dev/zero").unwrap();
     let mut command = home.udsmsg(&["send", "--stdin", &serve.socket, "text"]);
     command.stdin(endless);
@@ -141,7 +148,7 @@ fn standard_input_is_the_text_to_the_byte_or_nothing_is_sent() {
 }
 
 #[test]
-fn many_arrive_exactly_once_and_in_order() {
+fn ndjson_messages_arrive_exactly_once_and_in_order() {
     let total = 5_000 * scale();
     let limit = WATCHDOG * u32::try_from(scale()).unwrap();
     let home = Home::new();
@@ -179,12 +186,10 @@ fn many_arrive_exactly_once_and_in_order() {
 }
 
 #[test]
-fn many_reach_a_node_server() {
+fn ndjson_messages_reach_a_node_server() {
     let home = Home::new();
-    let socket = home.path().join("theirs/s.sock").to_str().unwrap().to_owned();
-    let mut command = home.command("node");
-    command.args([crate::interop::PEER, "serve", &socket]).stdin(Stdio::piped());
-    let mut theirs = Serve::start(command);
+    let mut server = node_server(&home);
+    let socket = server.socket.clone();
     let total = 1_000;
     let input: String = (1..=total)
         .map(|n| json!({"type": "own", "data": {"n": n}, "meta": {"x": [n]}}).to_string() + "\n")
@@ -192,7 +197,7 @@ fn many_reach_a_node_server() {
     let ended = home.run_with(&["send", "--ndjson", &socket], input);
     assert_eq!(counts(ended.assert_code(0)), [total, 0, 0, 0, 0]);
     for number in 1..=total {
-        let arrived: Value = serde_json::from_str(&theirs.line()).unwrap();
+        let arrived: Value = serde_json::from_str(&server.line()).unwrap();
         assert_eq!(arrived["id"], format!("uds-{number}"));
         assert_eq!(
             (&arrived["message"]["data"], &arrived["message"]["meta"]),
@@ -201,55 +206,67 @@ fn many_reach_a_node_server() {
     }
 }
 
-#[test]
-fn bad_lines_are_told_with_their_numbers_and_the_rest_is_sent() {
-    let home = Home::new();
-    let mut serve = home.serve(&[]);
+/// A line, and the message that arrives or the reason in its receipt; a blank line has neither.
+type Line = (Vec<u8>, Result<&'static str, &'static str>);
+
+fn lines_and_results() -> Vec<Line> {
     let long = format!(r#"{{"type":"text","data":"{}"}}"#, "x".repeat(FRAME_BYTES_MAX));
-    // Fits as a line, and not with the token.
+    // It fits into a line only without the token.
     let wide = format!(r#"{{"type":"text","data":"{}"}}"#, "x".repeat(FRAME_BYTES_MAX - 40));
     let deep = format!(r#"{{"type":"text","data":{}{}}}"#, "[".repeat(127), "]".repeat(127));
-    // A line, and what arrives or what is said about it; nothing for a blank one.
-    let table: [(&[u8], Result<&str, &str>); 26] = [
-        (br#"{"type":"text"}"#, Ok(r#"{"type":"text"}"#)),
-        (b"", Ok("")),
-        (b" \t\r", Ok("")),
-        (br#"{"type":"text","data":null,"ts":null,"from":null}"#, Ok(r#"{"type":"text","data":null}"#)),
-        (br#" { "data" : [ 1e400 , {} ] , "type" : "own" } "#, Ok(r#"{"type":"own","data":[ 1e400 , {} ]}"#)),
-        (br#"{"type":"text","data":"\ud83d"}"#, Ok(r#"{"type":"text","data":"\ud83d"}"#)),
+    vec![
+        (br#"{"type":"text"}"#.to_vec(), Ok(r#"{"type":"text"}"#)),
+        (b"".to_vec(), Ok("")),
+        (b" \t\r".to_vec(), Ok("")),
         (
-            br#"{"type":"a","from":"/x.sock","ts":"then","meta":{"hops":2},"data":"d"}"#,
+            br#"{"type":"text","data":null,"ts":null,"from":null}"#.to_vec(),
+            Ok(r#"{"type":"text","data":null}"#),
+        ),
+        (
+            br#" { "data" : [ 1e400 , {} ] , "type" : "own" } "#.to_vec(),
+            Ok(r#"{"type":"own","data":[ 1e400 , {} ]}"#),
+        ),
+        (br#"{"type":"text","data":"\ud83d"}"#.to_vec(), Ok(r#"{"type":"text","data":"\ud83d"}"#)),
+        (
+            br#"{"type":"a","from":"/x.sock","ts":"then","meta":{"hops":2},"data":"d"}"#.to_vec(),
             Ok(r#"{"type":"a","data":"d","from":"/x.sock","ts":"then","meta":{"hops":2}}"#),
         ),
-        (br#"{"\u0074ype":"t\u0065xt"}"#, Ok(r#"{"type":"text"}"#)),
-        (br#"{"type":"crlf"}"#, Ok(r#"{"type":"crlf"}"#)),
-        (b"nonsense", Err("not JSON")),
-        (b"{", Err("")),
-        (b"[]", Err("object")),
-        (b"null", Err("object")),
-        (b"{}", Err("`type` must be a string")),
-        (br#"{"type":7}"#, Err("`type` must be a string")),
-        (br#"{"type":"a","ts":7}"#, Err("strings or null")),
-        (br#"{"type":"a","from":[]}"#, Err("strings or null")),
-        (br#"{"type":"a","type":"b"}"#, Err("")),
-        (br#"{"type":"a","meta":[]}"#, Err("`meta` must be a JSON object")),
-        (br#"{"type":"a","meta":{"authToken":"SECRET"}}"#, Err("authToken")),
-        (br#"{"type":"a","body":1}"#, Err("\"body\" is none of")),
-        (b"{\"type\":\"\xff\"}", Err("UTF-8")),
-        (deep.as_bytes(), Err("")),
-        (long.as_bytes(), Err("65561 bytes")),
-        (wide.as_bytes(), Err("limit is 65536 bytes")),
+        (br#"{"\u0074ype":"t\u0065xt"}"#.to_vec(), Ok(r#"{"type":"text"}"#)),
+        (br#"{"type":"crlf"}"#.to_vec(), Ok(r#"{"type":"crlf"}"#)),
+        (b"nonsense".to_vec(), Err("not JSON")),
+        (b"{".to_vec(), Err("")),
+        (b"[]".to_vec(), Err("object")),
+        (b"null".to_vec(), Err("object")),
+        (b"{}".to_vec(), Err("`type` must be a string")),
+        (br#"{"type":7}"#.to_vec(), Err("`type` must be a string")),
+        (br#"{"type":"a","ts":7}"#.to_vec(), Err("strings or null")),
+        (br#"{"type":"a","from":[]}"#.to_vec(), Err("strings or null")),
+        (br#"{"type":"a","type":"b"}"#.to_vec(), Err("")),
+        (br#"{"type":"a","meta":[]}"#.to_vec(), Err("`meta` must be a JSON object")),
+        (br#"{"type":"a","meta":{"authToken":"SECRET"}}"#.to_vec(), Err("authToken")),
+        (br#"{"type":"a","body":1}"#.to_vec(), Err("\"body\" is none of")),
+        (b"{\"type\":\"\xff\"}".to_vec(), Err("UTF-8")),
+        (deep.into_bytes(), Err("")),
+        (long.into_bytes(), Err("65561 bytes")),
+        (wide.into_bytes(), Err("limit is 65536 bytes")),
         // The last line, without its newline.
-        (br#"{"type":"last"}"#, Ok(r#"{"type":"last"}"#)),
-    ];
-    let input: Vec<u8> = table.iter().map(|(line, _)| *line).collect::<Vec<_>>().join(&b"\n"[..]);
+        (br#"{"type":"last"}"#.to_vec(), Ok(r#"{"type":"last"}"#)),
+    ]
+}
+
+#[test]
+fn bad_lines_are_reported_by_number_and_the_rest_is_sent() {
+    let home = Home::new();
+    let mut serve = home.serve(&[]);
+    let table = lines_and_results();
+    let input: Vec<u8> = table.iter().map(|(line, _)| &line[..]).collect::<Vec<_>>().join(&b"\n"[..]);
     let ended = home.run_with(&["send", "--ndjson", &serve.socket], input);
     ended.assert_code(1);
     let receipts = parsed(&ended.stdout);
     let mut number = 0;
     for (line, (text, expected)) in (1..).zip(table) {
         let receipt = receipts.iter().find(|receipt| receipt["line"] == line);
-        let text = String::from_utf8_lossy(text.get(..60).unwrap_or(text)).into_owned();
+        let text = String::from_utf8_lossy(text.get(..60).unwrap_or(&text)).into_owned();
         match (expected, receipt) {
             (Ok(""), None) => {}
             (Ok(arrives), Some(receipt)) if !arrives.is_empty() => {
@@ -260,7 +277,7 @@ fn bad_lines_are_told_with_their_numbers_and_the_rest_is_sent() {
                     "{text}"
                 );
                 let entry = serve.entry();
-                // Time is put in where there is none.
+                // A time is added if there is none.
                 let message = entry.message.get();
                 let without_ts = match message.split_once(",\"ts\":\"") {
                     Some((head, tail)) if !arrives.contains("\"ts\"") => {
@@ -292,13 +309,13 @@ const OK: &str = "{\"type\":\"response\",\"meta\":{\"id\":\"far\"}}\n";
 const REFUSAL: &str = "{\"type\":\"error\",\"data\":\"inbox full\"}\n";
 const TWO: &str = "{\"type\":\"text\",\"data\":\"1\"}\n{\"type\":\"text\",\"data\":\"2\"}\n";
 
-/// The exit status is that of the worst: what may or may not be in the inbox is worse than what surely is not.
+/// A message that may be in the inbox or not is worse than one that certainly is not.
 #[test]
-fn the_worst_outcome_decides_the_status() {
+fn worst_outcome_decides_the_exit_status() {
     type Row = (&'static [&'static str], &'static [&'static str], i32, [u64; 5]);
     let table: [Row; 5] = [
         (&[], &[OK, OK], 0, [2, 0, 0, 0, 0]),
-        // It closes behind the refusal: the second was written to a connection on which nothing was processed any more.
+        // The connection is closed after the refusal, so the second message was certainly not processed.
         (&[], &[OK, REFUSAL], 1, [1, 1, 0, 0, 0]),
         (&[], &[OK], 3, [1, 0, 0, 1, 0]),
         (&[], &[], 3, [0, 0, 0, 2, 0]),
@@ -357,7 +374,7 @@ fn ndjson_to_a_target_without_a_capability_is_refused_before_a_line_is_read() {
 }
 
 #[test]
-fn the_timeout_is_the_one_that_was_asked_for() {
+fn timeout_option_sets_the_timeout() {
     let home = Home::new();
     let fake = Fake::start(&home, |stream, _, _| read_to_end(&stream));
     home.publish(&fake.socket);
@@ -387,15 +404,15 @@ fn pipes(mut command: Command) -> (Process, std::process::ChildStdin) {
     (process, stdin)
 }
 
-/// Whoever writes a line now and then has its receipt then, not when the input ends.
+/// A receipt is printed when the message has its outcome, not when the input ends.
 #[test]
-fn receipts_come_while_the_input_goes_on() {
+fn receipts_are_printed_while_input_continues() {
     let home = Home::new();
     let serve = home.serve(&["--quiet"]);
     let (mut process, mut stdin) = pipes(home.udsmsg(&["send", "--ndjson", &serve.socket]));
     let mut receipts = BufReader::new(process.take_stdout());
     for number in 1..=5 {
-        // In two pieces, and the pause is no reason to send half a line.
+        // In two pieces: half a line is not sent.
         stdin.write_all(b"{\"type\":").unwrap();
         std::thread::sleep(Duration::from_millis(20));
         stdin.write_all(b"\"text\"}\n").unwrap();
@@ -404,7 +421,7 @@ fn receipts_come_while_the_input_goes_on() {
         let receipt: Value = serde_json::from_str(&line).unwrap();
         assert_eq!((&receipt["line"], &receipt["id"]), (&json!(number), &json!(format!("uds-{number}"))));
     }
-    // Nobody hears the receipts any more: that is the end, and no success.
+    // A closed stdout ends the command, and is no success.
     drop(receipts);
     let begun = Instant::now();
     let ended = process.end();
@@ -416,7 +433,7 @@ fn receipts_come_while_the_input_goes_on() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn memory_is_bounded_whatever_the_input() {
+fn ndjson_memory_is_bounded_for_every_input() {
     let home = Home::new();
     let serve = home.serve(&["--quiet"]);
     let limit_kib = 24 * 1024;
@@ -449,7 +466,7 @@ fn memory_is_bounded_whatever_the_input() {
         still_looks = if now == before && now > 0 { still_looks + 1 } else { 0 };
         before = now;
     }
-    assert!(before < 60_000, "it took everything, though nobody reads receipts");
+    assert!(before < 60_000, "it took all input, although the receipts are not read");
     assert!(process.peak_kib() < limit_kib, "{} KiB", process.peak_kib());
     let ended = process.end();
     assert_eq!(feeder.join().unwrap(), 60_000);
@@ -457,9 +474,9 @@ fn memory_is_bounded_whatever_the_input() {
     serve.stop(Signal::SIGTERM).assert_clean(0);
 }
 
-/// A person sees a sentence at the end, troubles on stderr, and no receipts.
+/// A person sees a summary at the end, failures on stderr, and no receipts.
 #[test]
-fn a_terminal_gets_progress_and_a_summary() {
+fn terminal_gets_progress_and_a_summary() {
     use std::fs::File;
 
     let home = Home::new();
@@ -479,10 +496,10 @@ fn a_terminal_gets_progress_and_a_summary() {
     serve.stop(Signal::SIGTERM).assert_clean(0);
 }
 
-/// A reader of stdout that is always behind does not make the server grow.
+/// The reader of stdout is always a little behind.
 #[cfg(target_os = "linux")]
 #[test]
-fn serve_does_not_grow_behind_a_slow_reader() {
+fn serve_memory_is_bounded_behind_a_slow_reader() {
     let home = Home::new();
     let socket = home.private("d").join("s").to_str().unwrap().to_owned();
     let mut process = Process::spawn(home.serve_command(&["--socket", &socket]));

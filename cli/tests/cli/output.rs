@@ -1,4 +1,5 @@
-//! Output that is not read or cannot be written: terminals, pipes, sockets, full disks. The loop goes on, and a stop ends.
+//! Output that is not read or cannot be written: terminals, pipes, sockets, full disks. The loop goes on, and
+//! a stop comes to its end.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -16,7 +17,7 @@ use nix::sys::signal::Signal;
 use nix::sys::termios::{FlowArg, tcflow};
 use serde_json::Value;
 
-use crate::util::{Home, Peer, Process, WATCHDOG, text_line};
+use crate::util::{CONTROLS, Home, Peer, Process, WATCHDOG, full_pipe, text_line};
 
 const UDSMSG: &str = env!("CARGO_BIN_EXE_udsmsg");
 
@@ -27,7 +28,7 @@ struct Served {
     socket: String,
 }
 
-/// Starts `command`, which is to listen at a path that is added to it, with `out` as its stdout.
+/// Starts `command` with `out` as its stdout and with a path to listen at.
 fn start(home: &Home, mut command: Command, out: impl Into<Stdio>) -> Served {
     let socket = home.private("d").join("s").to_str().unwrap().to_owned();
     command.args(["--socket", &socket]).stdout(out).stderr(Stdio::piped());
@@ -46,7 +47,7 @@ fn connect(home: &Home, socket: &str) -> Peer {
     Peer::connect(socket, &home.token(socket))
 }
 
-/// Sends texts of `len` bytes until one is refused; the reason, and how many were not.
+/// Sends texts of `len` bytes until one is refused; the reason, and how many were accepted.
 fn send_until_refused(peer: &mut Peer, len: usize) -> (String, usize) {
     for accepted in 0..20_000 {
         let answer = peer.ask(&text_line(&"x".repeat(len)));
@@ -54,7 +55,7 @@ fn send_until_refused(peer: &mut Peer, len: usize) -> (String, usize) {
             return (answer["data"].as_str().unwrap().to_owned(), accepted);
         }
     }
-    panic!("what waits is not bounded");
+    panic!("pending output is not bounded");
 }
 
 fn set_nonblocking(fd: impl AsFd) {
@@ -71,8 +72,8 @@ fn terminal() -> (File, OwnedFd) {
     (File::from(master), slave)
 }
 
-/// A server whose output, to what `out` makes, is not read: senders read `inbox full`, others are served, and it
-/// stops.
+/// Checks a server whose output, to what `out` makes, is not read: senders read `inbox full`, other clients
+/// are served, and the server stops.
 #[track_caller]
 fn assert_goes_on_unread(out: impl FnOnce() -> (OwnedFd, OwnedFd)) {
     let home = Home::new();
@@ -91,7 +92,7 @@ fn assert_goes_on_unread(out: impl FnOnce() -> (OwnedFd, OwnedFd)) {
 }
 
 #[test]
-fn an_unread_terminal_does_not_block_the_server() {
+fn unread_terminal_does_not_block_the_server() {
     assert_goes_on_unread(|| {
         let (screen, out) = terminal();
         (screen.into(), out)
@@ -99,7 +100,7 @@ fn an_unread_terminal_does_not_block_the_server() {
 }
 
 #[test]
-fn a_stopped_terminal_does_not_block_the_server() {
+fn stopped_terminal_does_not_block_the_server() {
     assert_goes_on_unread(|| {
         let (screen, out) = terminal();
         tcflow(&out, FlowArg::TCOOFF).unwrap();
@@ -108,7 +109,7 @@ fn a_stopped_terminal_does_not_block_the_server() {
 }
 
 #[test]
-fn an_unread_socket_as_stdout_does_not_block_the_server() {
+fn unread_socket_as_stdout_does_not_block_the_server() {
     assert_goes_on_unread(|| {
         let (unread, out) = UnixStream::pair().unwrap();
         (unread.into(), out.into())
@@ -116,16 +117,16 @@ fn an_unread_socket_as_stdout_does_not_block_the_server() {
 }
 
 #[test]
-fn an_unread_pipe_does_not_block_the_server() {
+fn unread_pipe_does_not_block_the_server() {
     assert_goes_on_unread(|| {
         let (unread, out) = std::io::pipe().unwrap();
         (unread.into(), out.into())
     });
 }
 
-/// A terminal that another process is writing to, and is stuck with, has its lock taken.
+/// Another process writes to the same terminal and waits there, so it holds the lock of the terminal.
 #[test]
-fn a_terminal_that_another_writer_holds_does_not_block_the_server() {
+fn terminal_locked_by_another_writer_does_not_block_the_server() {
     assert_goes_on_unread(|| {
         let (screen, out) = terminal();
         let mut other = File::from(out.try_clone().unwrap());
@@ -135,9 +136,10 @@ fn a_terminal_that_another_writer_holds_does_not_block_the_server() {
     });
 }
 
-/// Another process has set it not to wait: what it does not take at once comes later.
+/// Another process has set `O_NONBLOCK` on the terminal: output that it does not take at once is written
+/// later.
 #[test]
-fn a_terminal_that_is_set_not_to_wait_gets_every_message() {
+fn nonblocking_terminal_gets_every_message() {
     let home = Home::new();
     let (screen, out) = terminal();
     set_nonblocking(&out);
@@ -156,7 +158,7 @@ fn a_terminal_that_is_set_not_to_wait_gets_every_message() {
 }
 
 #[test]
-fn an_unread_stderr_does_not_block_the_server() {
+fn unread_stderr_does_not_block_the_server() {
     for is_terminal in [false, true] {
         let home = Home::new();
         let (unread, errors): (OwnedFd, OwnedFd) = if is_terminal {
@@ -175,7 +177,7 @@ fn an_unread_stderr_does_not_block_the_server() {
             process.signal(Signal::SIGUSR2);
             peer.ping();
         }
-        // What comes later says how much is missing before it.
+        // A later line says how many lines were dropped before it.
         let reader = thread::spawn(move || {
             let lines = BufReader::new(File::from(unread)).lines();
             lines.map_while(Result::ok).any(|line| line.contains("lines for stderr were dropped"))
@@ -186,9 +188,23 @@ fn an_unread_stderr_does_not_block_the_server() {
     }
 }
 
-/// Unread stdout and stderr of a command with an inbox: it is served, and its end is the end.
+/// A command that was not understood ends, although stderr takes nothing.
 #[test]
-fn an_unread_terminal_does_not_block_the_inbox_of_a_command() {
+fn usage_error_does_not_wait_for_an_unread_stderr() {
+    let home = Home::new();
+    for args in [&["--nonsense"][..], &["serve", "--max-clients=many"], &[]] {
+        let (unread, full, _) = full_pipe();
+        let mut command = home.udsmsg(args);
+        command.stdout(Stdio::null()).stderr(full);
+        let mut process = Process::spawn_as_is(command, WATCHDOG);
+        assert_eq!(process.wait().code(), Some(2), "{args:?}");
+        drop(unread);
+    }
+}
+
+/// Stdout and stderr are not read: the inbox goes on until the command ends.
+#[test]
+fn unread_terminal_does_not_block_run() {
     let home = Home::new();
     let (screen, out) = terminal();
     let socket = home.private("d").join("s").to_str().unwrap().to_owned();
@@ -204,9 +220,9 @@ fn an_unread_terminal_does_not_block_the_inbox_of_a_command() {
     drop(screen);
 }
 
-/// A sender of many goes on while its receipts are not read, as long as they fit into its memory.
+/// The sender goes on while its receipts are not read, as long as they fit into its buffer.
 #[test]
-fn an_unread_terminal_does_not_block_a_sender_of_many() {
+fn unread_terminal_does_not_block_ndjson() {
     let home = Home::new();
     let mut serve = home.serve(&[]);
     let (screen, out) = terminal();
@@ -226,9 +242,9 @@ fn an_unread_terminal_does_not_block_a_sender_of_many() {
     serve.stop(Signal::SIGTERM).assert_clean(0);
 }
 
-/// Messages that were answered `ok` are in the file, though the stop has to wait for a lock that others hold.
+/// Messages that were answered `ok` are in the file, although the stop has to wait for a lock.
 #[test]
-fn a_stop_under_a_held_lock_prints_what_was_accepted() {
+fn stop_under_a_held_lock_prints_accepted_messages() {
     let home = Home::new();
     let dir = home.private("d");
     let path = home.path().join("out");
@@ -243,8 +259,33 @@ fn a_stop_under_a_held_lock_prints_what_was_accepted() {
     assert_eq!(printed.lines().count(), 101, "{ended:?}");
 }
 
+/// A stop has one limit of time, for a held lock as for an unread stdout. The test measures both at the same
+/// time, so that a busy machine delays both.
 #[test]
-fn a_full_disk_is_a_stop_with_a_reason() {
+fn stop_under_a_held_lock_takes_no_longer_than_with_an_unread_stdout() {
+    let (locked, unread) = (Home::new(), Home::new());
+    let dir = locked.private("d");
+    let file = File::create(locked.path().join("out")).unwrap();
+    let mut under_lock = start(&locked, locked.serve_command(&[]), file);
+    let (_reader, full, _) = full_pipe();
+    let mut behind = start(&unread, unread.serve_command(&[]), full);
+    for served in [&mut under_lock, &mut behind] {
+        served.peer.send_text("x");
+    }
+    let held = Flock::lock(File::open(dir).unwrap(), FlockArg::LockExclusive).unwrap();
+    let begun = Instant::now();
+    let [under_lock, behind] = [under_lock, behind].map(|mut served| {
+        served.process.signal(Signal::SIGTERM);
+        thread::spawn(move || (served.process.wait().code(), begun.elapsed()))
+    });
+    let [(code, took), (_, allowed)] = [under_lock, behind].map(|ended| ended.join().unwrap());
+    assert!(took < 2 * allowed, "{took:?}, and {allowed:?} with an unread stdout");
+    assert_eq!(code, Some(1), "the socket cannot be removed while the lock is held");
+    drop(held);
+}
+
+#[test]
+fn full_disk_stops_with_a_reason() {
     let home = Home::new();
     let full = || File::options().write(true).open("/dev/full").unwrap();
     let mut command = home.serve_command(&[]);
@@ -260,9 +301,9 @@ fn a_full_disk_is_a_stop_with_a_reason() {
     ended.assert_refused("cannot write to stdout: ");
 }
 
-/// The line that `run` prints first is no message.
+/// `run` counts the messages that it could not print; its first line is none.
 #[test]
-fn the_first_line_of_run_is_not_counted_as_a_message() {
+fn first_line_of_run_is_not_counted_as_a_message() {
     let home = Home::new();
     let mut command = home.udsmsg(&["run", "--", "sh", "-c", "exit 3"]);
     command.stdout(File::options().write(true).open("/dev/full").unwrap()).stderr(Stdio::piped());
@@ -272,9 +313,9 @@ fn the_first_line_of_run_is_not_counted_as_a_message() {
     assert!(!ended.stderr.contains("messages that nobody took"), "{ended:?}");
 }
 
-/// A limit on the size of files is an error that says so, not the end by a signal.
+/// A file size limit is an error with a reason, not the end by a signal.
 #[test]
-fn a_file_size_limit_is_a_stop_with_a_reason() {
+fn file_size_limit_stops_with_a_reason() {
     let home = Home::new();
     let limited = |limit: u32| {
         let mut command = home.command("sh");
@@ -288,11 +329,11 @@ fn a_file_size_limit_is_a_stop_with_a_reason() {
         ]);
         command
     };
-    // Nothing can be published.
+    // The capability cannot be written.
     let ended = Process::spawn(limited(0)).end();
     ended.assert_refused("File too large");
     assert!(home.traces().is_empty(), "{:?}", home.traces());
-    // Not everything can be printed.
+    // Only some messages can be printed.
     let path = home.path().join("out");
     let served = start(&home, limited(8), File::create(&path).unwrap());
     let line = text_line(&"x".repeat(1_000)).replace("TOKEN", &home.token(&served.socket));
@@ -304,9 +345,9 @@ fn a_file_size_limit_is_a_stop_with_a_reason() {
     assert!(home.traces().is_empty(), "{:?}", home.traces());
 }
 
-/// After `su` the terminal belongs to another user, and cannot be opened once more.
+/// After `su` the terminal belongs to another user, and cannot be opened a second time.
 #[test]
-fn an_unread_terminal_of_another_user_does_not_block_the_server() {
+fn unread_terminal_of_another_user_does_not_block_the_server() {
     const OTHER: u32 = 65_534;
     if !nix::unistd::geteuid().is_root() {
         crate::machine::skip("not root, so there is no second user");
@@ -321,7 +362,7 @@ fn an_unread_terminal_of_another_user_does_not_block_the_server() {
         chown(path, Some(OTHER), Some(OTHER)).unwrap();
     }
     let socket = dir.join("s").to_str().unwrap().to_owned();
-    // The other user may not be able to get to the one that was built.
+    // The other user may have no access to the directory of the build.
     let udsmsg = home.path().join("udsmsg");
     fs::copy(UDSMSG, &udsmsg).unwrap();
     let mut command = home.command(udsmsg);
@@ -341,35 +382,7 @@ fn an_unread_terminal_of_another_user_does_not_block_the_server() {
     assert!(printed.starts_with("listening at "), "{printed}");
 }
 
-/// Of categories Cc, Cf, Zl and Zp, from all over Unicode; behind each the letters that tell them apart.
-const CONTROLS: [char; 24] = [
-    '\u{7f}',
-    '\u{80}',
-    '\u{85}',
-    '\u{9b}',
-    '\u{9f}',
-    '\u{ad}',
-    '\u{61c}',
-    '\u{180e}',
-    '\u{200b}',
-    '\u{200d}',
-    '\u{2028}',
-    '\u{2029}',
-    '\u{202e}',
-    '\u{2060}',
-    '\u{2064}',
-    '\u{2069}',
-    '\u{206a}',
-    '\u{206f}',
-    '\u{feff}',
-    '\u{fff9}',
-    '\u{fffb}',
-    '\u{1d173}',
-    '\u{e0001}',
-    '\u{e007f}',
-];
-
-/// What a server whose stdout is a terminal prints for `text`, raw in the message.
+/// The line that a server prints on a terminal for a message with `text`.
 fn on_a_terminal(args: &[&str], text: &str) -> String {
     let home = Home::new();
     let (screen, out) = terminal();
@@ -383,7 +396,7 @@ fn on_a_terminal(args: &[&str], text: &str) -> String {
 }
 
 #[test]
-fn control_and_format_characters_are_shown_escaped_on_a_terminal() {
+fn control_and_format_characters_are_escaped_on_a_terminal() {
     let text: String = CONTROLS.iter().flat_map(|c| [*c, 'ü', '日']).collect();
     let line = on_a_terminal(&[], &text);
     let escaped: String = CONTROLS.iter().map(|c| format!("{}ü日", c.escape_unicode())).collect();
@@ -394,7 +407,7 @@ fn control_and_format_characters_are_shown_escaped_on_a_terminal() {
     assert_eq!(entry["message"]["data"], text);
 }
 
-/// In JSON for a program what could be taken for the end of a line or obeyed by a terminal is escaped; the rest is as sent.
+/// In JSON for a program, control characters are escaped; all others are as sent.
 #[test]
 fn controls_in_json_lines_are_escaped_and_stay_valid() {
     let home = Home::new();
@@ -405,7 +418,7 @@ fn controls_in_json_lines_are_escaped_and_stay_valid() {
     for c in CONTROLS {
         assert_eq!(line.contains(c), !c.is_control(), "{c:?} in {line:?}");
     }
-    assert!(line.contains(r"\u007fü\u0080ü\u0085ü\u009bü\u009fü"), "{line}");
+    assert!(line.contains(r"\u007fü\u0080ü\u0085ü\u009bü\u009dü\u009fü"), "{line}");
     let entry: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(entry["message"]["data"], text);
     serve.stop(Signal::SIGTERM).assert_clean(0);

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::util::{Home, Process, exists, private_dir};
 
-/// The lines of `udsmsg` with `args`, and how it ended.
+/// The JSON lines of `udsmsg` with `args`, which ends with `code`.
 fn lines(home: &Home, args: &[&str], code: i32) -> Vec<Value> {
     let ended = home.run(args);
     ended.assert_code(code);
@@ -21,7 +21,7 @@ fn lines(home: &Home, args: &[&str], code: i32) -> Vec<Value> {
     lines.filter(|line: &Value| line["path"].as_str().is_none_or(|path| path.starts_with(own))).collect()
 }
 
-/// A server of the tool, killed.
+/// The socket of a server that was killed.
 fn crashed(home: &Home) -> String {
     let serve = home.serve(&[]);
     let socket = serve.socket.clone();
@@ -36,13 +36,13 @@ fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// Whether this machine says enough about itself for anything to be proven.
+/// Whether this machine can prove that a process has ended.
 fn can_prove(home: &Home) -> bool {
     lines(home, &["doctor"], 0).iter().any(|it| it["check"] == "identity" && it["status"] == "ok")
 }
 
 #[test]
-fn live_and_dead_are_listed_and_only_the_dead_are_swept() {
+fn live_and_dead_servers_are_listed_and_only_dead_ones_are_swept() {
     let home = Home::new();
     if !can_prove(&home) {
         return;
@@ -101,7 +101,7 @@ fn fifty_servers_started_in_the_same_second_are_all_reachable() {
 }
 
 #[test]
-fn people_get_a_table_and_no_strangers_escapes() {
+fn terminal_gets_a_table_without_escape_characters() {
     let home = Home::new();
     let evil = format!("{}/\u{1b}[2J\u{202e}x", home.path().display());
     home.publish(&evil);
@@ -120,166 +120,184 @@ fn people_get_a_table_and_no_strangers_escapes() {
     assert!(!shown.contains('\u{1b}') && !shown.contains('\u{202e}'), "{shown:?}");
 }
 
-/// Faults, each made in a home of its own: what is broken, and what doctor must say about it and advise.
+/// How a fault is made, and what doctor says about it.
+struct Fault {
+    name: &'static str,
+    /// Makes the fault in a home; variables for doctor.
+    make: fn(&Home) -> Vec<(&'static str, String)>,
+    check: &'static str,
+    detail: &'static str,
+    remedy: &'static str,
+}
+
+const FAULTS: [Fault; 17] = [
+    Fault {
+        name: "capability directory open",
+        make: |home| {
+            private_dir(&home.capability_dir());
+            chmod(&home.capability_dir(), 0o755);
+            vec![]
+        },
+        check: "capabilities",
+        detail: "0755",
+        remedy: "chmod 700",
+    },
+    Fault {
+        name: "capability directory a link",
+        make: |home| {
+            private_dir(&home.config());
+            symlink(home.tmp(), home.capability_dir()).unwrap();
+            vec![]
+        },
+        check: "capabilities",
+        detail: "symbolic link",
+        remedy: "name the directory",
+    },
+    Fault {
+        name: "capability directory a file",
+        make: |home| {
+            private_dir(&home.config());
+            fs::write(home.capability_dir(), "").unwrap();
+            vec![]
+        },
+        check: "capabilities",
+        detail: "a regular file",
+        remedy: "another directory",
+    },
+    Fault {
+        name: "config home can be changed by others",
+        make: |home| {
+            private_dir(&home.config());
+            chmod(&home.config(), 0o777);
+            vec![]
+        },
+        check: "capabilities",
+        detail: "can be changed by others",
+        remedy: "of your own",
+    },
+    Fault {
+        name: "config home relative",
+        make: |_| vec![("CLAUDE_CONFIG_DIR", "rel".into())],
+        check: "config_home",
+        detail: "relative",
+        remedy: "absolute path",
+    },
+    Fault {
+        name: "shared directory open",
+        make: |home| {
+            private_dir(&home.tmp().join("claude-code-socks"));
+            chmod(&home.tmp().join("claude-code-socks"), 0o755);
+            vec![]
+        },
+        check: "default_socket",
+        detail: "0755",
+        remedy: "chmod 700",
+    },
+    Fault {
+        name: "shared directory a link",
+        make: |home| {
+            symlink("/nowhere", home.tmp().join("claude-code-socks")).unwrap();
+            vec![]
+        },
+        check: "default_socket",
+        detail: "symbolic link",
+        remedy: "name the directory",
+    },
+    Fault {
+        name: "shared directory keeps its owner out",
+        make: |home| {
+            private_dir(&home.tmp().join("claude-code-socks"));
+            chmod(&home.tmp().join("claude-code-socks"), 0o500);
+            vec![]
+        },
+        check: "default_socket",
+        detail: "0500",
+        remedy: "chmod 700",
+    },
+    Fault {
+        name: "TMPDIR too long",
+        make: |home| vec![("TMPDIR", format!("{}/{}", home.path().display(), "x".repeat(70)))],
+        check: "default_socket",
+        detail: "at most 107 fit",
+        remedy: "shorter directory",
+    },
+    Fault {
+        name: "TMPDIR relative",
+        make: |_| vec![("TMPDIR", "tmp".into())],
+        check: "default_socket",
+        detail: "absolute path",
+        remedy: "$TMPDIR",
+    },
+    Fault {
+        name: "TMPDIR open without sticky",
+        make: |home| {
+            chmod(&home.tmp(), 0o777);
+            vec![]
+        },
+        check: "default_socket",
+        detail: "can be changed by others",
+        remedy: "of your own",
+    },
+    Fault {
+        name: "an unusable capability",
+        make: |home| {
+            home.write_capability("/x", "{", 0o600);
+            vec![]
+        },
+        check: "peer",
+        detail: "no JSON object",
+        remedy: "remove it",
+    },
+    Fault {
+        name: "a capability open to others",
+        make: |home| {
+            home.publish("/x");
+            chmod(&home.capability_file("/x"), 0o644);
+            vec![]
+        },
+        check: "peer",
+        detail: "0644",
+        remedy: "remove it",
+    },
+    Fault {
+        name: "a stale socket",
+        make: |home| {
+            let own = home.private(&format!("t/claude-code-socks/{}-{}", i32::MAX, "0".repeat(32)));
+            drop(UnixListener::bind(own.join("messaging.sock")).unwrap());
+            vec![]
+        },
+        check: "stale_files",
+        detail: "no such process",
+        remedy: "udsmsg sweep",
+    },
+    Fault {
+        name: "a dead parent's socket",
+        make: |_| vec![("CLAUDE_CODE_MESSAGING_SOCKET", "/nowhere/s".into())],
+        check: "parent_socket",
+        detail: "does not answer",
+        remedy: "unset CLAUDE_CODE_MESSAGING_SOCKET",
+    },
+    Fault {
+        name: "a parent's socket with a token",
+        make: |_| vec![("CLAUDE_CODE_MESSAGING_SOCKET", "/x#token=secret".into())],
+        check: "parent_socket",
+        detail: "inline auth token",
+        remedy: "unset CLAUDE_CODE_MESSAGING_SOCKET",
+    },
+    Fault {
+        name: "few descriptors",
+        make: |_| vec![("LIMIT", "200".into())],
+        check: "open_files",
+        detail: "200 descriptors",
+        remedy: "ulimit -n",
+    },
+];
+
 #[test]
-fn doctor_names_each_fault_and_what_to_do() {
-    type Break = fn(&Home) -> Vec<(&'static str, String)>;
-    let capabilities = |home: &Home| home.capability_dir().display().to_string();
-    let _ = capabilities;
-    let table: [(&str, Break, &str, &str, &str); 17] = [
-        (
-            "capability directory open",
-            |home| {
-                private_dir(&home.capability_dir());
-                chmod(&home.capability_dir(), 0o755);
-                vec![]
-            },
-            "capabilities",
-            "0755",
-            "chmod 700",
-        ),
-        (
-            "capability directory a link",
-            |home| {
-                private_dir(&home.config());
-                symlink(home.tmp(), home.capability_dir()).unwrap();
-                vec![]
-            },
-            "capabilities",
-            "symbolic link",
-            "name the directory",
-        ),
-        (
-            "capability directory a file",
-            |home| {
-                private_dir(&home.config());
-                fs::write(home.capability_dir(), "").unwrap();
-                vec![]
-            },
-            "capabilities",
-            "a regular file",
-            "another directory",
-        ),
-        (
-            "config home can be changed by others",
-            |home| {
-                private_dir(&home.config());
-                chmod(&home.config(), 0o777);
-                vec![]
-            },
-            "capabilities",
-            "can be changed by others",
-            "of your own",
-        ),
-        (
-            "config home relative",
-            |_| vec![("CLAUDE_CONFIG_DIR", "rel".into())],
-            "config_home",
-            "relative",
-            "absolute path",
-        ),
-        (
-            "shared directory open",
-            |home| {
-                private_dir(&home.tmp().join("claude-code-socks"));
-                chmod(&home.tmp().join("claude-code-socks"), 0o755);
-                vec![]
-            },
-            "default_socket",
-            "0755",
-            "chmod 700",
-        ),
-        (
-            "shared directory a link",
-            |home| {
-                symlink("/nowhere", home.tmp().join("claude-code-socks")).unwrap();
-                vec![]
-            },
-            "default_socket",
-            "symbolic link",
-            "name the directory",
-        ),
-        (
-            "shared directory keeps its owner out",
-            |home| {
-                private_dir(&home.tmp().join("claude-code-socks"));
-                chmod(&home.tmp().join("claude-code-socks"), 0o500);
-                vec![]
-            },
-            "default_socket",
-            "0500",
-            "chmod 700",
-        ),
-        (
-            "TMPDIR too long",
-            |home| vec![("TMPDIR", format!("{}/{}", home.path().display(), "x".repeat(70)))],
-            "default_socket",
-            "at most 107 fit",
-            "shorter directory",
-        ),
-        ("TMPDIR relative", |_| vec![("TMPDIR", "tmp".into())], "default_socket", "absolute path", "$TMPDIR"),
-        (
-            "TMPDIR open without sticky",
-            |home| {
-                chmod(&home.tmp(), 0o777);
-                vec![]
-            },
-            "default_socket",
-            "can be changed by others",
-            "of your own",
-        ),
-        (
-            "an unusable capability",
-            |home| {
-                home.write_capability("/x", "{", 0o600);
-                vec![]
-            },
-            "peer",
-            "no JSON object",
-            "remove it",
-        ),
-        (
-            "a capability open to others",
-            |home| {
-                home.publish("/x");
-                chmod(&home.capability_file("/x"), 0o644);
-                vec![]
-            },
-            "peer",
-            "0644",
-            "remove it",
-        ),
-        (
-            "a stale socket",
-            |home| {
-                let own = home.private(&format!("t/claude-code-socks/{}-{}", i32::MAX, "0".repeat(32)));
-                drop(UnixListener::bind(own.join("messaging.sock")).unwrap());
-                vec![]
-            },
-            "stale_files",
-            "no such process",
-            "udsmsg sweep",
-        ),
-        (
-            "a dead parent's socket",
-            |_| vec![("CLAUDE_CODE_MESSAGING_SOCKET", "/nowhere/s".into())],
-            "parent_socket",
-            "does not answer",
-            "unset CLAUDE_CODE_MESSAGING_SOCKET",
-        ),
-        (
-            "a parent's socket with a token",
-            |_| vec![("CLAUDE_CODE_MESSAGING_SOCKET", "/x#token=secret".into())],
-            "parent_socket",
-            "inline auth token",
-            "unset CLAUDE_CODE_MESSAGING_SOCKET",
-        ),
-        ("few descriptors", |_| vec![("LIMIT", "200".into())], "open_files", "200 descriptors", "ulimit -n"),
-    ];
-    let faults = table.len();
-    for (name, break_it, check, words, advice) in table {
+fn doctor_names_each_fault_and_its_remedy() {
+    for Fault { name, make, check, detail, remedy } in FAULTS {
         let home = Home::new();
-        let variables = break_it(&home);
+        let variables = make(&home);
         let before = home.snapshot();
         let tool = env!("CARGO_BIN_EXE_udsmsg");
         let mut command = home.command("sh");
@@ -293,18 +311,18 @@ fn doctor_names_each_fault_and_what_to_do() {
         let faults: Vec<_> = found.iter().filter(|it| it["status"] == "fault").collect();
         let is_named = |it: &&&Value| {
             it["check"] == check
-                && it["detail"].as_str().unwrap().contains(words)
-                && it["remedy"].as_str().unwrap().contains(advice)
+                && it["detail"].as_str().unwrap().contains(detail)
+                && it["remedy"].as_str().unwrap().contains(remedy)
         };
         assert!(faults.iter().any(|it| is_named(&it)), "{name}: {found:#?}");
         assert_eq!(found.last().unwrap()["faults"], json!(faults.len()), "{name}");
         assert!(!ended.stdout.contains("secret"));
     }
-    eprintln!("doctor named {faults} of {faults} faults and made nothing");
+    eprintln!("doctor named {0} of {0} faults and made nothing", FAULTS.len());
 }
 
 #[test]
-fn doctor_is_content_where_all_is_well_and_makes_nothing() {
+fn doctor_finds_no_fault_in_a_good_home_and_makes_no_files() {
     let home = Home::new();
     let before = home.snapshot();
     let found = lines(&home, &["doctor"], 0);
@@ -319,7 +337,8 @@ fn doctor_is_content_where_all_is_well_and_makes_nothing() {
     assert!(other.iter().any(|it| it["detail"].as_str().is_some_and(|it| it.contains("my-app-socks"))));
 }
 
-/// Runs `body` where an empty `/tmp` is shared by all, and is nobody else's; false, and a line, if that cannot be had.
+/// Runs `body` with an empty `/tmp` that only it sees, with the mode of a shared one; false, after a line, if
+/// there is none.
 #[cfg(target_os = "linux")]
 fn with_own_tmp(body: impl FnOnce() + Send) -> bool {
     use nix::mount::{MsFlags, mount};
@@ -345,20 +364,20 @@ fn with_own_tmp(body: impl FnOnce() + Send) -> bool {
     })
 }
 
-/// The user that plays another one.
-const NOBODY: u32 = 65_534;
+/// Plays another user.
+const OTHER: u32 = 65_534;
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_shared_temp_directory_full_of_others_files_is_no_fault_and_hides_nothing() {
+fn shared_temp_directory_full_of_other_files_is_no_fault_and_is_swept() {
     const FILES: usize = 16_385;
     with_own_tmp(|| {
         for number in 0..FILES {
             fs::write(format!("/tmp/{number}"), "").unwrap();
-            // Named like what a server leaves, and of another user.
+            // Named like a directory that a dead server left, and of another user.
             let path = format!("/tmp/claude-code-{}-{number:032x}", i32::MAX);
             fs::write(&path, "").unwrap();
-            std::os::unix::fs::chown(&path, Some(NOBODY), None).unwrap();
+            std::os::unix::fs::chown(&path, Some(OTHER), None).unwrap();
         }
         let home = Home::new();
         let found = lines(&home, &["doctor"], 0);
@@ -376,14 +395,14 @@ fn a_shared_temp_directory_full_of_others_files_is_no_fault_and_hides_nothing() 
 }
 
 #[test]
-fn more_of_our_own_files_than_one_sweep_looks_at_are_swept_by_the_next() {
+fn files_beyond_the_limit_of_one_sweep_are_swept_by_the_next() {
     const DEAD: usize = 16_500;
     let home = Home::new();
     let shared = home.private("t/claude-code-socks");
     for number in 0..DEAD {
         private_dir(&shared.join(format!("{}-{number:032x}", i32::MAX)));
     }
-    // Many files take a while on a busy machine.
+    // So many files take some time on a busy machine.
     let run = |arg| Process::spawn_within(home.udsmsg(&[arg]), Duration::from_secs(300)).end();
     let doctor = run("doctor");
     assert!(doctor.stdout.contains("more than one sweep looks at"), "{}", doctor.stderr);
@@ -396,11 +415,11 @@ fn more_of_our_own_files_than_one_sweep_looks_at_are_swept_by_the_next() {
 }
 
 #[test]
-fn a_shared_directory_of_another_user_is_a_note_while_another_place_works() {
+fn shared_directory_of_another_user_is_a_note_while_another_place_works() {
     let home = Home::new();
     let squatted = home.private("t/claude-code-socks");
     let is_root = udsmsg::os::sys::effective_uid() == 0;
-    if !is_root || std::os::unix::fs::chown(&squatted, Some(NOBODY), None).is_err() {
+    if !is_root || std::os::unix::fs::chown(&squatted, Some(OTHER), None).is_err() {
         crate::machine::skip("not root, so there is no second user");
         return;
     }
@@ -411,9 +430,9 @@ fn a_shared_directory_of_another_user_is_a_note_while_another_place_works() {
     home.serve(&[]).stop(Signal::SIGTERM).assert_clean(0);
 }
 
-/// What a refused start advises is never to change a directory that others rely on.
+/// The advice never is to change a directory that others may rely on.
 #[test]
-fn a_refused_start_advises_a_directory_of_ones_own() {
+fn refused_start_suggests_a_private_directory() {
     let home = Home::new();
     chmod(home.path(), 0o755);
     let own = format!("{}/udsmsg-{}", home.path().display(), udsmsg::os::sys::effective_uid());
@@ -427,7 +446,7 @@ fn a_refused_start_advises_a_directory_of_ones_own() {
         };
         assert!(ended.stderr.contains(expected) && !ended.stderr.contains("chmod"), "{ended:?}");
     }
-    // The advice is good: followed to the letter, the server starts.
+    // With the suggested directory the server starts.
     private_dir(Path::new(&own));
     home.serve(&["--socket", &format!("{own}/x.sock")]).stop(Signal::SIGTERM).assert_clean(0);
 }

@@ -1,18 +1,13 @@
-//! `udsmsg ping` with many questions: its figures, and what it calls lost.
+//! `udsmsg ping` with several questions: its summary, and the answers that are lost.
 
 use std::io::Write;
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
-use crate::util::{Fake, Home, read_line};
-
-fn parsed(stdout: &str) -> Vec<Value> {
-    stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
-}
+use crate::util::{Fake, Home, parsed, read_line};
 
 #[test]
-fn many_pings_have_figures() {
+fn several_pings_print_a_summary() {
     let home = Home::new();
     let serve = home.serve(&["--no-drain"]);
     let ended = home.run(&["ping", "--count", "25", "--interval", "0", &serve.socket]);
@@ -33,9 +28,9 @@ fn many_pings_have_figures() {
     assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
 }
 
-/// Every second connection ends without an answer; the ping after it is not held up by that.
+/// Every second connection ends without an answer; the next ping is not delayed.
 #[test]
-fn what_is_not_answered_is_lost() {
+fn unanswered_pings_are_counted_as_lost() {
     let home = Home::new();
     let fake = Fake::start(&home, |mut stream, number, _| {
         read_line(&stream);
@@ -53,7 +48,7 @@ fn what_is_not_answered_is_lost() {
 }
 
 #[test]
-fn figures_that_make_no_sense_are_refused() {
+fn impossible_option_values_are_refused() {
     let home = Home::new();
     for args in [["--count", "0"], ["--count", "-1"], ["--interval", "-1"], ["--timeout", "0"]] {
         let ended = home.run(&[&["ping"][..], &args, &["/nowhere/s"]].concat());

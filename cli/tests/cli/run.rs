@@ -14,9 +14,9 @@ use crate::util::{Home, Process, Serve, text_line};
 const UDSMSG: &str = env!("CARGO_BIN_EXE_udsmsg");
 
 #[test]
-fn the_command_gets_its_messages_as_lines_on_its_standard_input() {
+fn command_gets_messages_as_lines_on_stdin() {
     let home = Home::new();
-    // It sends to itself, through the variable; others may send as well.
+    // The command sends to itself, through the variable.
     let script = r#""$0" send text 'to my parent' >&2 && read -r line && printf '%s\n' "$line" && exit 7"#;
     let ended = home.run(&["run", "--stdin", "--", "sh", "-c", script, UDSMSG]);
     ended.assert_code(7);
@@ -27,11 +27,13 @@ fn the_command_gets_its_messages_as_lines_on_its_standard_input() {
 }
 
 #[test]
-fn without_stdin_messages_are_printed_as_serve_does() {
+fn messages_are_printed_without_the_stdin_option() {
     let home = Home::new();
-    let script = r#"echo "$CLAUDE_CODE_MESSAGING_SOCKET" >&2; "$0" send text one >&2; "$0" send text two >&2; exec cat"#;
+    let script = r#"exec 3>&1 >&2
+        echo "$CLAUDE_CODE_MESSAGING_SOCKET"; "$0" send text one; "$0" send text two
+        exec cat >&3"#;
     let mut command = home.udsmsg(&["run", "sh", "-c", script, UDSMSG]);
-    // What it reads is what we are given.
+    // The command reads the standard input of `run`.
     let input = home.path().join("input");
     fs::write(&input, "of the command\n").unwrap();
     command.stdin(fs::File::open(input).unwrap());
@@ -49,7 +51,7 @@ fn without_stdin_messages_are_printed_as_serve_does() {
 }
 
 #[test]
-fn its_end_is_the_end_of_the_command() {
+fn run_ends_with_the_status_of_its_command() {
     let home = Home::new();
     let not_executable = home.path().join("data");
     fs::write(&not_executable, "#!/bin/sh\n").unwrap();
@@ -60,7 +62,7 @@ fn its_end_is_the_end_of_the_command() {
         (&["--", "sh", "-c", "exit 200"], 200),
         (&["--stdin", "--", "sh", "-c", "kill -KILL $$"], 137),
         (&["--stdin", "sh", "-c", "kill -TERM $$"], 143),
-        // Options behind the command are its own.
+        // Options after the command belong to the command.
         (&["sh", "-c", r#"test "$1" = --stdin"#, "sh", "--stdin"], 0),
         (&["no-such-command"], 127),
         (&[not_executable.to_str().unwrap()], 126),
@@ -72,7 +74,7 @@ fn its_end_is_the_end_of_the_command() {
         assert!(home.traces().is_empty(), "{args:?}: {:?}", home.traces());
         assert_eq!(ended.stderr.is_empty(), !(126..=127).contains(&code) && code != 2, "{args:?}: {ended:?}");
     }
-    // Who cannot have an inbox is not started.
+    // Without an inbox the command is not started.
     let marker = home.path().join("marker");
     let ended = home.run(&["run", "--socket", "d#token=x", "touch", marker.to_str().unwrap()]);
     ended.assert_refused("must not include an inline auth token");
@@ -87,12 +89,13 @@ fn wait_until_ready(process: &mut Process) {
 }
 
 #[test]
-fn signals_are_passed_on_and_nothing_is_left() {
+fn signals_are_passed_on_and_leave_no_files() {
     for (signal, name) in [(Signal::SIGTERM, "TERM"), (Signal::SIGINT, "INT"), (Signal::SIGHUP, "HUP")] {
         let home = Home::new();
-        // It says what it got, and takes its time: the inbox is there until it is through.
+        // The command ends later than the signal: its inbox exists until then.
         let script = format!(
-            r#"trap '"$0" send text "got {name}" >&2; exit 9' {name}; echo ready; for i in $(seq 200); do sleep 0.05; done"#
+            r#"trap '"$0" send text "got {name}" >&2; exit 9' {name}
+               echo ready; for i in $(seq 200); do sleep 0.05; done"#
         );
         let mut process = Process::spawn(home.udsmsg(&["run", "--", "sh", "-c", &script, UDSMSG]));
         let mut out = BufReader::new(process.take_stdout()).lines().map(Result::unwrap);
@@ -104,7 +107,7 @@ fn signals_are_passed_on_and_nothing_is_left() {
         process.end().assert_code(9);
         assert!(home.traces().is_empty(), "{name}: {:?}", home.traces());
     }
-    // One that does not care ends as the signal says.
+    // A command that does not handle the signal ends by it.
     let home = Home::new();
     let mut process =
         Process::spawn(home.udsmsg(&["run", "--stdin", "--", "sh", "-c", "echo ready; exec sleep 60"]));
@@ -116,7 +119,7 @@ fn signals_are_passed_on_and_nothing_is_left() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_token_is_in_nobodys_arguments_or_environment() {
+fn token_is_not_in_arguments_or_environment() {
     let home = Home::new();
     let process = Process::spawn(home.udsmsg(&["run", "--stdin", "--", "sleep", "60"]));
     let child = loop {
@@ -141,7 +144,7 @@ fn the_token_is_in_nobodys_arguments_or_environment() {
     let environ = fs::read(format!("/proc/{child}/environ")).unwrap();
     let variable = format!("CLAUDE_CODE_MESSAGING_SOCKET={socket}");
     assert!(environ.split(|byte| *byte == 0).any(|pair| pair == variable.as_bytes()));
-    // Neither the listener nor any other descriptor of ours is the command's.
+    // The command inherits neither the listener nor another descriptor of the inbox.
     let links = fs::read_dir(format!("/proc/{child}/fd")).unwrap();
     let open: Vec<_> = links.map(|link| fs::read_link(link.unwrap().path()).unwrap()).collect();
     let ours = |link: &str| link.starts_with("socket:") || link.starts_with("anon_inode:");
@@ -150,9 +153,9 @@ fn the_token_is_in_nobodys_arguments_or_environment() {
     process.end().assert_code(143);
 }
 
-/// What a command does not read waits in the inbox, and when that is full the senders are told.
+/// Messages that the command does not read stay in the inbox; once it is full, senders read `inbox full`.
 #[test]
-fn a_command_that_reads_nothing_blocks_nobody() {
+fn unread_command_stdin_does_not_block_senders() {
     for closes_stdin in [false, true] {
         let home = Home::new();
         let script =
@@ -178,15 +181,15 @@ fn a_command_that_reads_nothing_blocks_nobody() {
         ended.assert_code(143);
         assert!(ended.stderr.contains("messages that nobody took before the command ended: "), "{ended:?}");
         let left: usize = ended.stderr.trim().rsplit(' ').next().unwrap().parse().unwrap();
-        // What a pipe holds was handed over.
+        // What the pipe holds counts as taken.
         assert!(left <= accepted && left + 3 >= accepted, "{left} of {accepted}");
         assert!(home.traces().is_empty());
     }
 }
 
-/// Its stdout is closed, the command goes on, and its status is what counts.
+/// The command goes on, and its status is the exit status.
 #[test]
-fn a_closed_stdout_does_not_end_the_command() {
+fn closed_stdout_does_not_end_the_command() {
     let home = Home::new();
     let mut command = home.udsmsg(&["run", "--", "sh", "-c", "read -r line; exit 5"]);
     command.stdin(Stdio::piped());

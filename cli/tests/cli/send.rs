@@ -1,4 +1,4 @@
-//! `udsmsg send` and `udsmsg ping` by their contract, against our server and against scripted ones.
+//! `udsmsg send` and `udsmsg ping` by their contract, with a real server and with scripted ones.
 
 use std::fs;
 use std::io::Write;
@@ -11,15 +11,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::util::{Fake, Home, Process, read_line, read_to_end};
-
-/// Bytes of a line that are allowed.
-const FRAME_BYTES_MAX: usize = 65_536;
+use crate::util::{FRAME_BYTES_MAX, Fake, Home, Process, empty_text_len, read_line, read_to_end};
 
 const OK: &str = r#"{"type":"response","data":"ok","ts":"2026-11-22T10:00:00.000Z","meta":{"id":"far-7"}}"#;
 
 #[test]
-fn data_arrives_as_it_was_given() {
+fn data_arrives_unchanged() {
     let home = Home::new();
     let mut serve = home.serve(&[]);
     let uds = format!("uds:{}", serve.socket);
@@ -53,7 +50,7 @@ fn data_arrives_as_it_was_given() {
         (&["", "even none"], "", "even none"),
     ];
     for (number, (words, kind, data)) in table.into_iter().enumerate() {
-        // With and without the scheme, in turn.
+        // With and without the prefix, in turn.
         let target = if number % 2 == 0 { &serve.socket } else { &uds };
         let mut args = vec!["send", target];
         args.extend(words);
@@ -68,7 +65,7 @@ fn data_arrives_as_it_was_given() {
         assert_eq!(entry.id, id);
         let message = entry.json();
         assert_eq!((&message["type"], &message["data"]), (&json!(kind), &json!(data)));
-        // Nothing is claimed that was not asked for, and `meta` went away with the token.
+        // There is no `from` that was not asked for, and `meta` is removed with the token.
         let keys: Vec<&str> = message.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(keys, ["data", "ts", "type"]);
         assert_ts(message["ts"].as_str().unwrap());
@@ -83,9 +80,9 @@ fn assert_ts(ts: &str) {
     assert_eq!(shape, "0000-00-00T00:00:00.000Z", "{ts}");
 }
 
-/// Whoever asks for help before there is something to send gets it; nothing else may look like success.
+/// Everything else ends with another exit status.
 #[test]
-fn only_a_delivery_or_a_plain_request_for_help_ends_with_0() {
+fn only_a_delivery_or_a_request_for_help_exits_with_0() {
     let home = Home::new();
     let serve = home.serve(&["--no-drain"]);
     let socket = &serve.socket;
@@ -114,23 +111,19 @@ fn only_a_delivery_or_a_plain_request_for_help_ends_with_0() {
 }
 
 #[test]
-fn data_may_fill_a_frame_and_not_a_byte_more() {
+fn data_up_to_the_frame_limit_is_sent() {
     let home = Home::new();
     let mut serve = home.serve(&[]);
-    let around = format!(
-        r#"{{"type":"text","data":"","ts":"2026-11-22T10:00:00.000Z","meta":{{"authToken":"{}"}}}}"#,
-        "0".repeat(64)
-    );
-    let room = FRAME_BYTES_MAX - around.len();
+    let room = FRAME_BYTES_MAX - empty_text_len();
     home.run(&["send", &serve.socket, "text", &"x".repeat(room)]).assert_code(0);
     assert_eq!(serve.entry().json()["data"].as_str().unwrap().len(), room);
-    // Bytes count, not characters, and escapes as they are written.
+    // The limit counts bytes, not characters, and escapes as they are written.
     let (one_more, wide, far) = (room + 1, room / 2 + 1, 120_000);
     for (data, len) in [
-        ("x".repeat(one_more), around.len() + one_more),
-        ("ü".repeat(wide), around.len() + 2 * wide),
-        ("\"".repeat(wide), around.len() + 2 * wide),
-        ("x".repeat(far), around.len() + far),
+        ("x".repeat(one_more), empty_text_len() + one_more),
+        ("ü".repeat(wide), empty_text_len() + 2 * wide),
+        ("\"".repeat(wide), empty_text_len() + 2 * wide),
+        ("x".repeat(far), empty_text_len() + far),
     ] {
         let ended = home.run(&["send", &serve.socket, "text", &data]);
         ended.assert_refused(&len.to_string());
@@ -141,7 +134,7 @@ fn data_may_fill_a_frame_and_not_a_byte_more() {
 }
 
 #[test]
-fn ping_enters_no_inbox() {
+fn ping_leaves_the_inbox_empty() {
     let home = Home::new();
     let serve = home.serve(&["--no-drain"]);
     for target in [serve.socket.clone(), format!("uds:{}", serve.socket)] {
@@ -153,7 +146,7 @@ fn ping_enters_no_inbox() {
 }
 
 #[test]
-fn targets_that_name_nothing_are_refused() {
+fn invalid_targets_are_refused() {
     let home = Home::new();
     let serve = home.serve(&["--no-drain"]);
     let socket = &serve.socket;
@@ -179,7 +172,7 @@ fn targets_that_name_nothing_are_refused() {
 }
 
 #[test]
-fn without_a_capability_that_can_be_believed_nobody_is_called() {
+fn invalid_capability_prevents_a_connection() {
     let home = Home::new();
     let fake = Fake::start(&home, |stream, _, _| drop(stream));
     let token = "ab".repeat(32);
@@ -218,20 +211,20 @@ fn without_a_capability_that_can_be_believed_nobody_is_called() {
             ended.assert_refused("Cannot send UDS message without auth token");
             assert!(!ended.stderr.contains(&token), "{name}: {ended:?}");
         }
-        // Where a link leads to, a good file stands.
+        // The target of the link is a valid file.
         fs::write(home.path().join("real"), &good).unwrap();
         let _ = fs::remove_file(&file);
     }
     assert_eq!(fake.connections(), 0);
-    // Keys that a reader does not know are nothing to it, and 4 KiB are allowed.
+    // Unknown keys are ignored, and 4 KiB are allowed.
     let more = good.replacen('{', r#"{"pid":"none","more":[1],"#, 1);
     write(&format!("{more}{}", " ".repeat(4_096 - more.len())), 0o600);
     home.run(&["ping", &fake.socket]).assert_refused("UDS socket ended before response");
     assert_eq!(fake.connections(), 1);
 }
 
-/// What a scripted server writes after it has read the message, and what becomes of the command: the receipt's id, or what
-/// stands on stderr.
+/// A name, what a scripted server writes after it has read the message, and the result of the command: the id
+/// of its receipt, or the text on stderr.
 type Scripted = (&'static str, Vec<u8>, Result<Value, &'static str>);
 
 fn scripts() -> Vec<Scripted> {
@@ -294,7 +287,7 @@ fn scripts() -> Vec<Scripted> {
 }
 
 #[test]
-fn answers_decide_about_receipt_reason_and_status() {
+fn answer_decides_receipt_reason_and_status() {
     for verb in ["send", "ping"] {
         for (name, answer, expected) in scripts() {
             let home = Home::new();
@@ -342,7 +335,7 @@ fn answers_decide_about_receipt_reason_and_status() {
 }
 
 #[test]
-fn an_answer_may_come_in_crumbs() {
+fn answer_sent_byte_by_byte_is_read() {
     let home = Home::new();
     let fake = Fake::start(&home, |mut stream, _, _| {
         read_line(&stream);
@@ -357,7 +350,7 @@ fn an_answer_may_come_in_crumbs() {
 }
 
 #[test]
-fn a_full_server_is_asked_again() {
+fn full_server_is_tried_again() {
     for reads_first in [false, true] {
         let home = Home::new();
         let fake = Fake::start(&home, move |mut stream, number, _| {
@@ -374,9 +367,9 @@ fn a_full_server_is_asked_again() {
     }
 }
 
-/// A server that refuses with a reason before it has read the message, larger than any socket buffer that it is.
+/// The server refuses with a reason before it has read the message, which is larger than a socket buffer.
 #[test]
-fn a_refusal_in_the_middle_of_a_message_is_told() {
+fn refusal_in_the_middle_of_a_message_is_reported() {
     let home = Home::new();
     let fake = Fake::start(&home, |mut stream, _, _| {
         let _ = stream.write_all(b"{\"type\":\"error\",\"data\":\"authentication timeout\"}\n");
@@ -388,9 +381,9 @@ fn a_refusal_in_the_middle_of_a_message_is_told() {
     }
 }
 
-/// All that need the whole deadline, side by side.
+/// All cases that need the whole time, at the same time.
 #[test]
-fn five_seconds_are_the_deadline_of_all() {
+fn commands_time_out_after_five_seconds() {
     type Script = fn(UnixStream, usize);
     let silent: Script = |stream, _| read_to_end(&stream);
     let chatty: Script = |mut stream, _| {
@@ -422,16 +415,16 @@ fn five_seconds_are_the_deadline_of_all() {
                 ended.assert_refused(text);
                 let generous = Duration::from_millis(4_500)..Duration::from_secs(30);
                 assert!(generous.contains(&took), "{verb} {name} took {took:?}");
-                // A message that may have arrived is not called unsent, and the other way round.
+                // Only a message that certainly has not arrived is called "not sent".
                 assert_eq!(ended.stderr.contains("not sent"), text == "too many clients", "{ended:?}");
             });
         }
     });
 }
 
-/// What a stranger says cannot drive the terminal.
+/// The text of another program cannot control the terminal.
 #[test]
-fn reasons_of_a_stranger_are_escaped() {
+fn refusal_reasons_are_escaped() {
     let home = Home::new();
     let fake = Fake::start(&home, |mut stream, _, _| {
         read_line(&stream);
@@ -448,7 +441,7 @@ fn reasons_of_a_stranger_are_escaped() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_token_is_on_nobodys_display() {
+fn token_is_not_in_arguments_environment_or_output() {
     let home = Home::new();
     let (let_go, held) = std::sync::mpsc::channel::<()>();
     let held = std::sync::Mutex::new(held);
@@ -470,9 +463,9 @@ fn the_token_is_on_nobodys_display() {
     assert!(!ended.stdout.contains(&token) && !ended.stderr.contains(&token), "{ended:?}");
 }
 
-/// The command only looks: a target that cannot be reached leaves no trace.
+/// A target that cannot be reached leaves no files.
 #[test]
-fn a_client_makes_nothing() {
+fn client_makes_no_files() {
     let home = Home::new();
     let before = home.snapshot();
     home.run(&["send", "uds:/nowhere/s", "text", "x"]).assert_code(1);

@@ -19,7 +19,7 @@ use crate::util::{
 };
 
 #[test]
-fn the_first_line_has_exactly_the_three_keys() {
+fn first_line_has_exactly_three_keys() {
     let home = Home::new();
     let own = home.private("own").join("sock \"ü\" \\ 1").to_str().unwrap().to_owned();
     for args in [&[][..], &["--socket", &own], &["--json"], &["--quiet"], &["--no-drain"]] {
@@ -36,7 +36,7 @@ fn the_first_line_has_exactly_the_three_keys() {
 }
 
 #[test]
-fn the_default_path_names_the_process_and_nobody_else_can_touch_it() {
+fn default_path_names_the_process_and_is_private() {
     let home = Home::new();
     let serve = home.serve(&[]);
     let shared = home.tmp().join("claude-code-socks");
@@ -62,7 +62,7 @@ fn the_default_path_names_the_process_and_nobody_else_can_touch_it() {
     let token = home.token(&serve.socket);
     assert!(token.len() == 64 && is_hex(&token), "the token is 64 hex digits");
     let published = fs::read_dir(home.capability_dir()).unwrap().count();
-    assert_eq!(published, 1, "nothing but the capability file stands beside it");
+    assert_eq!(published, 1, "the capability file is alone in its directory");
 
     let socket = serve.socket.clone();
     serve.stop(Signal::SIGTERM).assert_clean(0);
@@ -74,7 +74,7 @@ fn the_default_path_names_the_process_and_nobody_else_can_touch_it() {
 }
 
 #[test]
-fn a_given_path_gets_private_parents_and_a_new_token_every_time() {
+fn given_path_gets_private_parents_and_a_new_token_at_each_start() {
     let home = Home::new();
     let socket = home.path().join("a/b/c/s.sock").to_str().unwrap().to_owned();
     let mut tokens = BTreeSet::new();
@@ -86,11 +86,12 @@ fn a_given_path_gets_private_parents_and_a_new_token_every_time() {
         assert_eq!(mode(Path::new(&socket)), 0o600);
         assert!(tokens.insert(home.token(&socket)), "a token was used twice");
         serve.stop(Signal::SIGINT).assert_clean(0);
-        assert!(!exists(&socket) && !exists(home.capability_file(&socket)));
+        home.assert_released(&socket);
     }
 }
 
-/// The name of the capability file is the hash of the path as it was given, so nothing may be tidied on either side.
+/// The name of the capability file is the hash of the path as it was given, so neither side may normalise a
+/// path.
 #[test]
 fn paths_are_taken_literally() {
     let home = Home::new();
@@ -112,7 +113,7 @@ fn names_follow_the_environment() {
     let home = Home::new();
     let path = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
     private_dir(Path::new(&path("xdg")));
-    /// Variables, arguments, where the capability is, where the sockets are.
+    /// Variables, arguments, the directory of the capability, the directory of the sockets.
     type Row<'a> = (&'a [(&'a str, String)], &'a [&'a str], &'a str, &'a str);
     let table: [Row<'_>; 5] = [
         (&[("CLAUDE_CONFIG_DIR", path("c1"))], &[], "c1", "t/claude-code-socks"),
@@ -139,7 +140,7 @@ fn names_follow_the_environment() {
 }
 
 #[test]
-fn a_tmpdir_too_long_for_a_socket_is_left_alone_and_reported() {
+fn too_long_tmpdir_is_unused_and_reported() {
     for has_runtime_dir in [false, true] {
         let home = Home::new();
         let base = home.path().to_str().unwrap().to_owned();
@@ -171,7 +172,7 @@ fn a_tmpdir_too_long_for_a_socket_is_left_alone_and_reported() {
     }
 }
 
-/// What is sent and what is printed for it, `TOKEN` standing for the token.
+/// A line that is sent, with `TOKEN` for the token, and the message that is printed for it.
 const UNCHANGED: [(&str, &str); 14] = [
     (r#"{"type":"text","data":"hi","meta":{"authToken":"TOKEN"}}"#, r#"{"type":"text","data":"hi"}"#),
     (r#"{"meta":{"authToken":"TOKEN"},"type":"text"}"#, r#"{"type":"text"}"#),
@@ -197,8 +198,8 @@ const UNCHANGED: [(&str, &str); 14] = [
         r#"{"type":"text","meta":{"queryId":"q1","hops":3}}"#,
     ),
     (
-        r#"{"type":"x-own","from":"/a/b.sock","ts":null,"more":{"a":[],"a":{}},"meta":{"authToken":"TOKEN"}}"#,
-        r#"{"type":"x-own","from":"/a/b.sock","ts":null,"more":{"a":[],"a":{}}}"#,
+        r#"{"type":"x","from":"/a/b.sock","ts":null,"more":{"a":[],"a":{}},"meta":{"authToken":"TOKEN"}}"#,
+        r#"{"type":"x","from":"/a/b.sock","ts":null,"more":{"a":[],"a":{}}}"#,
     ),
     (r#"{"type":"","data":null,"meta":{"authToken":"TOKEN"}}"#, r#"{"type":"","data":null}"#),
     (r#"{"type":"response","data":"ok","meta":{"authToken":"TOKEN"}}"#, r#"{"type":"response","data":"ok"}"#),
@@ -239,7 +240,7 @@ fn messages_are_printed_byte_for_byte() {
 }
 
 #[test]
-fn lines_start_with_the_keys_of_the_contract_and_hold_no_token() {
+fn entry_lines_start_with_the_contract_keys_and_hold_no_token() {
     let home = Home::new();
     let serve = home.serve(&["--no-drain"]);
     let token = home.token(&serve.socket);
@@ -253,12 +254,12 @@ fn lines_start_with_the_keys_of_the_contract_and_hold_no_token() {
 }
 
 #[test]
-fn quiet_drains_and_prints_nothing() {
+fn quiet_option_drains_and_prints_nothing() {
     let home = Home::new();
     let mut serve = home.serve(&["--quiet"]);
     let token = home.token(&serve.socket);
     let mut peer = serve.peer(&token);
-    // More than the inbox holds: it is drained, or some would be refused.
+    // More than the inbox holds: without draining, some would be refused.
     for number in 1..=1_200 {
         assert_eq!(peer.send_text("x"), format!("uds-{number}"));
     }
@@ -286,9 +287,8 @@ fn no_drain_prints_at_sigusr1_and_at_the_stop() {
     assert_eq!(left, ["uds-3"]);
 }
 
-/// How it is doing, on stderr, so that stdout stays what it is.
 #[test]
-fn sigusr2_asks_for_a_summary() {
+fn sigusr2_prints_a_summary_on_stderr() {
     let home = Home::new();
     let serve = home.serve(&[]);
     let mut peer = serve.peer(&home.token(&serve.socket));
@@ -301,7 +301,7 @@ fn sigusr2_asks_for_a_summary() {
     // Its end is counted in one of these turns at the latest.
     (0..3).for_each(|_| peer.ping());
     serve.signal(Signal::SIGUSR2);
-    // A turn looks at signals before it looks at messages: once this is answered, the summary is written.
+    // A turn handles signals before messages: after this answer the summary is written.
     peer.send_text("two");
     let stopped = serve.stop(Signal::SIGTERM);
     assert_eq!(stopped.entries.len(), 3);
@@ -313,7 +313,7 @@ fn sigusr2_asks_for_a_summary() {
 }
 
 #[test]
-fn no_drain_refuses_what_does_not_fit_and_keeps_the_rest() {
+fn no_drain_refuses_messages_beyond_the_inbox_and_keeps_the_rest() {
     let home = Home::new();
     let serve = home.serve(&["--no-drain"]);
     let mut peer = serve.peer(&home.token(&serve.socket));
@@ -326,7 +326,6 @@ fn no_drain_refuses_what_does_not_fit_and_keeps_the_rest() {
     assert_eq!(stopped.assert_clean(0).entries.len(), 1_000);
 }
 
-/// A SIGUSR1 that comes while stdout is behind is not forgotten.
 #[test]
 fn no_drain_remembers_sigusr1_while_stdout_is_behind() {
     let home = Home::new();
@@ -338,7 +337,7 @@ fn no_drain_remembers_sigusr1_while_stdout_is_behind() {
         peer.send_text(&data);
     }
     serve.signal(Signal::SIGUSR1);
-    // They are on their way once the inbox takes as many again.
+    // The messages are drained once the inbox takes as many again.
     for _ in 0..30 {
         let begun = Instant::now();
         loop {
@@ -352,7 +351,7 @@ fn no_drain_remembers_sigusr1_while_stdout_is_behind() {
         }
     }
     serve.signal(Signal::SIGUSR1);
-    // The signal is seen before the answer to a ping that was sent after it.
+    // The signal is handled before a ping that was sent after it is answered.
     peer.ping();
     peer.ping();
     for number in 1..=60 {
@@ -362,7 +361,7 @@ fn no_drain_remembers_sigusr1_while_stdout_is_behind() {
 }
 
 #[test]
-fn max_clients_is_heeded() {
+fn max_clients_option_limits_clients() {
     let home = Home::new();
     let serve = home.serve(&["--max-clients", "2"]);
     let token = home.token(&serve.socket);
@@ -384,41 +383,40 @@ fn max_clients_is_heeded() {
 }
 
 #[test]
-fn every_signal_that_ends_it_ends_it_cleanly() {
+fn stop_signals_stop_cleanly() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let home = Home::new();
         let serve = home.serve(&[]);
         let token = home.token(&serve.socket);
         let socket = serve.socket.clone();
-        // Clients that only sit there, with and without having proved themselves, do not delay it.
+        // Idle clients, authenticated or not, do not delay the stop.
         let mut idle = serve.peer(&token);
         idle.ping();
         let silent = serve.peer(&token);
         let stopped = serve.stop(signal);
         stopped.assert_clean(0);
         assert_eq!(stopped.ended.stderr, "");
-        assert!(!exists(&socket) && !exists(home.capability_file(&socket)), "{signal}");
-        assert_eq!(idle.read(), "", "a stop sends no farewell");
+        home.assert_released(&socket);
+        assert_eq!(idle.read(), "", "a stop sends no line");
         drop(silent);
     }
 }
 
-/// Somebody who asks and does not listen cannot hold up the stop.
 #[test]
-fn a_client_that_takes_no_answers_does_not_delay_the_stop() {
+fn client_that_reads_no_answers_does_not_delay_the_stop() {
     let home = Home::new();
     let serve = home.serve(&[]);
     let socket = serve.socket.clone();
     let token = home.token(&socket);
     let mut other = serve.peer(&token);
     other.ping();
-    let deaf = serve.peer(&token);
-    deaf.stream().set_nonblocking(true).unwrap();
+    let unread = serve.peer(&token);
+    unread.stream().set_nonblocking(true).unwrap();
     let ping = format!("{}\n", PING_LINE.replace("TOKEN", &token)).repeat(100);
-    // Until both directions are full and stay so.
+    // Until both directions are full, and stay full.
     let mut refusals = 0;
     while refusals < 20 {
-        if deaf.stream().write(ping.as_bytes()).is_err() {
+        if unread.stream().write(ping.as_bytes()).is_err() {
             refusals += 1;
             // The server has had a turn meanwhile.
             other.ping();
@@ -426,23 +424,23 @@ fn a_client_that_takes_no_answers_does_not_delay_the_stop() {
     }
     other.ping();
     serve.stop(Signal::SIGTERM).assert_clean(0);
-    assert!(!exists(&socket) && !exists(home.capability_file(&socket)));
+    home.assert_released(&socket);
 }
 
 #[test]
-fn a_signal_right_behind_the_first_line_is_a_clean_stop() {
+fn signal_right_after_the_first_line_stops_cleanly() {
     for _ in 0..10 * scale() {
         let home = Home::new();
         let serve = home.serve(&[]);
         let socket = serve.socket.clone();
         serve.stop_as_is(Signal::SIGTERM).assert_clean(0);
-        assert!(!exists(&socket) && !exists(home.capability_file(&socket)));
+        home.assert_released(&socket);
     }
 }
 
-/// Clients write without waiting while it is stopped: what was answered is what was printed.
+/// Clients write without waiting during the stop: every message that was answered is printed.
 #[test]
-fn what_was_answered_before_a_stop_was_printed() {
+fn acknowledged_messages_are_printed_by_a_stop() {
     for round in 0..3 * scale() {
         let home = Home::new();
         let serve = home.serve(&[]);
@@ -459,7 +457,7 @@ fn what_was_answered_before_a_stop_was_printed() {
                     let mut ids = Vec::new();
                     let mut answers = std::io::BufRead::lines(std::io::BufReader::new(stream));
                     while let Some(Ok(answer)) = answers.next() {
-                        // The last line may be cut off by the end.
+                        // The end may cut the last line.
                         let Ok(answer) = serde_json::from_str::<Value>(&answer) else { break };
                         if answer["data"] != "ok" {
                             break;
@@ -489,7 +487,7 @@ fn what_was_answered_before_a_stop_was_printed() {
 }
 
 #[test]
-fn a_closed_stdout_is_a_clean_stop_with_exit_1() {
+fn closed_stdout_stops_cleanly_with_exit_1() {
     for args in [&[][..], &["--no-drain"]] {
         for sends in [false, true] {
             let home = Home::new();
@@ -499,18 +497,18 @@ fn a_closed_stdout_is_a_clean_stop_with_exit_1() {
             peer.ping();
             serve.close_stdout();
             if sends {
-                let line = text_line("into the void").replace("TOKEN", "no matter what");
+                let line = text_line("unread").replace("TOKEN", "no matter what");
                 let _ = peer.stream().write_all(line.as_bytes());
             }
             serve.end().assert_clean(1);
-            assert!(!exists(&socket) && !exists(home.capability_file(&socket)), "{args:?}");
+            home.assert_released(&socket);
         }
     }
 }
 
-/// The reader of stdout vanishes together with messages that could not be written.
+/// The reader of stdout goes away while messages wait for it.
 #[test]
-fn a_stdout_that_closes_under_a_backlog_is_a_clean_stop_with_exit_1() {
+fn stdout_closed_with_a_backlog_stops_cleanly_with_exit_1() {
     let home = Home::new();
     let mut serve = home.serve(&[]);
     let socket = serve.socket.clone();
@@ -520,12 +518,12 @@ fn a_stdout_that_closes_under_a_backlog_is_a_clean_stop_with_exit_1() {
     }
     serve.close_stdout();
     serve.end().assert_clean(1);
-    assert!(!exists(&socket) && !exists(home.capability_file(&socket)));
+    home.assert_released(&socket);
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_stdout_that_takes_nothing_is_a_stop_with_a_reason() {
+fn failing_stdout_stops_with_a_reason() {
     let home = Home::new();
     let mut command = home.serve_command(&["--json"]);
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
@@ -537,7 +535,7 @@ fn a_stdout_that_takes_nothing_is_a_stop_with_a_reason() {
 }
 
 #[test]
-fn a_reader_that_does_not_read_blocks_nobody() {
+fn unread_stdout_does_not_block_clients() {
     let home = Home::new();
     let serve = home.serve(&[]);
     let socket = serve.socket.clone();
@@ -546,7 +544,7 @@ fn a_reader_that_does_not_read_blocks_nobody() {
     let mut peer = serve.peer(&token);
     let mut accepted = 0;
     let mut was_full = false;
-    // What the pipe, the printer and the inbox hold together is far less than this.
+    // The pipe, the printer and the inbox together hold far less than this.
     for _ in 0..200 {
         let answer = peer.ask(&data);
         match answer["data"].as_str() {
@@ -566,12 +564,11 @@ fn a_reader_that_does_not_read_blocks_nobody() {
     let stopped = serve.stop_as_is(Signal::SIGTERM);
     stopped.assert_clean(1);
     assert!(stopped.ended.stderr.contains("not printed"), "{stopped:?}");
-    assert!(!exists(&socket) && !exists(home.capability_file(&socket)));
+    home.assert_released(&socket);
 }
 
-/// A reader that is slow and then reads loses nothing.
 #[test]
-fn a_reader_that_comes_late_gets_everything() {
+fn late_reader_gets_every_message() {
     let home = Home::new();
     let mut serve = home.serve(&[]);
     let mut peer = serve.peer(&home.token(&serve.socket));
@@ -583,14 +580,14 @@ fn a_reader_that_comes_late_gets_everything() {
     for number in 1..=total {
         assert_eq!(serve.entry().id, format!("uds-{number}"));
     }
-    // And the loop has come back to rest in the ordinary state.
+    // The server is in its ordinary state again.
     assert_eq!(peer.send_text("after"), format!("uds-{}", total + 1));
     assert_eq!(serve.entry().json()["data"], "after");
     serve.stop(Signal::SIGTERM).assert_clean(0);
 }
 
 #[test]
-fn refused_starts_say_why_and_change_nothing() {
+fn refused_starts_say_why_and_change_no_files() {
     let home = Home::new();
     let path = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
     let dir = home.private("d");
@@ -633,7 +630,7 @@ fn refused_starts_say_why_and_change_nothing() {
     serve.stop(Signal::SIGTERM).assert_clean(0);
 }
 
-/// A shared directory, and a working directory with a relative path: neither is to be changed for a socket.
+/// Neither a shared directory nor a working directory is to be changed for a socket.
 #[test]
 fn refused_start_suggests_a_private_subdirectory() {
     let home = Home::new();
@@ -655,9 +652,8 @@ fn refused_start_suggests_a_private_subdirectory() {
     }
 }
 
-/// An address is as good as a path wherever one is taken; the prefix is taken off once.
 #[test]
-fn the_prefix_of_an_address_is_taken_off_by_every_command() {
+fn every_command_removes_the_address_prefix_once() {
     let home = Home::new();
     let socket = home.private("d").join("s").to_str().unwrap().to_owned();
     let address = format!("uds:{socket}");
@@ -684,7 +680,7 @@ fn the_prefix_of_an_address_is_taken_off_by_every_command() {
 }
 
 #[test]
-fn a_second_start_on_a_live_path_leaves_the_first_alone() {
+fn second_start_on_a_live_path_is_refused() {
     let home = Home::new();
     let socket = home.private("d").join("s").to_str().unwrap().to_owned();
     let serve = home.serve(&["--socket", &socket]);
@@ -702,7 +698,7 @@ fn a_second_start_on_a_live_path_leaves_the_first_alone() {
 }
 
 #[test]
-fn a_start_that_cannot_publish_leaves_nothing() {
+fn start_that_cannot_publish_leaves_no_files() {
     let home = Home::new();
     private_dir(&home.config());
     fs::write(home.capability_dir(), "not a directory").unwrap();
@@ -718,7 +714,7 @@ fn a_start_that_cannot_publish_leaves_nothing() {
 }
 
 #[test]
-fn a_killed_server_is_replaced() {
+fn killed_server_is_replaced() {
     let home = Home::new();
     let socket = home.private("d").join("s").to_str().unwrap().to_owned();
     let serve = home.serve(&["--socket", &socket]);
@@ -727,7 +723,7 @@ fn a_killed_server_is_replaced() {
     drop(serve);
     assert!(exists(&socket), "a killed server cannot remove anything");
     let ended = home.run(&["send", &socket, "text", "anybody?"]);
-    ended.assert_refused("nobody listens");
+    ended.assert_refused(&socket);
     let serve = home.serve(&["--socket", &socket]);
     assert_ne!(home.token(&socket), token);
     home.run(&["send", &socket, "text", "hello"]).assert_code(0);
@@ -735,7 +731,7 @@ fn a_killed_server_is_replaced() {
 }
 
 #[test]
-fn arguments_that_make_no_sense_are_refused() {
+fn impossible_arguments_are_refused() {
     let home = Home::new();
     let table = [
         ("--max-clients=0", 1),
@@ -756,7 +752,7 @@ fn arguments_that_make_no_sense_are_refused() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn it_is_the_process_that_was_started() {
+fn serve_is_one_thread_in_the_started_process() {
     use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
     let home = Home::new();
@@ -772,7 +768,7 @@ fn it_is_the_process_that_was_started() {
     assert_eq!(tasks, 1, "it is one thread");
     assert!(serve.is_running());
 
-    // The token is on nobody's display: not in the arguments, not in the environment.
+    // Other users can read the arguments, and the environment reaches children.
     for file in ["cmdline", "environ"] {
         let bytes = fs::read(format!("/proc/{}/{file}", serve.pid())).unwrap();
         assert!(!String::from_utf8_lossy(&bytes).contains(&token), "{file}");
@@ -781,9 +777,9 @@ fn it_is_the_process_that_was_started() {
     assert!(!stopped.ended.stdout.contains(&token) && !stopped.ended.stderr.contains(&token));
 }
 
-/// On a terminal it speaks to people, and what a stranger wrote cannot drive that terminal.
+/// The text of another program cannot control the terminal.
 #[test]
-fn a_terminal_gets_sentences_unless_json_is_asked_for() {
+fn terminal_gets_sentences_unless_json_is_asked_for() {
     use std::io::{BufRead, BufReader};
 
     for is_json in [false, true] {
@@ -819,7 +815,7 @@ fn a_terminal_gets_sentences_unless_json_is_asked_for() {
     }
 }
 
-/// Not more in flight than the inbox holds, so that every one must be taken.
+/// As many messages at once as the inbox holds, so that none may be refused.
 #[test]
 fn every_message_of_fifty_clients_arrives_exactly_once() {
     let home = Home::new();
@@ -831,7 +827,7 @@ fn every_message_of_fifty_clients_arrives_exactly_once() {
                 let (socket, token) = (serve.socket.clone(), token.clone());
                 thread::spawn(move || {
                     let mut peer = Peer::connect(&socket, &token);
-                    // All in flight, then half a close.
+                    // All messages first, then the end of the input.
                     let names: Vec<String> = (0..20).map(|number| format!("{client}-{number}")).collect();
                     for name in &names {
                         peer.write(&text_line(name));
@@ -864,10 +860,9 @@ fn every_message_of_fifty_clients_arrives_exactly_once() {
     assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
 }
 
-/// More than one turn handles, and more answers than may be left unread: a client that has said all it has to say still
-/// hears all of them.
+/// More messages than one turn handles, and more answers than may be unread.
 #[test]
-fn a_half_close_does_not_cost_an_answer() {
+fn half_closed_client_gets_every_answer() {
     let home = Home::new();
     let serve = home.serve(&["--no-drain"]);
     let mut peer = serve.peer(&home.token(&serve.socket));
@@ -877,7 +872,7 @@ fn a_half_close_does_not_cost_an_answer() {
         (0..total).for_each(|_| writer.write(&text_line("x")));
         writer.stream().shutdown(Shutdown::Write).unwrap();
     });
-    // Long enough for the server to meet its bound, and then the end of the input.
+    // Long enough for the server to reach its limit, and then the end of the input.
     thread::sleep(Duration::from_millis(300));
     for number in 1..=total {
         let answer: Value = serde_json::from_str(&peer.read()).unwrap();
@@ -888,9 +883,9 @@ fn a_half_close_does_not_cost_an_answer() {
     assert_eq!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.len(), total);
 }
 
-/// An owner that drains after every turn has room for everything: nobody who waits for answers should hear `inbox full`.
+/// An owner that drains after every turn has room for every message: no client reads `inbox full`.
 #[test]
-fn bursts_are_not_refused_while_the_owner_drains() {
+fn bursts_are_accepted_while_the_owner_drains() {
     let home = Home::new();
     let serve = home.serve(&["--quiet"]);
     let token = home.token(&serve.socket);
@@ -912,9 +907,9 @@ fn bursts_are_not_refused_while_the_owner_drains() {
     assert_eq!(accepted, [200; 50]);
 }
 
-/// A reader of stdout that is behind when the stop begins, and keeps reading, gets everything within the two seconds.
+/// The reader of stdout is behind when the stop begins, and goes on reading.
 #[test]
-fn a_slow_reader_gets_everything_that_a_stop_has_time_for() {
+fn slow_reader_gets_every_message_within_the_time_of_a_stop() {
     // Three quarters of the time that a stop has; less where a busy machine alone needs more than the rest.
     let paces = [1_350, 1_000, 500, 0];
     assert!(
@@ -968,9 +963,9 @@ fn reads_everything(pace: Duration) -> bool {
     true
 }
 
-/// White space in a message stays within its line, also for those to whom a carriage return ends one.
+/// Some readers take a carriage return for the end of a line.
 #[test]
-fn a_carriage_return_in_a_message_ends_no_line() {
+fn carriage_return_in_a_message_is_printed_as_a_space() {
     let home = Home::new();
     let mut serve = home.serve(&[]);
     let mut peer = serve.peer(&home.token(&serve.socket));
@@ -982,11 +977,14 @@ fn a_carriage_return_in_a_message_ends_no_line() {
     serve.stop(Signal::SIGTERM).assert_clean(0);
 }
 
-/// Whoever starts it may have blocked the signals that stop it.
+/// The parent process may have blocked the signals that stop `serve`.
 #[test]
-fn signals_that_were_blocked_by_whoever_started_it_stop_it() {
-    const BLOCK: &str = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()); \
-                         os.execv(sys.argv[1], sys.argv[1:])";
+fn inherited_blocked_signals_stop_serve() {
+    const BLOCK: &str = "\
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+os.execv(sys.argv[1], sys.argv[1:])
+";
     let home = Home::new();
     let mut command = home.command("python3");
     command.args(["-c", BLOCK, env!("CARGO_BIN_EXE_udsmsg"), "serve"]);
@@ -994,14 +992,14 @@ fn signals_that_were_blocked_by_whoever_started_it_stop_it() {
 }
 
 #[test]
-fn an_empty_path_is_a_refused_start() {
+fn empty_path_is_refused() {
     let home = Home::new();
     home.run(&["serve", "--socket", ""]).assert_refused("empty");
 }
 
-/// More signals than are taken in one look leave nothing behind that wakes it up for ever.
+/// More signals than one turn takes must not leave the loop awake for ever.
 #[test]
-fn a_burst_of_signals_does_not_keep_it_awake() {
+fn burst_of_signals_does_not_keep_serve_awake() {
     let home = Home::new();
     let mut command = home.serve_command(&[]);
     command.stdout(Stdio::piped()).stderr(Stdio::null());

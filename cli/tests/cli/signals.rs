@@ -1,16 +1,15 @@
-//! What a command says before a signal ends it, and that the signal does end it: a shell that runs commands in a loop
-//! leaves the loop when one dies of SIGINT, and goes on if it exits.
+//! What a command prints before a signal ends it, and that the signal does end it: a shell that runs commands
+//! in a loop leaves the loop if SIGINT ended one, and goes on if it exited.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::util::{Ended, Fake, Home, Peer, Process, WATCHDOG, exists, read_line, read_to_end};
+use crate::util::{Ended, Fake, Home, Peer, Process, WATCHDOG, exists, full_pipe, read_line, read_to_end};
 
 const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
@@ -24,9 +23,9 @@ fn last_line(text: &str) -> Value {
 }
 
 #[test]
-fn interrupted_ping_prints_its_summary_and_dies_of_the_signal() {
+fn interrupted_ping_prints_its_summary_and_ends_by_the_signal() {
     for signal in ENDING {
-        // The third question gets no answer: it is in the middle of waiting, or between two questions.
+        // The signal comes while `ping` waits for the third answer, or between two questions.
         for answers in [2, usize::MAX] {
             let home = Home::new();
             let fake = Fake::start(&home, move |mut stream, _, _| {
@@ -67,7 +66,7 @@ fn interrupted_ping_prints_its_summary_and_dies_of_the_signal() {
 }
 
 #[test]
-fn interrupted_ndjson_tells_what_became_of_each_line_and_dies_of_the_signal() {
+fn interrupted_ndjson_reports_each_line_and_ends_by_the_signal() {
     for signal in ENDING {
         let home = Home::new();
         let fake = Fake::start(&home, |mut stream, _, received| {
@@ -93,7 +92,7 @@ fn interrupted_ndjson_tells_what_became_of_each_line_and_dies_of_the_signal() {
         let line = |number: u32| format!("{{\"type\":\"text\",\"data\":\"{number}\"}}\n");
         input.write_all(line(1).as_bytes()).unwrap();
         out.read_line(&mut first).unwrap();
-        // At once, so that both are on their way.
+        // In one write, so that both are on their way.
         input.write_all((line(2) + &line(3)).as_bytes()).unwrap();
         for number in 1..=3 {
             assert!(fake.received().contains(&format!("\"{number}\"")));
@@ -104,16 +103,16 @@ fn interrupted_ndjson_tells_what_became_of_each_line_and_dies_of_the_signal() {
         let ended = process.end();
         assert_ended_by(signal, &ended);
         let lines: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let told: Vec<(&str, u64)> =
+        let reported: Vec<(&str, u64)> =
             lines.iter().filter_map(|line| Some((line["event"].as_str()?, line["line"].as_u64()?))).collect();
-        assert_eq!(told, [("accepted", 1), ("unknown", 2), ("unknown", 3)], "{ended:?}");
+        assert_eq!(reported, [("accepted", 1), ("unknown", 2), ("unknown", 3)], "{ended:?}");
         let summary = last_line(&printed);
         assert_eq!((&summary["accepted"], &summary["unknown"]), (&json!(1), &json!(2)), "{ended:?}");
     }
 }
 
 #[test]
-fn interrupted_question_leaves_nothing_and_dies_of_the_signal() {
+fn interrupted_question_leaves_no_files_and_ends_by_the_signal() {
     for signal in ENDING {
         let home = Home::new();
         let mut serve = home.serve(&[]);
@@ -130,17 +129,13 @@ fn interrupted_question_leaves_nothing_and_dies_of_the_signal() {
     }
 }
 
-/// Last words that cannot be said do not keep a command alive.
 #[test]
-fn a_stdout_that_takes_nothing_does_not_hold_up_a_signal() {
+fn full_stdout_does_not_delay_the_end_by_a_signal() {
     for args in
         [&["ping", "--count=1000", "--interval=0"][..], &["send", "--ndjson"], &["send", "--wait-reply"]]
     {
         let home = Home::new();
-        let (_reader, mut writer) = std::io::pipe().unwrap();
-        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-        while writer.write(&[b'x'; 4096]).is_ok() {}
-        fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+        let (_reader, writer, _) = full_pipe();
         let mut serve = home.serve(&[]);
         let answer = if args[0] == "ping" { "pong" } else { "response" };
         let fake = Fake::start(&home, move |mut stream, _, received| {
@@ -157,14 +152,14 @@ fn a_stdout_that_takes_nothing_does_not_hold_up_a_signal() {
         let mut process = Process::spawn_as_is(command, WATCHDOG);
         let mut input = process.take_stdin();
         if is_question {
-            // Its answer is there, so that it prints or is about to.
+            // The answer has arrived, so the command prints it now or soon.
             let question = serve.entry().json();
             let asker = question["from"].as_str().unwrap();
             let mut peer = Peer::connect(asker, &home.token(asker));
             let query = &question["meta"]["queryId"];
             let meta = json!({"authToken": "TOKEN", "inReplyTo": query});
             peer.ask(&json!({"type": "response", "data": "yes", "meta": meta}).to_string());
-            // It has stopped serving.
+            // The inbox has stopped.
             while exists(asker) {
                 std::thread::sleep(Duration::from_millis(5));
             }

@@ -1,7 +1,7 @@
-//! A stdout that fails: what was wanted is not there, and no command keeps silent about it.
+//! A stdout that fails: every command says so and ends with a failure.
 
 use std::fs::OpenOptions;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 
-use crate::util::{Ended, Home, Process, WATCHDOG};
+use crate::util::{Ended, Home, Process, WATCHDOG, full_pipe};
 
 fn run_into(home: &Home, stdout: impl Into<OwnedFd>, args: &[&str]) -> Ended {
     let mut command = home.udsmsg(args);
@@ -17,7 +17,7 @@ fn run_into(home: &Home, stdout: impl Into<OwnedFd>, args: &[&str]) -> Ended {
     Process::spawn_as_is(command, WATCHDOG).end()
 }
 
-/// Every command that prints at once, with a live `socket`.
+/// Every command that prints without a loop, with a live `socket`.
 fn commands(socket: &str) -> Vec<Vec<&str>> {
     vec![
         vec!["peers"],
@@ -37,10 +37,10 @@ fn commands(socket: &str) -> Vec<Vec<&str>> {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn full_stdout_is_a_failure_with_a_reason() {
+fn failing_stdout_is_a_failure_with_a_reason() {
     let home = Home::new();
     let serve = home.serve(&["--quiet"]);
-    // Something to sweep, so that there is something to print.
+    // A stale socket, so that `sweep` has something to print.
     let stale = home.private(&format!("t/claude-code-socks/{}-{}", i32::MAX, "0".repeat(32)));
     drop(std::os::unix::net::UnixListener::bind(stale.join("messaging.sock")).unwrap());
     for args in commands(&serve.socket) {
@@ -48,7 +48,7 @@ fn full_stdout_is_a_failure_with_a_reason() {
         let ended = run_into(&home, full, &args);
         ended.assert_code(1);
         assert!(ended.stderr.contains("No space left on device"), "{args:?}: {ended:?}");
-        // One reason, once.
+        // The reason is printed once.
         assert_eq!(ended.stderr.lines().count(), 1, "{args:?}: {ended:?}");
         if args[0] == "send" && args.len() > 2 {
             assert!(ended.stderr.starts_with("accepted as uds-"), "{ended:?}");
@@ -57,7 +57,7 @@ fn full_stdout_is_a_failure_with_a_reason() {
     serve.stop(Signal::SIGTERM).assert_clean(0);
 }
 
-/// Receipts that cannot be printed do not make it a secret what was accepted.
+/// Stderr says how many messages were accepted.
 #[cfg(target_os = "linux")]
 #[test]
 fn lost_receipts_of_ndjson_are_summed_up_on_stderr() {
@@ -69,16 +69,16 @@ fn lost_receipts_of_ndjson_are_summed_up_on_stderr() {
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     command.stdin(std::fs::File::open(&input).unwrap()).stdout(full).stderr(Stdio::piped());
     let ended = Process::spawn_as_is(command, WATCHDOG).end();
-    // Some may be on their way when the first receipt fails.
+    // Other messages may be on their way when the first receipt fails.
     assert!([Some(1), Some(3)].contains(&ended.status.code()), "{ended:?}");
     let words = ["No space left on device", "until then: ", "accepted"];
     assert!(words.iter().all(|word| ended.stderr.contains(word)), "{ended:?}");
     serve.stop(Signal::SIGTERM).assert_clean(0);
 }
 
-/// The reader is gone, and knows it; but that a message was accepted is worth a line.
+/// The reader closed stdout on purpose; only an accepted message is worth a line.
 #[test]
-fn closed_stdout_is_a_failure_that_tells_of_accepted_messages() {
+fn closed_stdout_is_a_failure_that_reports_accepted_messages() {
     let home = Home::new();
     let serve = home.serve(&["--quiet"]);
     for args in commands(&serve.socket) {
@@ -94,23 +94,19 @@ fn closed_stdout_is_a_failure_that_tells_of_accepted_messages() {
     serve.stop(Signal::SIGTERM).assert_clean(0);
 }
 
-/// A stdout that others have set not to wait is waited for all the same.
+/// Another process has set `O_NONBLOCK` on stdout.
 #[test]
-fn nonblocking_stdout_that_is_full_is_waited_for() {
+fn full_nonblocking_stdout_is_waited_for() {
     let home = Home::new();
     let serve = home.serve(&["--quiet"]);
     for args in [&["peers"][..], &["doctor"], &["ping", &serve.socket], &["send", &serve.socket, "text", "x"]]
     {
-        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        let (mut reader, writer, filled) = full_pipe();
         fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-        let mut filled = 0;
-        while let Ok(n) = writer.write(&[b'x'; 4096]) {
-            filled += n;
-        }
         let mut command = home.udsmsg(args);
         command.stdout(writer).stderr(Stdio::piped());
         let process = Process::spawn_as_is(command, WATCHDOG);
-        // For it to find the pipe full; a slow one finds room, and that is all right as well.
+        // Long enough for the command to find the pipe full; a slower one finds room and passes too.
         std::thread::sleep(Duration::from_millis(300));
         let mut printed = String::new();
         reader.read_to_string(&mut printed).unwrap();

@@ -1,4 +1,4 @@
-//! What a stranger wrote, on a terminal: no command lets it drive the terminal or hide text.
+//! Text of another program on a terminal: no command lets it control the terminal or hide text.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -8,42 +8,13 @@ use std::process::Stdio;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::util::{Ended, Fake, Home, Process, WATCHDOG, read_line};
+use crate::util::{CONTROLS, Ended, Fake, Home, Process, WATCHDOG, read_line};
 
-/// Characters that a terminal obeys, or that change or hide what is seen: all controls, format characters and separators of
-/// lines and paragraphs, one of each block at least.
-const EVIL: [char; 24] = [
-    '\r',
-    '\u{1b}',
-    '\u{7f}',
-    '\u{80}',
-    '\u{85}',
-    '\u{9b}',
-    '\u{9d}',
-    '\u{ad}',
-    '\u{600}',
-    '\u{61c}',
-    '\u{180e}',
-    '\u{200b}',
-    '\u{200f}',
-    '\u{2028}',
-    '\u{2029}',
-    '\u{202e}',
-    '\u{2060}',
-    '\u{2064}',
-    '\u{2069}',
-    '\u{206f}',
-    '\u{feff}',
-    '\u{fff9}',
-    '\u{1d173}',
-    '\u{e0041}',
-];
-
-fn evil() -> String {
-    EVIL.iter().collect()
+fn controls() -> String {
+    CONTROLS.iter().collect()
 }
 
-/// Runs it with stdout and stderr on one terminal; what was shown, without the terminal's own line ends.
+/// Runs `udsmsg` with stdout and stderr on one terminal; what the terminal shows, with plain line ends.
 fn shown(home: &Home, args: &[&str]) -> (Ended, String) {
     let pty = nix::pty::openpty(None, None).unwrap();
     let mut command = home.udsmsg(args);
@@ -52,7 +23,7 @@ fn shown(home: &Home, args: &[&str]) -> (Ended, String) {
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
     let mut screen = File::from(pty.master);
-    // The end of a terminal is an error.
+    // The end of a terminal is read as an error.
     while let Ok(n @ 1..) = screen.read(&mut chunk) {
         bytes.extend(&chunk[..n]);
     }
@@ -61,16 +32,17 @@ fn shown(home: &Home, args: &[&str]) -> (Ended, String) {
 
 #[track_caller]
 fn assert_harmless(what: &str, text: &str, must_show: &str) {
-    assert!(!text.contains(EVIL), "{what}: {text:?}");
+    assert!(!text.contains(CONTROLS), "{what}: {text:?}");
     assert!(text.contains(must_show), "{what}: {must_show:?} is not in {text:?}");
 }
 
 #[test]
-fn receipts_and_pongs_of_a_stranger_are_escaped() {
+fn receipts_and_pongs_are_escaped() {
     let home = Home::new();
     let fake = Fake::start(&home, |mut stream, _, _| {
         read_line(&stream);
-        let answer = json!({"type": "response", "data": "ok", "meta": {"id": format!("uds-{}-1", evil())}});
+        let answer =
+            json!({"type": "response", "data": "ok", "meta": {"id": format!("uds-{}-1", controls())}});
         let _ = writeln!(stream, "{answer}");
     });
     home.publish(&fake.socket);
@@ -85,10 +57,10 @@ fn receipts_and_pongs_of_a_stranger_are_escaped() {
         ended.assert_code(0);
         assert_harmless(&format!("{args:?}"), &text, if args[0] == "send" { "uds-" } else { "pong" });
     }
-    // A refusal is a stranger's text as well.
+    // The reason of a refusal comes from another program too.
     let fake = Fake::start_at(&home, "refusing", |mut stream, _, _| {
         read_line(&stream);
-        let _ = writeln!(stream, "{}", json!({"type": "error", "data": format!("no{}way", evil())}));
+        let _ = writeln!(stream, "{}", json!({"type": "error", "data": format!("no{}way", controls())}));
     });
     home.publish(&fake.socket);
     for args in [
@@ -103,10 +75,10 @@ fn receipts_and_pongs_of_a_stranger_are_escaped() {
 }
 
 #[test]
-fn lists_of_what_strangers_have_left_are_escaped() {
+fn lists_of_peers_and_files_are_escaped() {
     let home = Home::new();
-    // No directory has such a name: the path is only told.
-    home.publish(&format!("{}/{}x", home.path().display(), evil()));
+    // No directory has such a name: the path is only printed.
+    home.publish(&format!("{}/{}x", home.path().display(), controls()));
     for args in [
         &["peers"][..],
         &["peers", "--json"],
@@ -125,9 +97,10 @@ fn lists_of_what_strangers_have_left_are_escaped() {
     }
 }
 
-/// White space that JSON allows and terminals obey is in the line that a server was sent, and not in the one it prints.
+/// The line that arrives has white space that JSON allows and terminals obey; the line that is printed has
+/// none.
 #[test]
-fn answer_to_a_question_is_one_harmless_line() {
+fn answer_to_a_question_is_one_escaped_line() {
     for (is_terminal, json) in [(true, true), (true, false), (false, false)] {
         let home = Home::new();
         let mut serve = home.serve(&[]);
@@ -144,9 +117,9 @@ fn answer_to_a_question_is_one_harmless_line() {
         let process = Process::spawn_as_is(command, WATCHDOG);
         let question = serve.entry().json();
         let asker = question["from"].as_str().unwrap();
-        let data = format!("yes{}no", evil());
+        let data = format!("yes{}no", controls());
         let meta = json!({"authToken": home.token(asker), "inReplyTo": question["meta"]["queryId"]});
-        // Raw where JSON lets it stand: all but the controls below U+0020 and the carriage returns between members.
+        // Unescaped where JSON allows it: everything except the control characters below U+0020.
         let line = format!("{{\r\"type\":\r\"response\",\r\"data\":{},\"meta\":{meta}\r}}\n", json!(data));
         let mut peer = UnixStream::connect(asker).unwrap();
         peer.write_all(line.as_bytes()).unwrap();
@@ -166,7 +139,7 @@ fn answer_to_a_question_is_one_harmless_line() {
         if is_terminal {
             assert_harmless("the answer", &text, "yes");
         } else {
-            // A program gets what it can read; C1 and CR are escaped for it too.
+            // For a program too, control characters are escaped.
             assert!(!text.trim_end_matches('\n').contains(char::is_control), "{text:?}");
         }
         if json || !is_terminal {

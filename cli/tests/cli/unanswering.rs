@@ -1,4 +1,4 @@
-//! The tool where a path that somebody planted lies on a mount that never answers.
+//! The tool with a path of another process on a mount that never answers.
 
 use std::os::unix::fs::symlink;
 
@@ -8,20 +8,20 @@ use crate::fuse::with_hung_mount;
 use crate::util::Home;
 
 #[test]
-fn peers_doctor_sweep_and_ping_do_not_wait_for_a_planted_path_on_a_hung_mount() {
+fn commands_do_not_wait_for_a_planted_path_on_a_hung_mount() {
     let home = Home::new();
     let hung = home.private("hung");
     symlink(&hung, home.path().join("link")).unwrap();
     with_hung_mount(&hung, || {
         let paths =
             ["hung/s.sock", "link/s.sock", "hung"].map(|path| home.path().join(path).display().to_string());
-        // Without a capability file nothing is touched, whoever names the path.
+        // Without a capability file the path is not touched.
         for path in &paths {
             let ended = home.run(&["ping", path]);
             ended.assert_code(1);
             assert!(ended.stderr.contains("without auth token"), "{ended:?}");
         }
-        // Whoever publishes for these paths says that this process listens there, or one that has ended.
+        // The capability files say that this process listens there, or one that has ended.
         let start = udsmsg::os::process::ProcessIdentity::current().start;
         for (path, pid) in paths.iter().zip([std::process::id(), std::process::id(), i32::MAX as u32]) {
             let contents = json!({
@@ -53,7 +53,7 @@ fn peers_doctor_sweep_and_ping_do_not_wait_for_a_planted_path_on_a_hung_mount() 
 }
 
 #[test]
-fn doctor_and_serve_do_not_wait_for_a_hung_mount_in_place_of_the_default_directory() {
+fn doctor_and_serve_do_not_wait_for_a_hung_default_directory() {
     let home = Home::new();
     let squatted = home.private("t/claude-code-socks");
     with_hung_mount(&squatted, || {

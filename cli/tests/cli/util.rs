@@ -1,9 +1,10 @@
-//! What every test here needs: a home of its own, processes that a watchdog ends, raw peers and scripted servers.
+//! What the tests share: a home for each test, processes that a watchdog ends, raw peers and scripted
+//! servers.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Seek, Write};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
@@ -25,26 +27,53 @@ use tempfile::TempDir;
 /// How long anything may take before the watchdog ends it.
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(60);
 
-/// Longer tests repeat what they do this often: `UDSMSG_TEST_SCALE`, 1 if it is not set.
+/// How often long tests repeat what they do: `UDSMSG_TEST_SCALE`, 1 if it is not set.
 pub(crate) fn scale() -> usize {
     std::env::var("UDSMSG_TEST_SCALE").ok().and_then(|text| text.parse().ok()).unwrap_or(1).max(1)
 }
 
-/// Directories that only one test uses: `$TMPDIR`, `$CLAUDE_CONFIG_DIR` and `$HOME` of what it starts.
+/// Bytes that a line may have.
+pub(crate) const FRAME_BYTES_MAX: usize = 65_536;
+
+/// The JSON lines that a command printed.
+#[track_caller]
+pub(crate) fn parsed(stdout: &str) -> Vec<Value> {
+    stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
+}
+
+/// Bytes of the line that `send` makes of an empty text.
+pub(crate) fn empty_text_len() -> usize {
+    let rest = r#"{"type":"text","data":"","ts":"2026-11-22T10:00:00.000Z","meta":{"authToken":""}}"#;
+    let token = 64;
+    rest.len() + token
+}
+
+/// Characters that a terminal obeys, or that change or hide what it shows: of the categories Cc, Cf, Zl and
+/// Zp, from all over Unicode.
+#[rustfmt::skip]
+pub(crate) const CONTROLS: [char; 30] = [
+    '\r', '\u{1b}', '\u{7f}', '\u{80}', '\u{85}', '\u{9b}', '\u{9d}', '\u{9f}',
+    '\u{ad}', '\u{600}', '\u{61c}', '\u{180e}', '\u{200b}', '\u{200d}', '\u{200f}', '\u{2028}',
+    '\u{2029}', '\u{202e}', '\u{2060}', '\u{2064}', '\u{2069}', '\u{206a}', '\u{206f}', '\u{feff}',
+    '\u{fff9}', '\u{fffb}', '\u{1d173}', '\u{e0001}', '\u{e0041}', '\u{e007f}',
+];
+
+/// Directories that only one test uses: `$TMPDIR`, `$CLAUDE_CONFIG_DIR` and `$HOME` of the processes that it
+/// starts.
 pub(crate) struct Home {
     dir: TempDir,
 }
 
 impl Home {
     pub(crate) fn new() -> Self {
-        // Directly in /tmp, so that a long $TMPDIR of whoever runs the tests does not make socket paths too long.
+        // Directly in /tmp: a long $TMPDIR could make socket paths too long.
         let private = fs::Permissions::from_mode(0o700);
         let dir = tempfile::Builder::new().prefix("udsmsg-").permissions(private).tempdir_in("/tmp").unwrap();
         private_dir(&dir.path().join("t"));
         Self { dir }
     }
 
-    /// Everything of this test.
+    /// The directory that holds all files of this test.
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
@@ -94,7 +123,7 @@ impl Home {
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    /// `program` in the environment of this home, and of nothing else.
+    /// `program` with an environment that names only this home.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         // Of another user's directories in it, nobody knows what is in them.
@@ -142,6 +171,13 @@ impl Home {
         self.snapshot().into_keys().filter(is_trace).collect()
     }
 
+    /// Neither the socket nor its capability file is left.
+    #[track_caller]
+    pub(crate) fn assert_released(&self, socket: &str) {
+        assert!(!exists(socket), "{socket} is left");
+        assert!(!exists(self.capability_file(socket)), "the capability file of {socket} is left");
+    }
+
     pub(crate) fn serve(&self, args: &[&str]) -> Serve {
         Serve::start(self.serve_command(args))
     }
@@ -152,7 +188,7 @@ impl Home {
         command
     }
 
-    /// Every file below this home, with all that a start could have changed of it.
+    /// Every file below this home, with all properties that a start could change.
     pub(crate) fn snapshot(&self) -> BTreeMap<PathBuf, String> {
         let mut found = BTreeMap::new();
         let mut pending = vec![self.path().to_owned()];
@@ -169,6 +205,18 @@ impl Home {
         }
         found
     }
+}
+
+/// A pipe without room for one more byte, and how many it holds. A write to it waits.
+pub(crate) fn full_pipe() -> (PipeReader, PipeWriter, usize) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    let mut filled = 0;
+    while let Ok(n) = writer.write(&[b'x'; 4096]) {
+        filled += n;
+    }
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    (reader, writer, filled)
 }
 
 /// Makes a directory 0700 with its missing parents.
@@ -196,25 +244,25 @@ pub(crate) fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap_or_else(|error| panic!("{path:?}: {error}")).mode() & 0o7777
 }
 
-/// Whether something stands at `path`.
+/// Whether there is something at `path`.
 pub(crate) fn exists(path: impl AsRef<Path>) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
-/// A child process that does not outlive its test, nor the watchdog.
+/// A child process that is killed at the end of its test, or by the watchdog.
 pub(crate) struct Process {
     child: Arc<Mutex<Child>>,
     pid: u32,
-    /// The watchdog had to end it.
-    was_bitten: Arc<AtomicBool>,
-    /// Dropped to call the watchdog off.
-    _leash: mpsc::Sender<()>,
+    /// The watchdog killed it.
+    was_killed: Arc<AtomicBool>,
+    /// Dropped to stop the watchdog.
+    _watched: mpsc::Sender<()>,
     stdout: Option<ChildStdout>,
     stderr: Option<JoinHandle<String>>,
     name: String,
 }
 
-/// What is left of a process.
+/// The exit status and the output of a process.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
@@ -233,7 +281,7 @@ impl Process {
         Self::spawn_as_is(command, limit)
     }
 
-    /// Starts `command` with stdout where it says.
+    /// Starts `command` with stdout and stderr as it says.
     pub(crate) fn spawn_as_is(mut command: Command, limit: Duration) -> Self {
         let name = format!("{:?} {:?}", command.get_program(), command.get_args().collect::<Vec<_>>());
         let mut child = command
@@ -249,16 +297,16 @@ impl Process {
             })
         });
         let child = Arc::new(Mutex::new(child));
-        let was_bitten = Arc::new(AtomicBool::new(false));
-        let (leash, held) = mpsc::channel();
-        let (victim, bitten) = (Arc::clone(&child), Arc::clone(&was_bitten));
+        let was_killed = Arc::new(AtomicBool::new(false));
+        let (watched, is_over) = mpsc::channel();
+        let (victim, killed) = (Arc::clone(&child), Arc::clone(&was_killed));
         thread::spawn(move || {
-            if held.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-                bitten.store(true, Ordering::SeqCst);
+            if is_over.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                killed.store(true, Ordering::SeqCst);
                 let _ = victim.lock().unwrap().kill();
             }
         });
-        Self { child, pid, was_bitten, _leash: leash, stdout, stderr, name }
+        Self { child, pid, was_killed, _watched: watched, stdout, stderr, name }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -283,7 +331,7 @@ impl Process {
         self.child.lock().unwrap().stdin.take().unwrap()
     }
 
-    /// The most memory that it has had so far, in KiB.
+    /// The most memory that it has used so far, in KiB.
     #[cfg(target_os = "linux")]
     pub(crate) fn peak_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
@@ -291,7 +339,7 @@ impl Process {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// Waits for the end and takes what was printed.
+    /// Waits for the end and reads what was printed.
     pub(crate) fn end(mut self) -> Ended {
         let mut stdout = String::new();
         if let Some(mut pipe) = self.stdout.take() {
@@ -305,9 +353,9 @@ impl Process {
         loop {
             let ended = self.child.lock().unwrap().try_wait().unwrap();
             if let Some(status) = ended {
-                if self.was_bitten.load(Ordering::SeqCst) {
+                if self.was_killed.load(Ordering::SeqCst) {
                     let stderr = self.take_stderr();
-                    panic!("the watchdog had to kill {}; stderr: {stderr}", self.name);
+                    panic!("the watchdog killed {}; stderr: {stderr}", self.name);
                 }
                 return status;
             }
@@ -335,7 +383,7 @@ impl Ended {
         self
     }
 
-    /// It failed with exit status 1, nothing on stdout, and `text` among what it said on stderr.
+    /// It failed with exit status 1, nothing on stdout, and `text` on stderr.
     #[track_caller]
     pub(crate) fn assert_refused(&self, text: &str) {
         self.assert_code(1);
@@ -377,7 +425,7 @@ pub(crate) struct Serve {
 enum Out {
     /// The rest of stdout, not read so far.
     Unread(BufReader<ChildStdout>),
-    /// Somebody reads it line by line.
+    /// A thread reads it line by line.
     Lines(Receiver<String>),
     Closed,
 }
@@ -389,7 +437,7 @@ impl Serve {
 
     pub(crate) fn start_within(command: Command, limit: Duration) -> Self {
         let mut process = Process::spawn_within(command, limit);
-        // Unbuffered as far as we are concerned: what was not read stays in the pipe.
+        // One byte at a time, so that the rest stays in the pipe.
         let mut out = BufReader::with_capacity(1, process.take_stdout());
         let mut first_line = String::new();
         out.read_line(&mut first_line).unwrap();
@@ -479,7 +527,7 @@ impl Serve {
         self.stop_as_is(signal)
     }
 
-    /// Stops it with `signal`; if nobody has read stdout so far, nobody does until it is over.
+    /// Stops it with `signal`; a stdout that was not read so far stays unread until the end.
     #[track_caller]
     pub(crate) fn stop_as_is(self, signal: Signal) -> Stopped {
         self.signal(signal);
@@ -502,11 +550,11 @@ impl Serve {
     }
 }
 
-/// What a stopped `serve` leaves.
+/// What a stopped `serve` printed, and how long the stop took.
 #[derive(Debug)]
 pub(crate) struct Stopped {
     pub(crate) ended: Ended,
-    /// What was printed and not asked for before.
+    /// The entries that the test did not read before.
     pub(crate) entries: Vec<Entry>,
     pub(crate) took: Duration,
 }
@@ -522,7 +570,7 @@ impl Stopped {
     }
 }
 
-/// A client that is nothing but a socket and a token.
+/// A client that is only a socket and a token.
 pub(crate) struct Peer {
     stream: BufReader<UnixStream>,
     token: String,
@@ -555,7 +603,7 @@ impl Peer {
     /// The next line that came; empty at the end.
     pub(crate) fn read(&mut self) -> String {
         let mut line = String::new();
-        let _ = self.stream.read_line(&mut line).expect("an answer before the watchdog barks");
+        let _ = self.stream.read_line(&mut line).expect("an answer before the watchdog ends the wait");
         line.trim_end_matches('\n').to_owned()
     }
 
@@ -603,8 +651,8 @@ pub(crate) struct Fake {
 }
 
 impl Fake {
-    /// Listens at a path of its own below `home`. `script` is given each connection, its number from 0, and a place for
-    /// the lines that it read.
+    /// Listens at a path of its own below `home`. `script` gets each connection, its number from 0, and a
+    /// channel for the lines that it reads.
     pub(crate) fn start(
         home: &Home,
         script: impl Fn(UnixStream, usize, &mpsc::Sender<String>) + Send + 'static,
@@ -643,7 +691,7 @@ impl Fake {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// The next line that a script put down.
+    /// The next line that a script read.
     pub(crate) fn received(&self) -> String {
         self.received.recv_timeout(WATCHDOG).expect("a line from the client")
     }
@@ -663,7 +711,7 @@ pub(crate) fn read_line(stream: &UnixStream) -> String {
     line.trim_end_matches('\n').to_owned()
 }
 
-/// Lines come out of `stream` until its end.
+/// Reads `stream` to its end.
 pub(crate) fn read_to_end(mut stream: &UnixStream) {
     let _ = std::io::copy(&mut stream, &mut std::io::sink());
 }

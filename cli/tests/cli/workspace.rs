@@ -1,4 +1,4 @@
-//! What README promises to somebody with a fresh checkout: the two commands, typed at the root of the workspace.
+//! The two commands of README in a fresh checkout, at the root of the workspace.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,12 +9,12 @@ use serde_json::json;
 
 use crate::util::{Home, Process, Serve, scale};
 
-/// Something may have to be built first.
+/// The command may have to be built first.
 const BUILD: Duration = Duration::from_secs(900);
 
-/// In the profile that the tests were built with; `UDSMSG_TEST_SCALE=2` asks for `--release` as it is written in README.
+/// In the profile of the tests; with `UDSMSG_TEST_SCALE=2` with `--release`, as README says.
 #[test]
-fn cargo_run_finds_the_command_at_the_root() {
+fn cargo_run_starts_the_command_at_the_workspace_root() {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let may_write = nix::unistd::access(target, nix::unistd::AccessFlags::W_OK).is_ok();
     if !may_write || Command::new(env!("CARGO")).arg("--version").output().is_err() {
@@ -28,7 +28,7 @@ fn cargo_run_finds_the_command_at_the_root() {
         command.arg("run").args(is_release.then_some("--release")).args(["--offline", "--"]).args(args);
         command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap());
         command.env("TMPDIR", home.tmp()).env("CLAUDE_CONFIG_DIR", home.config());
-        // The variables that cargo gives to tests are not those of somebody's shell.
+        // A shell does not have the variables that cargo gives to tests.
         for (name, _) in std::env::vars_os() {
             let name_text = name.to_string_lossy();
             let is_for_the_test =
@@ -45,6 +45,6 @@ fn cargo_run_finds_the_command_at_the_root() {
     assert!(ended.assert_code(0).stdout.contains("uds-1"), "{ended:?}");
     let entry = serve.entry();
     assert_eq!((entry.id.as_str(), &entry.json()["data"]), ("uds-1", &json!("hello")));
-    // It is cargo that was started; what it runs takes its place.
+    // The command replaces the cargo process that was started.
     serve.stop(Signal::SIGTERM).assert_clean(0);
 }
