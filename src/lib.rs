@@ -84,9 +84,9 @@ pub use proto::time::{Mono, Now, Wall};
 #[cfg(feature = "os")]
 pub use client::Client;
 #[cfg(feature = "os")]
-pub use os::address::Address;
+pub use os::names::address::Address;
 #[cfg(feature = "os")]
-pub use os::namespace::{Environment, Namespace};
+pub use os::names::namespace::{Environment, Namespace};
 #[cfg(feature = "os")]
 pub use peers::{Peer, PeerState, Peers};
 #[cfg(feature = "server")]

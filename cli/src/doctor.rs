@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
 use serde_json::json;
-use udsmsg::os::capability::CapabilityDir;
-use udsmsg::os::location::{Location, SkippedLocation};
-use udsmsg::os::process::{ProcessIdentity, ProcessState};
+use udsmsg::os::files::capability::CapabilityDir;
+use udsmsg::os::files::process::{ProcessIdentity, ProcessState};
+use udsmsg::os::names::location::{Location, SkippedLocation};
 use udsmsg::os::random::Random;
 use udsmsg::os::sys::effective_uid;
 use udsmsg::peers::{Fate, PeerList, Remains, SweepReport};

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::json;
-use udsmsg::os::capability::CapabilityDir;
+use udsmsg::os::files::capability::CapabilityDir;
 use udsmsg::{Address, Client, Environment, Error, Namespace, Outgoing, SendOutcome};
 
 use crate::ask;

@@ -11,11 +11,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use self::stream::{ClientStream, Read};
-use crate::os::address::Address;
-use crate::os::capability::CapabilityDir;
 use crate::os::clock::Clock;
 use crate::os::dial::{ChosenBy, dial};
-use crate::os::namespace::{Environment, Namespace};
+use crate::os::files::capability::CapabilityDir;
+use crate::os::names::address::Address;
+use crate::os::names::namespace::{Environment, Namespace};
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::limits::Limits;
 use crate::proto::message::Outgoing;

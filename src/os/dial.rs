@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::socket::{UnixAddr, connect};
 
-use super::address::Address;
-use super::capability::{Capability, CapabilityDir};
-use super::reach::{Reach, Reached, Unreached};
-use super::sys;
+use crate::os::files::capability::{Capability, CapabilityDir};
+use crate::os::files::reach::{Reach, Reached, Unreached};
+use crate::os::names::address::Address;
+use crate::os::sys;
 use crate::proto::auth::AuthToken;
 use crate::proto::error::{Error, ErrorKind};
 

@@ -8,9 +8,9 @@ use mio::event::Event;
 use mio::{Interest, Registry, Token};
 
 use super::ServerEvent;
-use crate::os::address::Address;
-use crate::os::capability::CapabilityDir;
 use crate::os::dial::{ChosenBy, dial};
+use crate::os::files::capability::CapabilityDir;
+use crate::os::names::address::Address;
 use crate::os::transport::{Progress, Stream};
 use crate::proto::conversation::{Queries, QueryId};
 use crate::proto::error::{Error, ErrorKind};

@@ -12,7 +12,7 @@ use mio::{Events, Poll};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{Shutdown, shutdown};
-use udsmsg::os::capability::CapabilityDir;
+use udsmsg::os::files::capability::CapabilityDir;
 use udsmsg::os::random::Random;
 use udsmsg::{Address, Client, ErrorKind, Namespace, Outgoing, SendOutcome, Server, ServerEvent};
 

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use udsmsg::os::capability::CapabilityDir;
+use udsmsg::os::files::capability::CapabilityDir;
 use udsmsg::{Environment, Limits, Namespace, Server, Waker};
 
 type Job = Box<dyn FnOnce(&mut Server) + Send>;

@@ -28,15 +28,15 @@ use nix::sys::socket::{self, Backlog, SockType, UnixAddr, sockopt};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::address::Address;
-use super::capability::{CapabilityDir, Publication};
-use super::clock::Clock;
-use super::location::Location;
-use super::private_dir::{MadeDirs, PrivateDir, Purpose};
-use super::process::{ProcessIdentity, ProcessStart, ProcessState, is_gone};
-use super::random::Random;
-use super::sys::{self, Facts, FileId, FileKind};
-use super::{is_not_found, refused};
+use crate::os::clock::Clock;
+use crate::os::files::capability::{CapabilityDir, Publication};
+use crate::os::files::private_dir::{MadeDirs, PrivateDir, Purpose};
+use crate::os::files::process::{ProcessIdentity, ProcessStart, ProcessState, is_gone};
+use crate::os::names::address::Address;
+use crate::os::names::location::Location;
+use crate::os::random::Random;
+use crate::os::sys::{self, Facts, FileId, FileKind};
+use crate::os::{is_not_found, refused};
 use crate::proto::auth::AuthToken;
 use crate::proto::error::{Error, ErrorKind};
 
@@ -54,14 +54,14 @@ const SOCKET_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
 /// How long a socket that refuses is left alone before it is asked again: a server that has bound its name
 /// and not yet called `listen` refuses too.
-pub(super) const SECOND_LOOK: Duration = Duration::from_millis(10);
+pub(crate) const SECOND_LOOK: Duration = Duration::from_millis(10);
 
 /// How often a start looks again whether the process that a capability file names has ended: one that was killed just now
 /// closes its sockets a moment before it is gone.
 const PROCESS_LOOKS: u32 = 10;
 
 /// How often a start looks again because what stood at its path changed under its eyes.
-pub(super) const ATTEMPTS_MAX: u32 = 8;
+pub(crate) const ATTEMPTS_MAX: u32 = 8;
 
 /// How often a start makes its directory again that others keep removing, and from which attempt on it lets them finish
 /// first: it gives up after about 60 ms.
@@ -801,7 +801,7 @@ fn invalid_listener(why: &str) -> Error {
 }
 
 /// The directory of a socket and its name there.
-pub(super) fn split(address: &Address) -> Result<(&str, &str), Error> {
+pub(crate) fn split(address: &Address) -> Result<(&str, &str), Error> {
     let path = address.path();
     let (parent, name) = match path.rsplit_once('/') {
         None => (".", path),
@@ -824,7 +824,7 @@ fn changed_too_often(location: &Location) -> Error {
 }
 
 /// What a socket that stands at a path does when it is connected to.
-pub(super) enum Probe {
+pub(crate) enum Probe {
     /// It accepts, or would if its backlog were not full; the server's pid where known.
     Lives(Option<u32>),
     Refuses,
@@ -832,7 +832,7 @@ pub(super) enum Probe {
     Unclear(io::Error),
 }
 
-pub(super) fn probe(name: &UnixAddr) -> Probe {
+pub(crate) fn probe(name: &UnixAddr) -> Probe {
     let socket = match sys::stream_socket() {
         Ok(socket) => socket,
         Err(cause) => return Probe::Unclear(cause),
@@ -847,13 +847,13 @@ pub(super) fn probe(name: &UnixAddr) -> Probe {
 }
 
 /// The lock on a directory, given back when dropped.
-pub(super) struct Lock {
+pub(crate) struct Lock {
     dir: Arc<PrivateDir>,
 }
 
 impl Lock {
     /// Waits for the lock, until [`LOCK_TIMEOUT`] after the origin of `clock`.
-    pub(super) fn take(dir: &Arc<PrivateDir>, clock: &Clock) -> Result<Self, Error> {
+    pub(crate) fn take(dir: &Arc<PrivateDir>, clock: &Clock) -> Result<Self, Error> {
         Self::take_within(dir, clock, LOCK_TIMEOUT)
     }
 

@@ -8,11 +8,11 @@ use std::process;
 
 use super::address::Address;
 use super::namespace::{Environment, Namespace};
-use super::private_dir::{MadeDirs, PrivateDir, Purpose};
-use super::random::Random;
-use super::reach::{Reach, Unreached};
-use super::refused;
-use super::sys;
+use crate::os::files::private_dir::{MadeDirs, PrivateDir, Purpose};
+use crate::os::files::reach::{Reach, Unreached};
+use crate::os::random::Random;
+use crate::os::refused;
+use crate::os::sys;
 use crate::proto::error::{Error, ErrorKind};
 
 /// The name of a socket in the directory of its process.

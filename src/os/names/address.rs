@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
 
-use super::sys::SUN_PATH_BYTES;
+use crate::os::sys::SUN_PATH_BYTES;
 use crate::proto::error::{Error, ErrorKind};
 
 /// What an address is written with.

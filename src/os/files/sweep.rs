@@ -21,16 +21,18 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use super::capability::{
     CapabilityDir, FoundCapability, OpenCapabilityDir, is_capability_name, temporary_of,
 };
-use super::claim::{ATTEMPTS_MAX, Lock, Probe, SECOND_LOOK, probe, split};
-use super::clock::Clock;
-use super::location::{SOCKET_NAME, drawn_pid, drawn_pid_of_path, own_directories, shared_directories};
-use super::namespace::{Environment, Namespace};
 use super::private_dir::{PrivateDir, Purpose};
 use super::process::{self, Origin, ProcessIdentity, ProcessState};
-use super::random::Random;
 use super::reach::{Reach, Unreached, is_local};
-use super::refused;
-use super::sys::{self, FileKind};
+use crate::os::clock::Clock;
+use crate::os::names::location::{
+    SOCKET_NAME, drawn_pid, drawn_pid_of_path, own_directories, shared_directories,
+};
+use crate::os::names::namespace::{Environment, Namespace};
+use crate::os::random::Random;
+use crate::os::refused;
+use crate::os::socket::claim::{ATTEMPTS_MAX, Lock, Probe, SECOND_LOOK, probe, split};
+use crate::os::sys::{self, FileKind};
 use crate::proto::error::Error;
 
 /// Files of ours in one directory that are looked at in one call; the next call looks at others.
@@ -405,7 +407,7 @@ impl<'a> Sweep<'a> {
 
     /// Whether a capability is published for the socket in the directory `path` of one server.
     fn has_capability(&self, path: &Path) -> bool {
-        let address = super::address::Address::from_path(&path.join(SOCKET_NAME));
+        let address = crate::os::names::address::Address::from_path(&path.join(SOCKET_NAME));
         address.is_ok_and(|address| {
             self.capabilities.is_some_and(|files| files.facts(&CapabilityDir::file_name(&address)).is_ok())
         })

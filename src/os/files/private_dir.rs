@@ -27,9 +27,9 @@ use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::sys::stat::Mode;
 
 use super::group;
-use super::refused;
 use super::remedy;
-use super::sys::{self, Facts, FileId, FileKind};
+use crate::os::refused;
+use crate::os::sys::{self, Facts, FileId, FileKind};
 use crate::proto::error::{Error, ErrorKind};
 
 /// Links that one walk follows, as the kernel does.

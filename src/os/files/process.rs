@@ -6,7 +6,7 @@ use std::process;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::sys;
+use crate::os::sys;
 
 /// A process and the facts that tell it from every other one with the same pid.
 ///

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use nix::sys::stat::Mode;
 
-use super::location::drawn_pid;
-use super::sys::{self, Facts};
+use crate::os::names::location::drawn_pid;
+use crate::os::sys::{self, Facts};
 
 /// The command that makes the directory `path` private, if it is one that servers make and nothing else needs.
 pub(super) fn made_private(path: &Path, facts: &Facts) -> Option<String> {

@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::sys;
+use crate::os::sys;
 use crate::proto::error::{Error, ErrorKind};
 
 /// The environment variables that names depend on. An empty variable is an unset one.
@@ -31,7 +31,7 @@ impl Environment {
     ///
     /// ```
     /// # #[cfg(unix)] {
-    /// use udsmsg::os::namespace::{Environment, Namespace};
+    /// use udsmsg::os::names::namespace::{Environment, Namespace};
     /// let environment = Environment::from_pairs([("CLAUDE_CONFIG_DIR", "/srv/config")]);
     /// let home = Namespace::default().config_home(&environment).unwrap();
     /// assert_eq!(home, std::path::Path::new("/srv/config"));

@@ -13,7 +13,7 @@ use std::io;
 #[cfg(not(target_os = "linux"))]
 use std::path::{Path, PathBuf};
 
-use super::sys::{self, Facts};
+use crate::os::sys::{self, Facts};
 
 /// The end of a path, which was reached without waiting.
 pub(crate) struct Reached {

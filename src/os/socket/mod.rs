@@ -1,0 +1,3 @@
+//! Sockets: taking a name and giving it back.
+
+pub mod claim;
