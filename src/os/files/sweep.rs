@@ -11,12 +11,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
-
-use nix::errno::Errno;
-use nix::sys::socket::UnixAddr;
-use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::capability::{
     CapabilityDir, FoundCapability, OpenCapabilityDir, is_capability_name, temporary_of,
@@ -25,18 +19,23 @@ use super::private_dir::{PrivateDir, Purpose};
 use super::process::{self, Origin, ProcessIdentity, ProcessState};
 use super::reach::{Reach, Unreached, is_local};
 use crate::os::clock::Clock;
+use crate::os::names::address::Address;
 use crate::os::names::location::{
     SOCKET_NAME, drawn_pid, drawn_pid_of_path, own_directories, shared_directories,
 };
 use crate::os::names::namespace::{Environment, Namespace};
 use crate::os::random::Random;
 use crate::os::refused;
-use crate::os::socket::claim::{ATTEMPTS_MAX, Lock, Probe, SECOND_LOOK, probe, split};
-use crate::os::sys::{self, FileKind};
+use crate::os::socket::lock::Lock;
+use crate::os::socket::probe::{self, Standing};
+use crate::os::sys::{self, Facts, FileKind};
 use crate::proto::error::Error;
 
 /// Files of ours in one directory that are looked at in one call; the next call looks at others.
 pub(crate) const NAMES_MAX: usize = 16_384;
+
+/// How often the directory of a socket is opened again because a stop removed it meanwhile.
+const DIR_ATTEMPTS_MAX: u32 = 8;
 
 /// What kind of thing was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -182,14 +181,14 @@ impl<'a> Sweep<'a> {
             let why = "its socket path is relative: it is not known what stands there";
             return self.keep(Remains::Capability, path, why);
         }
-        let (parent, socket) = match split(address) {
+        let (parent, socket) = match address.split() {
             Ok(parts) => parts,
             Err(error) => return self.keep(Remains::Capability, path, &error.to_string()),
         };
         if let Err(why) = self.check_answers(Path::new(address.path())) {
             return self.keep(Remains::Capability, path, &why);
         }
-        for _ in 0..ATTEMPTS_MAX {
+        for _ in 0..DIR_ATTEMPTS_MAX {
             let dir = match PrivateDir::open_existing(Path::new(parent), Purpose::Sockets) {
                 Ok(Some(dir)) => Arc::new(dir),
                 Ok(None) => return self.sweep_lone_capability(files, (name, found), why, Path::new(parent)),
@@ -223,13 +222,17 @@ impl<'a> Sweep<'a> {
         }
         let address = found.capability.address.path();
         match look_at(dir, socket, Path::new(address)) {
-            Standing::Nothing => {}
-            Standing::Dead => self.remove(Remains::Socket, PathBuf::from(address), why, || {
-                Ok(unlinkat(dir, socket, UnlinkatFlags::NoRemoveDir)?)
-            }),
-            Standing::Foreign(what) => self.keep(Remains::Socket, PathBuf::from(address), &what),
-            Standing::Unclear(what) => {
+            Ok(Standing::Nothing) => {}
+            Ok(Standing::Dead(id)) => {
+                let removal = || probe::remove_same(dir, socket, id);
+                self.remove(Remains::Socket, PathBuf::from(address), why, removal);
+            }
+            Ok(Standing::Foreign(found)) => {
+                self.keep(Remains::Socket, PathBuf::from(address), &why_foreign(&found));
+            }
+            standing => {
                 // A child may serve on with the token of its dead parent.
+                let what = what_may_live(&standing);
                 let why = format!("its process has ended, but {what} at its socket path");
                 return self.keep(Remains::Capability, path, &why);
             }
@@ -369,11 +372,11 @@ impl<'a> Sweep<'a> {
             Err(cause) => return keep(self, &format!("it cannot be listed: {cause}")),
         }
         let socket = path.join(SOCKET_NAME);
-        let has_socket = match look_at(&dir, SOCKET_NAME, &socket) {
-            Standing::Nothing => false,
-            Standing::Dead => true,
-            Standing::Foreign(what) => return keep(self, &what),
-            Standing::Unclear(what) => return keep(self, &format!("{what} at its socket path")),
+        let dead = match look_at(&dir, SOCKET_NAME, &socket) {
+            Ok(Standing::Nothing) => None,
+            Ok(Standing::Dead(id)) => Some(id),
+            Ok(Standing::Foreign(found)) => return keep(self, &why_foreign(&found)),
+            standing => return keep(self, &format!("{} at its socket path", what_may_live(&standing))),
         };
         if let Err(why) = process::is_gone(pid) {
             return keep(self, why);
@@ -382,10 +385,8 @@ impl<'a> Sweep<'a> {
             return keep(self, "it has changed meanwhile");
         }
         let why = "there is no such process, and no capability file";
-        if has_socket {
-            self.remove(Remains::Socket, socket, why, || {
-                Ok(unlinkat(&*dir, SOCKET_NAME, UnlinkatFlags::NoRemoveDir)?)
-            });
+        if let Some(id) = dead {
+            self.remove(Remains::Socket, socket, why, || probe::remove_same(&*dir, SOCKET_NAME, id));
         }
         self.remove_directory(&dir, path, why);
     }
@@ -407,7 +408,7 @@ impl<'a> Sweep<'a> {
 
     /// Whether a capability is published for the socket in the directory `path` of one server.
     fn has_capability(&self, path: &Path) -> bool {
-        let address = crate::os::names::address::Address::from_path(&path.join(SOCKET_NAME));
+        let address = Address::from_path(&path.join(SOCKET_NAME));
         address.is_ok_and(|address| {
             self.capabilities.is_some_and(|files| files.facts(&CapabilityDir::file_name(&address)).is_ok())
         })
@@ -471,49 +472,25 @@ pub(crate) fn judged(found: &FoundCapability, origin: Origin) -> (ProcessState, 
     }
 }
 
-/// What stands at the path of a dead process's socket.
-enum Standing {
-    Nothing,
-    /// A socket of ours that refuses, asked twice.
-    Dead,
-    /// Something that is no socket of ours.
-    Foreign(String),
-    /// Something that may live.
-    Unclear(String),
+/// What stands at the socket `name` in `dir`, which is the one at `path`.
+fn look_at(dir: &PrivateDir, name: &str, path: &Path) -> io::Result<Standing> {
+    probe::look_at(path, || sys::facts_at(dir, name))
 }
 
-/// Looks at the socket `name` in `dir`, which is the one at `path`, and asks it twice if it is ours.
-fn look_at(dir: &PrivateDir, name: &str, path: &Path) -> Standing {
-    let found = match sys::facts_at(dir, name) {
-        Ok(found) => found,
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Standing::Nothing,
-        Err(cause) => return Standing::Unclear(format!("it cannot be seen what is ({cause})")),
-    };
-    if found.kind != FileKind::Socket {
-        return Standing::Foreign(format!("it is {}, and no server made it", found.kind.name()));
+/// Why something stays that is no socket of ours.
+fn why_foreign(found: &Facts) -> String {
+    match found.kind {
+        FileKind::Socket => format!("it belongs to uid {}", found.uid),
+        kind => format!("it is {}, and no server made it", kind.name()),
     }
-    if found.uid != sys::effective_uid() {
-        return Standing::Foreign(format!("it belongs to uid {}", found.uid));
-    }
-    let unclear = |why: &dyn std::fmt::Display| {
-        Standing::Unclear(format!("there is a socket that cannot be asked ({why})"))
-    };
-    let address = match UnixAddr::new(path) {
-        Ok(address) => address,
-        Err(cause) => return unclear(&cause),
-    };
-    for pause in [SECOND_LOOK, Duration::ZERO] {
-        match probe(&address) {
-            Probe::Refuses => thread::sleep(pause),
-            Probe::Gone => return Standing::Nothing,
-            Probe::Lives(_) => return Standing::Unclear(String::from("something still listens")),
-            Probe::Unclear(cause) => return unclear(&cause),
-        }
-    }
-    match sys::facts_at(dir, name) {
-        Ok(now) if now.id == found.id => Standing::Dead,
-        Ok(_) => Standing::Unclear(String::from("something changes what is")),
-        Err(cause) if cause.raw_os_error() == Some(Errno::ENOENT as i32) => Standing::Nothing,
-        Err(cause) => unclear(&cause),
+}
+
+/// What may still live, in words that can stand before "at its socket path".
+fn what_may_live(standing: &io::Result<Standing>) -> String {
+    match standing {
+        Ok(Standing::Live(_)) => String::from("something still listens"),
+        Ok(Standing::Unclear { cause, .. }) => format!("there is a socket that cannot be asked ({cause})"),
+        Err(cause) => format!("it cannot be seen what is ({cause})"),
+        Ok(_) => String::from("something changes what is"),
     }
 }

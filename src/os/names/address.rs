@@ -48,6 +48,25 @@ impl Address {
         &self.path
     }
 
+    /// The directory of the socket and its name there.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidAddress`] if the path names a directory.
+    pub(crate) fn split(&self) -> Result<(&str, &str), Error> {
+        let path = self.path();
+        let (parent, name) = match path.rsplit_once('/') {
+            None => (".", path),
+            Some(("", name)) => ("/", name),
+            Some((parent, name)) => (parent, name),
+        };
+        if matches!(name, "" | "." | "..") {
+            let sentence = format!("the socket path {path:?} names a directory; add a name for the socket");
+            return Err(Error::new(ErrorKind::InvalidAddress, sentence));
+        }
+        Ok((parent, name))
+    }
+
     /// Checks that the path fits a socket address.
     ///
     /// # Errors

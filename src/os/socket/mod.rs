@@ -1,3 +1,7 @@
-//! Sockets: taking a name and giving it back.
+//! Sockets: a name taken, held and given back.
 
+mod adopt;
 pub mod claim;
+mod file;
+pub(crate) mod lock;
+pub(crate) mod probe;
