@@ -103,14 +103,7 @@ impl CapabilityDir {
     /// The name of the file for `address`: the lower-case hex SHA-256 of its path, and `.json`.
     pub fn file_name(address: &Address) -> String {
         let digest = Sha256::digest(address.path().as_bytes());
-        let mut name = String::with_capacity(2 * digest.len() + 5);
-        for byte in digest {
-            name.extend(
-                [byte >> 4, byte & 15].into_iter().filter_map(|digit| char::from_digit(digit.into(), 16)),
-            );
-        }
-        name.push_str(".json");
-        name
+        format!("{}.json", base16ct::lower::encode_string(&digest))
     }
 
     /// Publishes the right to talk to the server at `address`, in place of what was published for it before.

@@ -180,9 +180,9 @@ const DIGEST_DIGITS: usize = 16;
 /// The beginning of the hex SHA-256 of an id: files that others may list do not spell out which machine it
 /// is.
 fn digest(id: &str) -> String {
-    let digest = Sha256::digest(id.as_bytes());
-    let digits = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.filter_map(|digit| char::from_digit(digit.into(), 16)).take(DIGEST_DIGITS).collect()
+    let mut digits = base16ct::lower::encode_string(&Sha256::digest(id.as_bytes()));
+    digits.truncate(DIGEST_DIGITS);
+    digits
 }
 
 impl ProcessStart {
