@@ -21,8 +21,7 @@ use super::private_dir::{MadeDirs, PrivateDir, Purpose};
 use super::process::{Origin, ProcessIdentity, ProcessStart};
 use super::reach::is_local;
 use crate::os::names::address::Address;
-use crate::os::names::location::drawn_pid;
-use crate::os::names::namespace::{Environment, Namespace};
+use crate::os::names::namespace::{Environment, Namespace, drawn_pid, is_hex};
 use crate::os::random::Random;
 use crate::os::sys::{self, Facts, FileId, FileKind};
 use crate::os::{is_not_found, refused};
@@ -544,7 +543,7 @@ pub(crate) fn temporary_of(name: &str) -> Option<(u32, Option<&str>)> {
 }
 
 fn is_hash(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    is_hex(text, 64)
 }
 
 /// The name under which `process` writes what is to become the file `name`. It says which process that was,

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::sys::stat::Mode;
 
-use crate::os::names::location::drawn_pid;
+use crate::os::names::namespace::drawn_pid;
 use crate::os::sys::{self, Facts};
 
 /// The command that makes the directory `path` private, if it is one that servers make and nothing else needs.

@@ -20,10 +20,8 @@ use super::process::{self, Origin, ProcessIdentity, ProcessState};
 use super::reach::{Reach, Unreached, is_local};
 use crate::os::clock::Clock;
 use crate::os::names::address::Address;
-use crate::os::names::location::{
-    SOCKET_NAME, drawn_pid, drawn_pid_of_path, own_directories, shared_directories,
-};
-use crate::os::names::namespace::{Environment, Namespace};
+use crate::os::names::location::{own_directories, shared_directories};
+use crate::os::names::namespace::{Environment, Namespace, SOCKET_NAME, drawn_pid};
 use crate::os::random::Random;
 use crate::os::refused;
 use crate::os::socket::lock::Lock;
@@ -239,7 +237,7 @@ impl<'a> Sweep<'a> {
         }
         self.remove(Remains::Capability, path, why, || files.remove(name));
         let its_pid = found.capability.process.as_ref().map(|process| process.pid);
-        if its_pid.is_some() && drawn_pid_of_path(self.namespace, dir.path()) == its_pid {
+        if its_pid.is_some() && self.namespace.drawn_pid(dir.path()) == its_pid {
             self.remove_directory(dir, Path::new(address).parent().unwrap_or_else(|| dir.path()), why);
         }
     }
