@@ -16,7 +16,7 @@ use crate::os::clock::Clock;
 use crate::os::files::capability::{CapabilityDir, is_capability_name};
 use crate::os::files::process::{ProcessIdentity, ProcessState};
 pub use crate::os::files::sweep::{Fate, Remains, Swept};
-use crate::os::files::sweep::{NAMES_MAX, Sweep, judged};
+use crate::os::files::sweep::{NAMES_MAX, Sweep};
 use crate::os::names::address::Address;
 use crate::os::names::location::own_directories;
 use crate::os::names::namespace::{Environment, Namespace};
@@ -180,7 +180,7 @@ impl Peers {
                 Err(error) if error.kind() == ErrorKind::CapabilityMissing => continue,
                 Err(error) => peer.reason = error.to_string(),
                 Ok(found) => {
-                    let (state, why) = judged(&found, origin);
+                    let (state, why) = found.publisher_state(origin);
                     let capability = found.capability;
                     peer.state =
                         if state == ProcessState::Dead { PeerState::Dead } else { PeerState::Unknown };

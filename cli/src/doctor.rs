@@ -260,7 +260,7 @@ fn descriptors(checks: &mut Checks) {
 /// Whether a crash of a server of ours could be proven later.
 fn identity(checks: &mut Checks) {
     const NAME: &str = "identity";
-    match ProcessIdentity::current().judged() {
+    match ProcessIdentity::current().state_and_reason() {
         (ProcessState::Live, _) => {
             checks.ok(NAME, "a server of ours that crashes can be told from a live one")
         }

@@ -417,7 +417,7 @@ fn a_live_server_is_reported_as_kept() {
     assert_eq!(report.swept.len(), 1);
     assert_eq!((&report.swept[0].path, report.swept[0].fate), (&file, Fate::Kept));
     assert_eq!(report.swept[0].reason, "its process runs");
-    assert_eq!(ProcessIdentity::current().judged().1, "its process runs");
+    assert_eq!(ProcessIdentity::current().state_and_reason().1, "its process runs");
     let _ = token(1);
 }
 

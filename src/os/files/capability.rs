@@ -18,7 +18,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::private_dir::{MadeDirs, PrivateDir, Purpose};
-use super::process::{Origin, ProcessIdentity, ProcessStart};
+use super::process::{Origin, ProcessIdentity, ProcessStart, ProcessState};
 use super::reach::is_local;
 use crate::os::names::address::Address;
 use crate::os::names::namespace::{Environment, Namespace, drawn_pid, is_hex};
@@ -510,6 +510,14 @@ pub(crate) struct FoundCapability {
 }
 
 impl FoundCapability {
+    /// Whether the process that published it still lives, and why; `origin` is the directory's.
+    pub(crate) fn publisher_state(&self, origin: Origin) -> (ProcessState, &'static str) {
+        match &self.capability.process {
+            Some(process) => process.state_from(origin),
+            None => (ProcessState::Unknown, "it does not say which process published it"),
+        }
+    }
+
     /// Whether this is the very file that `other` is, unchanged.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.id == other.id && self.bytes == other.bytes

@@ -10,8 +10,8 @@ use crate::os::sys;
 
 /// A process and the facts that tell it from every other one with the same pid.
 ///
-/// Every fact but the pid can be unknown: on a platform without it, or because whoever wrote the file did not
-/// know it.
+/// Every fact but the pid can be unknown: on a platform without it, or because the program that wrote the file did
+/// not know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessIdentity {
     /// Its pid, in its own pid namespace.
@@ -71,23 +71,23 @@ impl ProcessIdentity {
     ///
     /// It is dead if, in the same boot of the same machine and in the same pid namespace, there is no such
     /// process, or a zombie, or, in the same time namespace, one with another start. A home directory can be
-    /// shared by machines and containers, and machines made from one image can have one id: whatever is not known to be
-    /// the same place is [`ProcessState::Unknown`].
+    /// shared by machines and containers, and machines made from one image can have one id: where the place is
+    /// not known to be the same, the state is [`ProcessState::Unknown`].
     pub fn state(&self) -> ProcessState {
-        self.judged().0
+        self.state_and_reason().0
     }
 
     /// [`ProcessIdentity::state`], and why in words that can follow a colon.
-    pub fn judged(&self) -> (ProcessState, &'static str) {
-        self.judged_in(Origin::Anywhere)
+    pub fn state_and_reason(&self) -> (ProcessState, &'static str) {
+        self.state_from(Origin::Anywhere)
     }
 
     /// The same for an identity that was written down at `origin`.
-    pub(crate) fn judged_in(&self, origin: Origin) -> (ProcessState, &'static str) {
-        self.judged_from(&ProcessStart::of_current(), origin)
+    pub(crate) fn state_from(&self, origin: Origin) -> (ProcessState, &'static str) {
+        self.state_seen_from(&ProcessStart::of_current(), origin)
     }
 
-    fn judged_from(&self, here: &ProcessStart, origin: Origin) -> (ProcessState, &'static str) {
+    fn state_seen_from(&self, here: &ProcessStart, origin: Origin) -> (ProcessState, &'static str) {
         use ProcessState::{Dead, Live, Unknown};
         match (&self.start.machine_id, &here.machine_id) {
             (Some(its), Some(ours)) if its == ours => {}
@@ -144,8 +144,12 @@ impl ProcessIdentity {
         Some(format!("{machine}-{boot}-{}-{}{clock}", start.pid_namespace?, start.start_time?))
     }
 
-    /// What [`ProcessIdentity::judged_in`] says of the process `pid` that left `mark`; `None` if that is none.
-    pub(crate) fn judge_marked(pid: u32, mark: &str, origin: Origin) -> Option<(ProcessState, &'static str)> {
+    /// What [`ProcessIdentity::state_from`] says of the process `pid` that left `mark`; `None` if that is no mark.
+    pub(crate) fn state_of_mark(
+        pid: u32,
+        mark: &str,
+        origin: Origin,
+    ) -> Option<(ProcessState, &'static str)> {
         let mut parts = mark.split('-');
         let mut digest = || {
             let part = parts.next().filter(|part| part.len() == DIGEST_DIGITS)?;
@@ -160,7 +164,7 @@ impl ProcessIdentity {
         };
         let is_all = parts.next().is_none();
         let start = ProcessStart { machine_id, boot_id, pid_namespace, time_namespace, start_time };
-        is_all.then(|| Self { pid, start }.judged_from(&ProcessStart::of_current().digested(), origin))
+        is_all.then(|| Self { pid, start }.state_seen_from(&ProcessStart::of_current().digested(), origin))
     }
 }
 

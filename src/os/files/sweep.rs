@@ -165,7 +165,7 @@ impl<'a> Sweep<'a> {
             Ok(found) => found,
             Err(error) => return self.keep(Remains::Capability, path, &error.to_string()),
         };
-        match judged(&found, self.origin) {
+        match found.publisher_state(self.origin) {
             (ProcessState::Dead, why) => self.sweep_dead(files, name, &found, why),
             (_, why) => self.keep(Remains::Capability, path, why),
         }
@@ -279,10 +279,10 @@ impl<'a> Sweep<'a> {
         if facts.kind != FileKind::Regular || facts.uid != sys::effective_uid() {
             return self.keep(Remains::Temporary, path, "it is no regular file of ours");
         }
-        let by_name = mark.and_then(|mark| ProcessIdentity::judge_marked(pid, mark, self.origin));
+        let by_name = mark.and_then(|mark| ProcessIdentity::state_of_mark(pid, mark, self.origin));
         let (state, why) = by_name.unwrap_or_else(|| match files.read_temporary(name) {
             Ok(found) if found.capability.process.as_ref().is_some_and(|process| process.pid == pid) => {
-                judged(&found, self.origin)
+                found.publisher_state(self.origin)
             }
             _ => (ProcessState::Unknown, "it does not say which process made it"),
         });
@@ -392,7 +392,7 @@ impl<'a> Sweep<'a> {
     /// Whether the capability file `name` is still the one that was `found`, and its process still dead.
     fn is_unchanged(&self, files: &OpenCapabilityDir, name: &str, found: &FoundCapability) -> bool {
         let now = files.read_named(name);
-        now.is_ok_and(|now| now.is_same(found) && judged(&now, self.origin).0 == ProcessState::Dead)
+        now.is_ok_and(|now| now.is_same(found) && now.publisher_state(self.origin).0 == ProcessState::Dead)
     }
 
     /// Whether everything on the way to `path` answers by itself, so that looking at it cannot take for ever; or why not.
@@ -459,14 +459,6 @@ impl<'a> Sweep<'a> {
 
     fn add(&mut self, remains: Remains, path: PathBuf, fate: Fate, why: &str) {
         self.report.push(Swept { remains, path, fate, reason: why.to_owned() });
-    }
-}
-
-/// Whether the process that published a capability still lives, and why we think so; `origin` is the directory's.
-pub(crate) fn judged(found: &FoundCapability, origin: Origin) -> (ProcessState, &'static str) {
-    match &found.capability.process {
-        Some(process) => process.judged_in(origin),
-        None => (ProcessState::Unknown, "it does not say which process published it"),
     }
 }
 
