@@ -337,7 +337,8 @@ impl Claim {
     /// whether it is known to live. A server of this process is not another one: whether that listens can be told by
     /// connecting.
     fn other_publisher(&self, capabilities: &CapabilityDir) -> Option<(u32, bool)> {
-        let found = capabilities.read(self.address()).ok()?;
+        let dir = capabilities.open_existing().ok()??;
+        let found = dir.read(self.address()).ok()?;
         let is_ours = self.auth_token.matches(found.auth_token.expose().as_bytes());
         let process = found.process.filter(|_| !is_ours)?;
         let here = ProcessIdentity::current();
@@ -347,7 +348,7 @@ impl Claim {
         if is_here && (process.pid == here.pid || is_gone(process.pid).is_ok()) {
             return None;
         }
-        match process.state() {
+        match process.state_from(dir.origin()).0 {
             ProcessState::Dead => None,
             ProcessState::Live => Some((process.pid, true)),
             ProcessState::Unknown => Some((process.pid, false)),
