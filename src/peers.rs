@@ -8,7 +8,6 @@
 //! path is to be escaped before it is shown (`{:?}` does).
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::client::Client;
@@ -114,9 +113,9 @@ pub struct SweepReport {
     pub swept: Vec<Swept>,
     /// Whether this is all that there is.
     pub is_complete: bool,
-    /// Directories that hold more than one call looks at. The next call looks at others, unless it is more than a
-    /// million names that others have put there.
-    pub truncated: Vec<PathBuf>,
+    /// A sentence about each directory that holds more than one call looks at. The next call looks at others, unless
+    /// others have put more than a million names there.
+    pub truncated: Vec<String>,
 }
 
 impl Peers {

@@ -16,7 +16,6 @@ use udsmsg::peers::{Fate, PeerList, Remains, SweepReport};
 use udsmsg::{Address, Environment, Error, ErrorKind, Limits, Namespace, PeerState, Peers};
 
 use crate::output::{Escaped, Json, Style, print, status_of};
-use crate::peers::truncated;
 
 /// Descriptors that a server needs beside those of its clients, with room for a few of its host's.
 const DESCRIPTORS_BESIDE: u64 = 32;
@@ -310,7 +309,7 @@ fn files(checks: &mut Checks, list: &PeerList, report: &SweepReport) {
         match peer.state {
             PeerState::Live | PeerState::Dead => {}
             PeerState::Unusable => {
-                let remedy = format!("if you do not know it, remove it; else start its server again: {file}");
+                let remedy = format!("start its server again, or move it out of there: {file}");
                 checks.fault("peer", peer.reason.clone(), remedy);
             }
             PeerState::Unknown if runs => {
@@ -330,7 +329,7 @@ fn files(checks: &mut Checks, list: &PeerList, report: &SweepReport) {
                 let detail = format!("{} {path:?}: {}", swept.remains.code(), swept.reason);
                 checks.fault(NAME, detail, "udsmsg sweep");
             }
-            // What is published has been judged above.
+            // What is published has been looked at above.
             Fate::Kept if swept.remains != Remains::Capability => {
                 checks.note(NAME, format!("{} {path:?} is kept: {}", swept.remains.code(), swept.reason));
             }
@@ -341,8 +340,8 @@ fn files(checks: &mut Checks, list: &PeerList, report: &SweepReport) {
         checks
             .note("peer", "there are more capability files than one call reads; run it again to see others");
     }
-    for directory in &report.truncated {
-        checks.note(NAME, truncated(directory));
+    for sentence in &report.truncated {
+        checks.note(NAME, sentence);
     }
     if checks.0.len() == before {
         let live = list.peers.iter().filter(|peer| peer.state == PeerState::Live).count();

@@ -1,6 +1,5 @@
 //! `udsmsg peers` and `udsmsg sweep`: who is there, and taking away what the dead left.
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -83,8 +82,8 @@ pub(crate) fn sweep(
     style: Style,
 ) -> Result<ExitCode, Error> {
     let report = Peers::in_namespace(namespace, environment)?.sweep(args.dry_run)?;
-    for directory in &report.truncated {
-        complain(&truncated(directory));
+    for sentence in &report.truncated {
+        complain(sentence);
     }
     let mut lines = String::new();
     for swept in &report.swept {
@@ -99,16 +98,6 @@ pub(crate) fn sweep(
     let has_failed = report.swept.iter().any(|swept| swept.fate == Fate::Failed);
     let printed = status_of(print(&lines));
     Ok(if has_failed { ExitCode::FAILURE } else { printed })
-}
-
-/// What to say of a directory that one sweep cannot look through.
-pub(crate) fn truncated(directory: &Path) -> String {
-    let uid = udsmsg::os::sys::effective_uid();
-    format!(
-        "{directory:?} holds more than one sweep looks at; run it again to look at others, or list what is yours with: \
-         find {} -maxdepth 1 -uid {uid}",
-        directory.display()
-    )
 }
 
 fn json_of_swept(swept: &Swept) -> serde_json::Value {

@@ -360,7 +360,7 @@ impl OpenCapabilityDir {
                 // What `open` refuses is told by what stands there: each system has its own errno for a link.
                 return Err(match sys::facts_at(&self.dir, name) {
                     Ok(facts) if facts.kind != FileKind::Regular => refuse(format_args!(
-                        "it is {}, not a regular file; remove it if you do not know it",
+                        "it is {}, not a regular file; move it out of there",
                         facts.kind.name()
                     )),
                     found if is_gone(&cause) || found.as_ref().is_err_and(is_gone) => {
@@ -374,9 +374,7 @@ impl OpenCapabilityDir {
         let facts = sys::facts_of(&file).map_err(cannot)?;
         if facts.kind != FileKind::Regular {
             let kind = facts.kind.name();
-            return Err(refuse(format_args!(
-                "it is {kind}, not a regular file; remove it if you do not know it"
-            )));
+            return Err(refuse(format_args!("it is {kind}, not a regular file; move it out of there")));
         }
         let own_uid = sys::effective_uid();
         if facts.uid != own_uid {

@@ -51,9 +51,22 @@ fn is_named_by_us(path: &Path) -> bool {
     name == "messaging-capabilities" || shared.ends_with("-socks") || drawn_pid(name).is_some()
 }
 
-/// The path as a shell reads it back; `None` if it is better not shown in a command.
+/// What to do about the `directory`, which holds more than one sweep looks at.
+pub(super) fn rest_of(directory: &Path) -> String {
+    let again = "run it again to look at others";
+    match shell_word(directory) {
+        Some(word) => {
+            let uid = sys::effective_uid();
+            format!("{again}, or list what is yours with: find {word} -maxdepth 1 -uid {uid}")
+        }
+        None => String::from(again),
+    }
+}
+
+/// The path as a shell reads it back, and no option of a command; `None` if it is better not shown in a command.
 fn shell_word(path: &Path) -> Option<String> {
     let text = path.to_str().filter(|text| !text.chars().any(|c| c.is_control()))?;
+    let text = if text.starts_with('-') { format!("./{text}") } else { text.to_owned() };
     let is_plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+,@%:=".contains(&byte));
-    if is_plain { Some(text.to_owned()) } else { Some(format!("'{}'", text.replace('\'', r"'\''"))) }
+    if is_plain { Some(text) } else { Some(format!("'{}'", text.replace('\'', r"'\''"))) }
 }

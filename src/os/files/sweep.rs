@@ -18,6 +18,7 @@ use super::capability::{
 use super::private_dir::{PrivateDir, Purpose};
 use super::process::{self, Origin, ProcessIdentity, ProcessState};
 use super::reach::{Reach, Unreached, is_local};
+use super::remedy;
 use crate::os::clock::Clock;
 use crate::os::names::address::Address;
 use crate::os::names::location::{own_directories, shared_directories};
@@ -112,8 +113,8 @@ pub(crate) struct Sweep<'a> {
     reach: Reach,
     random: Random,
     report: Vec<Swept>,
-    /// Directories with more in them than one call looks at.
-    truncated: Vec<PathBuf>,
+    /// A sentence about each directory with more in it than one call looks at.
+    truncated: Vec<String>,
 }
 
 impl<'a> Sweep<'a> {
@@ -132,7 +133,7 @@ impl<'a> Sweep<'a> {
     }
 
     /// Looks at everything; says what became of it, and which directories hold more than was looked at.
-    pub(crate) fn run(mut self) -> Result<(Vec<Swept>, Vec<PathBuf>), Error> {
+    pub(crate) fn run(mut self) -> Result<(Vec<Swept>, Vec<String>), Error> {
         if let Some(files) = self.capabilities {
             let wanted = |name: &str| is_capability_name(name) || temporary_of(name).is_some();
             let (mut names, is_all) = files.names(NAMES_MAX, wanted, &mut self.random)?;
@@ -155,7 +156,8 @@ impl<'a> Sweep<'a> {
 
     fn note_truncated(&mut self, directory: &Path, is_all: bool) {
         if !is_all {
-            self.truncated.push(directory.to_owned());
+            let rest = remedy::rest_of(directory);
+            self.truncated.push(format!("{directory:?} holds more than one sweep looks at; {rest}"));
         }
     }
 

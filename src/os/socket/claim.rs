@@ -371,7 +371,7 @@ impl Claim {
         match self.socket.look()? {
             Standing::Nothing | Standing::Changing => Ok(()),
             Standing::Foreign(found) if found.kind != FileKind::Socket => {
-                let mend = "use another path, or remove it if nothing needs it";
+                let mend = "use another path, or move it out of there";
                 Err(self.socket.occupied(&format!("{} stands there; {mend}", found.kind.name())))
             }
             Standing::Foreign(found) => {
@@ -386,7 +386,8 @@ impl Claim {
                 Err(Error::new(ErrorKind::AlreadyRunning, sentence))
             }
             Standing::Unclear { cause, .. } => {
-                let why = "a socket stands there that cannot be asked whether it lives; remove it if not";
+                let why = "a socket stands there that cannot be asked whether its server lives; use another path, or move \
+                           it out of there if that has ended";
                 Err(self.socket.occupied(why).with_source(cause))
             }
             Standing::Dead(id) => {
@@ -418,7 +419,7 @@ impl Claim {
                 let why = format!(
                     "a socket stands there that refuses a connection from here, and it cannot be told whether its \
                      server has ended (process {pid} in its capability file, perhaps in a container or on another \
-                     machine); make sure that it has and remove the socket, or use another path"
+                     machine); use another path, or make sure that it has and move the socket out of there"
                 );
                 Err(self.socket.occupied(&why))
             }
