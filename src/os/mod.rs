@@ -3,11 +3,12 @@
 //!
 //! The core below (`proto`) is told all of this; it asks for nothing. A server's name is made in three steps:
 //!
-//! 1. [`names::location::Location`] says where: an [`names::address::Address`] from the caller, or one drawn for a
-//!    [`names::namespace::Namespace`] in an [`names::namespace::Environment`].
-//! 2. [`socket::claim::Claim::bind`] takes the name: it checks the directory, replaces a dead server's socket and
-//!    nothing else, listens, and publishes the right to talk through [`files::capability::CapabilityDir`].
-//!    [`socket::claim::Claim::adopt`] does the same for a listener that the caller has made.
+//! 1. [`names::location::Location`] says where: an [`names::address::Address`] from the caller, or one drawn
+//!    for a [`names::namespace::Namespace`] in an [`names::namespace::Environment`].
+//! 2. [`socket::claim::Claim::bind`] takes the name: it checks the directory, replaces a dead server's socket
+//!    and nothing else, listens, and publishes the right to talk through
+//!    [`files::capability::CapabilityDir`]. [`socket::claim::Claim::adopt`] does the same for a listener that
+//!    the caller has made.
 //! 3. [`socket::claim::Claim::release`] removes exactly what that made.
 //!
 //! Files are touched as if someone were attacking: every directory on the way is checked, no link is followed

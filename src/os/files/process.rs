@@ -1,4 +1,5 @@
-//! Which process it was, so that it can be told later whether it still lives: a pid alone is given out again.
+//! Which process it was, so that it can be told later whether it still lives: a pid is used again, so it is
+//! not enough.
 
 use std::fs;
 use std::process;
@@ -10,8 +11,8 @@ use crate::os::sys;
 
 /// A process and the facts that tell it from every other one with the same pid.
 ///
-/// Every fact but the pid can be unknown: on a platform without it, or because the program that wrote the file did
-/// not know it.
+/// Every fact but the pid can be unknown: on a platform without it, or because the program that wrote the
+/// file did not know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessIdentity {
     /// Its pid, in its own pid namespace.
@@ -71,8 +72,8 @@ impl ProcessIdentity {
     ///
     /// It is dead if, in the same boot of the same machine and in the same pid namespace, there is no such
     /// process, or a zombie, or, in the same time namespace, one with another start. A home directory can be
-    /// shared by machines and containers, and machines made from one image can have one id: where the place is
-    /// not known to be the same, the state is [`ProcessState::Unknown`].
+    /// shared by machines and containers, and machines made from one image can have one id: where the place
+    /// is not known to be the same, the state is [`ProcessState::Unknown`].
     pub fn state(&self) -> ProcessState {
         self.state_and_reason().0
     }
@@ -135,8 +136,8 @@ impl ProcessIdentity {
     }
 
     /// What tells this process from all others in few letters, for the name of a file that may be left empty:
-    /// `<machine>-<boot>-<pid namespace>-<start>`, the first two as digests, and `-<time namespace>` where the kernel
-    /// has those. `None` if something else is not known.
+    /// `<machine>-<boot>-<pid namespace>-<start>`, the first two as digests, and `-<time namespace>` where
+    /// the kernel has those. `None` if something else is not known.
     pub(crate) fn mark(&self) -> Option<String> {
         let start = self.start.digested();
         let (machine, boot) = (start.machine_id?, start.boot_id?);
@@ -144,7 +145,8 @@ impl ProcessIdentity {
         Some(format!("{machine}-{boot}-{}-{}{clock}", start.pid_namespace?, start.start_time?))
     }
 
-    /// What [`ProcessIdentity::state_from`] says of the process `pid` that left `mark`; `None` if that is no mark.
+    /// What [`ProcessIdentity::state_from`] says of the process `pid` that left `mark`; `None` if that is no
+    /// mark.
     pub(crate) fn state_of_mark(
         pid: u32,
         mark: &str,
@@ -235,7 +237,7 @@ impl Stat {
         Self::parse(&String::from_utf8_lossy(&bytes))
     }
 
-    /// `pid (name) state …`: the name may hold blanks and brackets, so fields are counted after the last `)`.
+    /// `pid (name) state …`: the name may hold blanks and brackets, so the fields after the last `)` are counted.
     fn parse(text: &str) -> Option<Self> {
         let (pid_and_name, rest) = text.rsplit_once(')')?;
         let (pid, _) = pid_and_name.split_once(' ')?;

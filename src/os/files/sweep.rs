@@ -1,10 +1,11 @@
-//! What dead servers left behind, taken away: only what is ours, and only what is provably dead.
+//! What dead servers left behind is removed: only what is ours, and only what is provably dead.
 //!
 //! Three kinds of things are looked at: capability files with their sockets, files that were to become
 //! capability files, and directories of single servers that no capability file names. A process is dead if
-//! [`ProcessIdentity::judged`] says so, or if this is another boot and no other machine can have written that down; whatever may belong to another machine, another container or a live
-//! process is kept. Each thing is looked at again right before it goes, under the lock on its directory that
-//! starts and stops take, so that a start at the same moment finds all or nothing.
+//! [`ProcessIdentity::state_and_reason`] says so, or if this is another boot and no other machine can have
+//! written that down. What may belong to another machine, another container or a live process is kept. Each
+//! thing is looked at again right before it is removed, under the lock on its directory that starts and stops
+//! take, so that a start at the same moment finds all or nothing.
 
 use std::fs;
 use std::io;
@@ -93,7 +94,7 @@ impl Fate {
 pub struct Swept {
     /// What it is.
     pub remains: Remains,
-    /// Where it is. Text of strangers may be in it: escape it before it is shown.
+    /// Where it is. Other programs can have chosen the text: escape it before it is shown.
     pub path: PathBuf,
     /// What became of it.
     pub fate: Fate,
@@ -291,7 +292,7 @@ impl<'a> Sweep<'a> {
         if state != ProcessState::Dead {
             return self.keep(Remains::Temporary, path, why);
         }
-        // Nobody but that process knows its name, so that nothing else can have come there.
+        // Only that process knows its name, so that nothing else can stand there.
         self.remove(Remains::Temporary, path, why, || files.remove(name));
     }
 
@@ -318,7 +319,8 @@ impl<'a> Sweep<'a> {
         self.sweep_own_dirs(&dir, shared, |name| drawn_pid(name.strip_prefix(&prefix)?), is_ours);
     }
 
-    /// The directories of single servers in `dir`, which is at the path `shared`: those whose names give a pid.
+    /// The directories of single servers in `dir`, which is at the path `shared`: those whose names give a
+    /// pid.
     fn sweep_own_dirs(
         &mut self,
         dir: &impl AsFd,
@@ -347,7 +349,7 @@ impl<'a> Sweep<'a> {
     /// The directory of one server that is named after process `pid`.
     fn sweep_own_dir(&mut self, path: &Path, pid: u32) {
         if self.has_capability(path) {
-            // Whatever that says has been seen to.
+            // That file has been looked at already.
             return;
         }
         let keep = |sweep: &mut Self, why: &str| sweep.keep(Remains::Directory, path.to_owned(), why);
@@ -397,7 +399,8 @@ impl<'a> Sweep<'a> {
         now.is_ok_and(|now| now.is_same(found) && now.publisher_state(self.origin).0 == ProcessState::Dead)
     }
 
-    /// Whether everything on the way to `path` answers by itself, so that looking at it cannot take for ever; or why not.
+    /// Whether everything on the way to `path` answers by itself, so that looking at it cannot take for ever;
+    /// or why not.
     fn check_answers(&self, path: &Path) -> Result<(), String> {
         match self.reach.reach(path) {
             Err(Unreached::MayNotAnswer(why)) => Err(format!("it {why}")),
@@ -445,7 +448,7 @@ impl<'a> Sweep<'a> {
         }
         match removal() {
             Ok(()) => self.add(remains, path, Fate::Removed, why),
-            // Somebody else was faster.
+            // Another sweep was faster.
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
             Err(cause) => self.fail(remains, path, &cause),
         }

@@ -34,7 +34,7 @@ impl Address {
         Self::checked(text.strip_prefix(SCHEME).unwrap_or(text))
     }
 
-    /// The address of the socket at `path`, whatever it begins with.
+    /// The address of the socket at `path`, also if it begins with `uds:`.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Where a server listens: a path from the caller, or a default that fits and that nobody else controls.
+//! Where a server listens: a path from the caller, or a default that fits and that no other user controls.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -168,8 +168,8 @@ pub(crate) fn shared_directories(namespace: &Namespace, environment: &Environmen
         .collect()
 }
 
-/// The directories whose file systems every server and client of `namespace` depends on: those that hold its capability
-/// files and its default sockets.
+/// The directories whose file systems every server and client of `namespace` depends on: those that hold its
+/// capability files and its default sockets.
 pub(crate) fn own_directories(namespace: &Namespace, environment: &Environment) -> Vec<PathBuf> {
     let shared = shared_directories(namespace, environment).into_iter();
     let mut own: Vec<_> = shared.filter_map(|dir| Some(Path::new(&dir).parent()?.to_owned())).collect();

@@ -124,8 +124,8 @@ impl Namespace {
         format!("{}-socks", self.name)
     }
 
-    /// The pid in the path of a directory that was drawn for one server of the family: below a directory that its
-    /// servers share, or directly in `/tmp`.
+    /// The pid in the path of a directory that was drawn for one server of the family: below a directory that
+    /// its servers share, or directly in `/tmp`.
     pub(crate) fn drawn_pid(&self, dir: &Path) -> Option<u32> {
         let name = dir.file_name()?.to_str()?;
         let parent = dir.parent()?.file_name()?.to_str()?;

@@ -29,13 +29,13 @@ impl Claim {
     /// private as those that [`Claim::bind`] makes. [`Claim::release`] removes what is published and nothing
     /// else: the socket file belongs to the program that made it.
     ///
-    /// If no connection is waiting to be accepted, a connection is made to see that the path leads to this listener;
-    /// it is closed at once.
+    /// If no connection is waiting to be accepted, a connection is made to see that the path leads to this
+    /// listener; it is closed at once.
     ///
     /// # Errors
     ///
     /// - [`ErrorKind::InvalidListener`]: it has no path or an abstract one, it is not a listening stream
-    ///   socket, or its file has vanished, belongs to someone else or is open to others
+    ///   socket, or its file has vanished, belongs to another user or is open to others
     /// - [`ErrorKind::InvalidAddress`]: its path is not UTF-8
     /// - [`ErrorKind::PathOccupied`]: its path leads to another socket
     /// - [`ErrorKind::DirectoryNotPrivate`], [`ErrorKind::TimedOut`], [`ErrorKind::Io`]: as for

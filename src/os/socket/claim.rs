@@ -1,9 +1,10 @@
 //! The life of one socket name: taken under a lock, held, and given back with nothing stolen, lost or left
 //! behind.
 //!
-//! A name is taken from a dead server only: what stands there must be a socket of ours that refuses a connection,
-//! asked twice (`probe`). A live server refuses too where its socket is seen through another mount or from another
-//! machine: if the capability file for the path names a process that may live there, the name is not taken.
+//! A name is taken from a dead server only: what stands there must be a socket of ours that refuses a
+//! connection, asked twice (`probe`). A live server refuses too where its socket is seen through another
+//! mount or from another machine: if the capability file for the path names a process that may live there,
+//! the name is not taken.
 //!
 //! What is made is on record before the next system call can fail, so a start that fails leaves nothing.
 
@@ -33,19 +34,19 @@ use crate::os::{is_not_found, refused};
 use crate::proto::auth::AuthToken;
 use crate::proto::error::{Error, ErrorKind};
 
-/// How long a claim that is dropped waits for others on the same directory: several times what an ordinary start or
-/// stop needs.
+/// How long a claim that is dropped waits for others on the same directory: several times what an ordinary
+/// start or stop needs.
 const DROP_LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How often a start looks again whether the process that a capability file names has ended: one that was killed just now
-/// closes its sockets a moment before it is gone.
+/// How often a start looks again whether the process that a capability file names has ended: one that was
+/// killed just now closes its sockets a moment before it is gone.
 const PROCESS_LOOKS: u32 = 10;
 
 /// How often a start looks again because what stood at its path changed meanwhile.
 const ATTEMPTS_MAX: u32 = 8;
 
-/// How often a start makes its directory again that others keep removing, and from which attempt on it lets them finish
-/// first: it gives up after about 60 ms.
+/// How often a start makes its directory again that others keep removing, and from which attempt on it lets
+/// them finish first: it gives up after about 60 ms.
 const DIR_ATTEMPTS_MAX: u32 = 64;
 const DIR_ATTEMPTS_AT_ONCE: u32 = 8;
 const DIR_PAUSE: Duration = Duration::from_millis(1);
@@ -100,8 +101,8 @@ impl Claim {
         Ok((listener, claim))
     }
 
-    /// The same for a start that can still fail: until [`Claim::settle`], dropping the claim also removes the directories
-    /// that were made for it.
+    /// The same for a start that can still fail: until [`Claim::settle`], dropping the claim also removes the
+    /// directories that were made for it.
     pub(crate) fn begin(
         location: Location,
         capabilities: &CapabilityDir,
@@ -111,8 +112,8 @@ impl Claim {
         Self::bind_by(&Clock::new(), location, capabilities, auth_token, random)
     }
 
-    /// Takes the same name again, in place of one whose socket has vanished from it; `listener` is the one that listens
-    /// at what is left of it. To be settled like [`Claim::begin`].
+    /// Takes the same name again, in place of one whose socket has vanished from it; `listener` is the one
+    /// that listens at what is left of it. To be settled like [`Claim::begin`].
     #[cfg(feature = "server")]
     pub(crate) fn begin_again(
         &mut self,
@@ -127,7 +128,8 @@ impl Claim {
         Self::bind_by(&waiting_since, self.location.clone(), capabilities, &self.auth_token, random)
     }
 
-    /// The start is complete: the directories that were made for it stay when it stops, but for one of its own.
+    /// The start is complete: the directories that were made for it stay when it stops, but for one of its
+    /// own.
     pub(crate) fn settle(&mut self) {
         self.made = MadeDirs::default();
     }
@@ -185,7 +187,8 @@ impl Claim {
             };
             claim.undo();
             *made = mem::take(&mut claim.made);
-            // Another start that failed may have removed the directory: it had made it, and did not wait for the lock.
+            // Another start that failed may have removed the directory: it had made it, and did not wait for
+            // the lock.
             if !is_not_found(&error) || dir.is_in_place() || attempt == DIR_ATTEMPTS_MAX {
                 made.remove();
                 return Err(error);
@@ -223,7 +226,8 @@ impl Claim {
         self.socket.is_in_place()
     }
 
-    /// Whether clients still find our token where they look for it: one system call, unless something has changed.
+    /// Whether clients still find our token where they look for it: one system call, unless something has
+    /// changed.
     pub fn still_published(&self) -> bool {
         self.published
             .as_ref()
@@ -234,9 +238,10 @@ impl Claim {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::AlreadyRunning`] if the process of another server has published for the same path and has not
-    /// provably ended (the same path can lead to another socket in another container, or on another machine);
-    /// [`ErrorKind::DirectoryNotPrivate`], [`ErrorKind::TimedOut`], [`ErrorKind::Io`] as for [`Claim::bind`].
+    /// [`ErrorKind::AlreadyRunning`] if the process of another server has published for the same path and has
+    /// not provably ended (the same path can lead to another socket in another container, or on another
+    /// machine); [`ErrorKind::DirectoryNotPrivate`], [`ErrorKind::TimedOut`], [`ErrorKind::Io`] as for
+    /// [`Claim::bind`].
     #[cfg(feature = "server")]
     pub(crate) fn publish_again(
         &mut self,
@@ -247,8 +252,8 @@ impl Claim {
         let _lock = Lock::take(&dir, &Clock::new())?;
         if let Some((pid, _)) = self.other_publisher(capabilities) {
             let sentence = format!(
-                "another server, of process {pid}, has published a capability file for {:?}; stop it, or use another \
-                 path",
+                "another server, of process {pid}, has published a capability file for {:?}; stop it, or use \
+                 another path",
                 self.address().path()
             );
             return Err(Error::new(ErrorKind::AlreadyRunning, sentence));
@@ -261,7 +266,7 @@ impl Claim {
     /// Removes exactly what was made: the socket if it is still ours, the capability file if it still holds
     /// our token, and the directory if it was drawn and made for this server and is empty.
     ///
-    /// Give it the `listener` while that is still open: a dead server's name is anyone's to take. A second
+    /// Give it the `listener` while that is still open: without it another server may take the name. A second
     /// call does nothing, and neither does a call in another process than the one that made it all.
     ///
     /// # Errors
@@ -333,9 +338,9 @@ impl Claim {
         Ok(())
     }
 
-    /// The pid of another process that has published for our path with another token and has not provably ended, and
-    /// whether it is known to live. A server of this process is not another one: whether that listens can be told by
-    /// connecting.
+    /// The pid of another process that has published for our path with another token and has not provably
+    /// ended, and whether it is known to live. A server of this process is not another one: whether that
+    /// listens can be told by connecting.
     fn other_publisher(&self, capabilities: &CapabilityDir) -> Option<(u32, bool)> {
         let dir = capabilities.open_existing().ok()??;
         let found = dir.read(self.address()).ok()?;
@@ -386,8 +391,8 @@ impl Claim {
                 Err(Error::new(ErrorKind::AlreadyRunning, sentence))
             }
             Standing::Unclear { cause, .. } => {
-                let why = "a socket stands there that cannot be asked whether its server lives; use another path, or move \
-                           it out of there if that has ended";
+                let why = "the socket there cannot be asked whether its server lives; use another path, or \
+                           move it out of there if that has ended";
                 Err(self.socket.occupied(why).with_source(cause))
             }
             Standing::Dead(id) => {
@@ -397,7 +402,8 @@ impl Claim {
         }
     }
 
-    /// A socket that refuses can be a live server's that is seen through another mount, or from another machine.
+    /// A socket that refuses can be a live server's that is seen through another mount, or from another
+    /// machine.
     fn check_publisher_has_ended(&self, capabilities: &CapabilityDir) -> Result<(), Error> {
         for _ in 0..PROCESS_LOOKS {
             match self.other_publisher(capabilities) {
@@ -410,14 +416,14 @@ impl Claim {
         match self.other_publisher(capabilities) {
             Some((pid, true)) => {
                 let sentence = format!(
-                    "the process {pid} that has published a capability file for {path:?} lives, though the socket \
-                     refuses a connection from here; stop it, or use another path"
+                    "the process {pid} that has published a capability file for {path:?} lives, though the \
+                     socket refuses a connection from here; stop it, or use another path"
                 );
                 Err(Error::new(ErrorKind::AlreadyRunning, sentence))
             }
             Some((pid, false)) if !sys::is_refusal_proof(&**self.socket.dir()) => {
                 let why = format!(
-                    "a socket stands there that refuses a connection from here, and it cannot be told whether its \
+                    "the socket there refuses a connection from here, and it cannot be told whether its \
                      server has ended (process {pid} in its capability file, perhaps in a container or on another \
                      machine); use another path, or make sure that it has and move the socket out of there"
                 );

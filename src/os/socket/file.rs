@@ -1,4 +1,5 @@
-//! The file of one socket: made with mode 0600, known by its inode, and removed only if it still is that file.
+//! The file of one socket: made with mode 0600, known by its inode, and removed only if it still is that
+//! file.
 //!
 //! There is no moment at which others can connect to it.
 
@@ -89,8 +90,8 @@ impl SocketFile {
         facts.map_err(|cause| self.cannot("look at", cause))
     }
 
-    /// What stands there, and whether it lives. A socket whose mode keeps its owner out, as a start under a strange
-    /// umask leaves it that was cut short, is asked all the same.
+    /// What stands there, and whether it lives. A socket whose mode keeps its owner out, as a start under a
+    /// strange umask leaves it that was cut short, is asked all the same.
     pub(crate) fn look(&self) -> Result<Standing, Error> {
         let look = || {
             let standing =
@@ -120,9 +121,9 @@ impl SocketFile {
         let name = UnixAddr::new(self.address.path());
         let name = name.map_err(|cause| self.cannot("make an address of", cause.into()))?;
         let socket = sys::stream_socket().map_err(|cause| self.cannot("make a socket for", cause))?;
-        // Here the mode of the unbound socket is the mode of the file that `bind` makes, less the umask: there is no
-        // moment at which it is wider. Elsewhere the file can have any mode until `listen` sets it, but connecting
-        // fails, because a socket that does not listen refuses.
+        // Here the mode of the unbound socket is the mode of the file that `bind` makes, less the umask:
+        // there is no moment at which it is wider. Elsewhere the file can have any mode until `listen` sets
+        // it, but connecting fails, because a socket that does not listen refuses.
         #[cfg(any(target_os = "linux", target_os = "android"))]
         nix::sys::stat::fchmod(&socket, SOCKET_MODE)
             .map_err(|cause| self.cannot("set the mode of the socket for", cause.into()))?;
@@ -209,8 +210,8 @@ impl SocketFile {
         self.unless_gone(probe::remove_same(&*self.dir, &self.name, id))
     }
 
-    /// Removes the socket that was bound a moment ago and does not listen yet. `bind` goes by the path, so it stands in
-    /// another directory if ours was replaced since it was locked.
+    /// Removes the socket that was bound a moment ago and does not listen yet. `bind` goes by the path, so it
+    /// stands in another directory if ours was replaced since it was locked.
     fn remove_unidentified(&self) -> Result<(), Error> {
         let path = Path::new(self.address.path());
         let is_in_dir = self.facts()?.is_some();

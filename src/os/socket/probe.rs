@@ -1,8 +1,8 @@
 //! Whether the server of a socket still lives: the socket is asked twice, then compared with what was asked.
 //!
-//! Some systems (macOS, the BSDs) also refuse a connection when the backlog of a live server is full; there only
-//! the second attempt, after a pause, protects it. A socket that is seen through another mount, or from another
-//! machine, refuses too: a refusal alone is not yet proof that the server has ended.
+//! Some systems (macOS, the BSDs) also refuse a connection when the backlog of a live server is full; there
+//! only the second attempt, after a pause, protects it. A socket that is seen through another mount, or from
+//! another machine, refuses too: a refusal alone is not yet proof that the server has ended.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};

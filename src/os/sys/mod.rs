@@ -6,7 +6,8 @@
 //! - who we are and who the peer is: `effective_uid`, `peer_identity`
 //! - writing to a peer that may be gone without a signal in the host: `send`
 //! - what stands at a name without following it, and which file it is: `Facts`, `FileId`
-//! - sockets that refuse descriptors, and whether there are such: `refuse_descriptors`, `can_refuse_descriptors`
+//! - sockets that refuse descriptors, and whether there are such: `refuse_descriptors`,
+//!   `can_refuse_descriptors`
 //! - the room for a path in a socket address: `SUN_PATH_BYTES`
 
 #[cfg(unix)]
