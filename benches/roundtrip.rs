@@ -97,7 +97,7 @@ fn socket(criterion: &mut Criterion) {
     use std::io::{ErrorKind, Read, Write};
     use std::os::unix::net::UnixStream;
 
-    use udsmsg::os::capability::CapabilityDir;
+    use udsmsg::os::files::capability::CapabilityDir;
     use udsmsg::{Environment, Namespace, Server};
 
     let dir = tempfile::tempdir().unwrap();

@@ -20,8 +20,8 @@
 //! # }
 //! ```
 //!
-//! A host with an event loop of its own watches the server's descriptor (`AsFd`, level-triggered) and
-//! [`Server::next_timeout`], and calls [`Server::turn`] with a timeout of zero.
+//! A host with an event loop of its own watches [`Server::event_queue`] (a descriptor, level-triggered) and
+//! [`Server::next_timeout`], and calls [`Server::process`].
 //!
 //! # Sending to one
 //!
@@ -61,6 +61,8 @@ compile_error!(
 #[cfg(feature = "os")]
 pub mod client;
 #[cfg(feature = "os")]
+mod links;
+#[cfg(feature = "os")]
 pub mod os;
 #[cfg(feature = "os")]
 pub mod peers;
@@ -84,9 +86,9 @@ pub use proto::time::{Mono, Now, Wall};
 #[cfg(feature = "os")]
 pub use client::Client;
 #[cfg(feature = "os")]
-pub use os::address::Address;
+pub use os::names::address::Address;
 #[cfg(feature = "os")]
-pub use os::namespace::{Environment, Namespace};
+pub use os::names::namespace::{Environment, Namespace};
 #[cfg(feature = "os")]
 pub use peers::{Peer, PeerState, Peers};
 #[cfg(feature = "server")]

@@ -1,26 +1,25 @@
-//! Who else is there: every server with a capability file in a namespace, whether it lives, and what the dead
-//! left behind.
+//! Which other servers there are: each with a capability file in a namespace, whether it lives, and what the
+//! dead left behind.
 //!
-//! [`Peers::list`] changes nothing; it connects to whoever may live and asks for a sign of life, many at once,
+//! [`Peers::list`] changes nothing; it connects to each server that may live and pings it, many at once,
 //! within one bound for all. [`Peers::sweep`] removes what is provably dead and ours.
 //!
-//! What the files say is the word of strangers with our user id: it is bounded, no link is followed, and a
+//! Any program of our user can have written the files: what they say is bounded, no link is followed, and a
 //! path is to be escaped before it is shown (`{:?}` does).
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::client::Client;
-use crate::os::address::Address;
-use crate::os::capability::{CapabilityDir, is_capability_name};
 use crate::os::clock::Clock;
-use crate::os::location::own_directories;
-use crate::os::namespace::{Environment, Namespace};
-use crate::os::process::{ProcessIdentity, ProcessState};
+use crate::os::files::capability::{CapabilityDir, is_capability_name};
+use crate::os::files::process::{ProcessIdentity, ProcessState};
+pub use crate::os::files::sweep::{Fate, Remains, Swept};
+use crate::os::files::sweep::{NAMES_MAX, Sweep};
+use crate::os::names::address::Address;
+use crate::os::names::location::own_directories;
+use crate::os::names::namespace::{Environment, Namespace};
 use crate::os::random::Random;
-pub use crate::os::sweep::{Fate, Remains, Swept};
-use crate::os::sweep::{NAMES_MAX, Sweep, judged};
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::message::Outgoing;
 use crate::proto::outbox::SendOutcome;
@@ -32,7 +31,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Servers that are asked at the same time: each takes a descriptor and a buffer.
 const ASKED_AT_ONCE: usize = 64;
 
-/// Of the time for all, the part that one server may take: the silent leave some to those behind them.
+/// Of the time for all, the part that one server may take: silent servers leave some to the next.
 const PART_OF_ONE: u32 = 4;
 
 /// Whether a peer lives.
@@ -44,7 +43,7 @@ pub enum PeerState {
     Unknown,
     /// Its process has provably ended.
     Dead,
-    /// Its capability file must not be believed, or who listens there does not take its token.
+    /// Its capability file must not be believed, or the server there does not take its token.
     Unusable,
 }
 
@@ -100,7 +99,7 @@ pub struct Peers {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct PeerList {
-    /// The live first, then the unknown, the dead and the unusable; the youngest first among each.
+    /// Live servers first, then the unknown, the dead and the unusable; the youngest first among each.
     pub peers: Vec<Peer>,
     /// Whether these are all: of very many files, each call looks at others.
     pub is_complete: bool,
@@ -114,9 +113,9 @@ pub struct SweepReport {
     pub swept: Vec<Swept>,
     /// Whether this is all that there is.
     pub is_complete: bool,
-    /// Directories that hold more than one call looks at. The next call looks at others, unless it is more than a
-    /// million names that others have put there.
-    pub truncated: Vec<PathBuf>,
+    /// A sentence about each directory that holds more than one call looks at. The next call looks at others,
+    /// unless others have put more than a million names there.
+    pub truncated: Vec<String>,
 }
 
 impl Peers {
@@ -150,12 +149,12 @@ impl Peers {
         self
     }
 
-    /// Everyone with a capability file. Nothing is changed; blocks for at most the timeout.
+    /// Every server with a capability file. Changes nothing; blocks for at most the timeout.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::DirectoryNotPrivate`] if the directory of the capability files must not be believed;
-    /// [`ErrorKind::Io`]. One that does not exist holds nobody.
+    /// [`ErrorKind::Io`]. One that does not exist holds no file.
     pub fn list(&self) -> Result<PeerList, Error> {
         let Some(dir) = self.capabilities.open_existing()? else {
             return Ok(PeerList { peers: Vec::new(), is_complete: true });
@@ -176,11 +175,11 @@ impl Peers {
                 reason: String::new(),
             };
             match dir.read_named(&peer.file_name) {
-                // A stop was faster than we.
+                // Removed by a stop since it was listed.
                 Err(error) if error.kind() == ErrorKind::CapabilityMissing => continue,
                 Err(error) => peer.reason = error.to_string(),
                 Ok(found) => {
-                    let (state, why) = judged(&found, origin);
+                    let (state, why) = found.publisher_state(origin);
                     let capability = found.capability;
                     peer.state =
                         if state == ProcessState::Dead { PeerState::Dead } else { PeerState::Unknown };
@@ -207,8 +206,9 @@ impl Peers {
 
     /// Removes what dead servers of ours left behind, or with `is_dry` says what would be removed.
     ///
-    /// A thing goes only if its process is provably dead and nobody answers at its socket; see
-    /// [`ProcessIdentity::judged`]. Whatever a server that starts at the same time makes is not touched.
+    /// A thing is removed only if its process is provably dead and its socket refuses; see
+    /// [`ProcessIdentity::state_and_reason`]. What a server that starts at the same time makes is not
+    /// touched.
     ///
     /// # Errors
     ///
@@ -221,7 +221,7 @@ impl Peers {
         Ok(SweepReport { swept, is_complete: truncated.is_empty(), truncated })
     }
 
-    /// Asks everyone `to_ask` (an index into `peers` and an address) for a sign of life.
+    /// Pings the servers `to_ask`: an index into `peers` and an address.
     fn ask(&self, peers: &mut [Peer], to_ask: Vec<(usize, Address)>) -> Result<(), Error> {
         let clock = Clock::new();
         let part = self.timeout / PART_OF_ONE;
@@ -270,9 +270,9 @@ impl Peer {
             }
             SendOutcome::Rejected { reason } => {
                 self.state = PeerState::Unusable;
-                self.reason = format!("whoever listens there refuses: {reason:?}");
+                self.reason = format!("the server there refuses: {reason:?}");
             }
-            // Whoever has no time for us lives.
+            // A busy server counts as live.
             SendOutcome::NotSent(error) if error.kind() == ErrorKind::Busy => {
                 self.state = PeerState::Live;
                 self.reason = String::from("it answered that it is busy");

@@ -98,7 +98,7 @@ fn wait_for_answer(
         if let Some(came) = came.first() {
             return Err(Failure { why: format!("interrupted; {sent}"), signal: Some(came.signal) });
         }
-        let _ = server.turn(Some(Duration::ZERO))?;
+        let _ = server.process()?;
         server.drain_into(&mut batch);
         let mut answer = None;
         for entry in &batch {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
 use serde_json::json;
-use udsmsg::os::location::{Location, SkippedLocation};
-use udsmsg::os::process::{ProcessIdentity, ProcessState};
+use udsmsg::os::files::process::{ProcessIdentity, ProcessState};
+use udsmsg::os::names::location::{Location, SkippedLocation};
 use udsmsg::os::random::Random;
 use udsmsg::os::sys::effective_uid;
 use udsmsg::peers::{Fate, PeerList, Remains, SweepReport};
@@ -18,7 +18,6 @@ use udsmsg::{Address, Error, ErrorKind, Limits, Namespace, PeerState};
 use crate::context::Context;
 use crate::escape::{Escaped, Json};
 use crate::output::{Style, print, status_of};
-use crate::peers::truncated;
 
 /// Descriptors that a server needs beside those of its clients, with a few for its host.
 const DESCRIPTORS_BESIDE: u64 = 32;
@@ -260,7 +259,7 @@ fn descriptors(checks: &mut Checks) {
 /// Whether a crash of a server started now can be proven later.
 fn identity(checks: &mut Checks) {
     const NAME: &str = "identity";
-    match ProcessIdentity::current().judged() {
+    match ProcessIdentity::current().state_and_reason() {
         (ProcessState::Live, _) => {
             checks.ok(NAME, "a server of ours that crashes can be told from a live one")
         }
@@ -305,7 +304,7 @@ fn files(checks: &mut Checks, list: &PeerList, report: &SweepReport) {
         match peer.state {
             PeerState::Live | PeerState::Dead => {}
             PeerState::Unusable => {
-                let remedy = format!("if you do not know it, remove it; else start its server again: {file}");
+                let remedy = format!("start its server again, or move it out of there: {file}");
                 checks.fault("peer", peer.reason.clone(), remedy);
             }
             PeerState::Unknown if runs => {
@@ -336,8 +335,8 @@ fn files(checks: &mut Checks, list: &PeerList, report: &SweepReport) {
         checks
             .note("peer", "there are more capability files than one call reads; run it again to see others");
     }
-    for directory in &report.truncated {
-        checks.note(NAME, truncated(directory));
+    for sentence in &report.truncated {
+        checks.note(NAME, sentence);
     }
     if checks.0.len() == before {
         let live = list.peers.iter().filter(|peer| peer.state == PeerState::Live).count();

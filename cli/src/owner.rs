@@ -32,14 +32,15 @@ pub(crate) fn wait(
     lines: Option<&mut Lines>,
 ) -> io::Result<(Vec<Came>, bool)> {
     let timeout = server.next_timeout();
-    let (_, is_closed) = output::wait([server.as_fd(), signals.as_fd()], lines, timeout)?;
+    let queue = server.event_queue().ok_or(io::ErrorKind::Unsupported)?;
+    let (_, is_closed) = output::wait([queue, signals.as_fd()], lines, timeout)?;
     Ok((signals.take(), is_closed))
 }
 
 /// Lets the server work without waiting. If its socket or its capability file was removed, clients cannot
 /// find it any more: both are made again.
 pub(crate) fn turn(server: &mut Server) -> io::Result<()> {
-    let turn = server.turn(Some(Duration::ZERO)).map_err(io::Error::other)?;
+    let turn = server.process().map_err(io::Error::other)?;
     if turn.name_lost {
         let path = server.address().path().to_owned();
         match server.rebind() {

@@ -1,6 +1,5 @@
 //! `udsmsg peers` and `udsmsg sweep`: which servers there are, and removing what dead ones left behind.
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -77,8 +76,8 @@ fn short(span: Duration) -> String {
 /// Removes what provably belongs to dead servers, or says what would be removed.
 pub(crate) fn sweep(args: &SweepArgs, context: &Context) -> Result<ExitCode, Error> {
     let report = context.peers()?.sweep(args.dry_run)?;
-    for directory in &report.truncated {
-        complain(&truncated(directory));
+    for sentence in &report.truncated {
+        complain(sentence);
     }
     let mut lines = String::new();
     for swept in &report.swept {
@@ -93,16 +92,6 @@ pub(crate) fn sweep(args: &SweepArgs, context: &Context) -> Result<ExitCode, Err
     let has_failed = report.swept.iter().any(|swept| swept.fate == Fate::Failed);
     let printed = status_of(print(&lines));
     Ok(if has_failed { ExitCode::FAILURE } else { printed })
-}
-
-/// The sentence for a directory that has more entries than one sweep looks at.
-pub(crate) fn truncated(directory: &Path) -> String {
-    let uid = udsmsg::os::sys::effective_uid();
-    format!(
-        "{directory:?} holds more than one sweep looks at; run it again to look at others, or list what is \
-         yours with: find {} -maxdepth 1 -uid {uid}",
-        directory.display()
-    )
 }
 
 fn json_of_swept(swept: &Swept) -> serde_json::Value {

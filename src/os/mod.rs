@@ -1,45 +1,27 @@
 //! The floor that touches the operating system: clock and randomness, names and files, who is at the other
 //! end.
 //!
-//! The core below (`proto`) is told all of this; nothing down there asks for it. A server's name comes to be
-//! like so:
+//! The core below (`proto`) is told all of this; it asks for nothing. A server's name is made in three steps:
 //!
-//! 1. [`location::Location`] says where: an [`address::Address`] from the caller, or one drawn for a
-//!    [`namespace::Namespace`] in an [`namespace::Environment`].
-//! 2. [`claim::Claim::bind`] takes the name: it checks the directory, replaces a dead server's socket and
-//!    nothing else, listens, and publishes the right to talk through [`capability::CapabilityDir`].
-//!    [`claim::Claim::adopt`] does the same for a listener that somebody else has made.
-//! 3. [`claim::Claim::release`] takes away exactly what that made.
+//! 1. [`names::location::Location`] says where: an [`names::address::Address`] from the caller, or one drawn
+//!    for a [`names::namespace::Namespace`] in an [`names::namespace::Environment`].
+//! 2. [`socket::claim::Claim::bind`] takes the name: it checks the directory, replaces a dead server's socket
+//!    and nothing else, listens, and publishes the right to talk through
+//!    [`files::capability::CapabilityDir`]. [`socket::claim::Claim::adopt`] does the same for a listener that
+//!    the caller has made.
+//! 3. [`socket::claim::Claim::release`] removes exactly what that made.
 //!
 //! Files are touched as if someone were attacking: every directory on the way is checked, no link is followed
 //! where a file is expected, and what is removed is first compared with what was made.
 
-#[cfg(unix)]
-pub mod address;
-#[cfg(unix)]
-pub mod capability;
-#[cfg(unix)]
-pub mod claim;
 pub mod clock;
 #[cfg(unix)]
-pub(crate) mod dial;
+pub mod files;
 #[cfg(unix)]
-mod group;
-#[cfg(unix)]
-pub mod location;
-#[cfg(unix)]
-pub mod namespace;
-#[cfg(unix)]
-mod private_dir;
-#[cfg(unix)]
-pub mod process;
+pub mod names;
 pub mod random;
 #[cfg(unix)]
-mod reach;
-#[cfg(unix)]
-mod remedy;
-#[cfg(unix)]
-pub mod sweep;
+pub mod socket;
 pub mod sys;
 #[cfg(feature = "server")]
 pub(crate) mod transport;

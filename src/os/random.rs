@@ -46,7 +46,7 @@ impl Random {
 
     /// A new nonce: 16 random bytes as 32 lower-case hex digits.
     pub fn nonce(&mut self) -> String {
-        format!("{:032x}", u128::from_be_bytes(self.draw()))
+        base16ct::lower::encode_string(&self.draw::<16>())
     }
 
     /// A number below `end`, which is not 0; small ones come a trifle more often.

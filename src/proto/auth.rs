@@ -19,11 +19,9 @@ impl AuthToken {
     /// The token whose random bytes are `bytes`.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         let mut digits = [0; DIGITS];
-        for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
-            for (digit, nibble) in pair.iter_mut().zip([byte >> 4, byte & 15]) {
-                *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
-            }
-        }
+        // Constant-time, as all that touches a token.
+        let written = base16ct::lower::encode(&bytes, &mut digits);
+        debug_assert!(written.is_ok(), "two digits for each byte");
         Self(digits)
     }
 

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use udsmsg::ErrorKind;
-use udsmsg::os::address::Address;
+use udsmsg::os::names::address::Address;
 
 use crate::util::{Place, expect_error};
 

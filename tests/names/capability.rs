@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, SFlag, mknod};
 use udsmsg::ErrorKind;
-use udsmsg::os::address::Address;
-use udsmsg::os::capability::CapabilityDir;
-use udsmsg::os::process::{ProcessIdentity, ProcessState};
+use udsmsg::os::files::capability::CapabilityDir;
+use udsmsg::os::files::process::{ProcessIdentity, ProcessState};
+use udsmsg::os::names::address::Address;
 use udsmsg::os::random::Random;
 
 use crate::util::{Place, chmod, expect_error, give_away, mode, token};

@@ -11,12 +11,12 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use nix::sys::signal::{SigHandler, Signal, raise, signal};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
-use udsmsg::os::address::Address;
-use udsmsg::os::capability::CapabilityDir;
-use udsmsg::os::claim::Claim;
-use udsmsg::os::location::Location;
-use udsmsg::os::namespace::{Environment, Namespace};
+use udsmsg::os::files::capability::CapabilityDir;
+use udsmsg::os::names::address::Address;
+use udsmsg::os::names::location::Location;
+use udsmsg::os::names::namespace::{Environment, Namespace};
 use udsmsg::os::random::Random;
+use udsmsg::os::socket::claim::Claim;
 
 /// A child that plays a part.
 pub struct Part {

@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use udsmsg::os::address::Address;
-use udsmsg::os::capability::CapabilityDir;
+use udsmsg::os::files::capability::CapabilityDir;
+use udsmsg::os::names::address::Address;
 use udsmsg::os::random::Random;
 use udsmsg::{Error, ErrorKind};
 

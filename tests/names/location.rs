@@ -8,11 +8,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use udsmsg::ErrorKind;
-use udsmsg::os::address::Address;
-use udsmsg::os::claim::Claim;
-use udsmsg::os::location::Location;
-use udsmsg::os::namespace::{Environment, Namespace};
+use udsmsg::os::names::address::Address;
+use udsmsg::os::names::location::Location;
+use udsmsg::os::names::namespace::{Environment, Namespace};
 use udsmsg::os::random::Random;
+use udsmsg::os::socket::claim::Claim;
 
 use crate::util::{Place, chmod, give_away, is_root, mode, token};
 

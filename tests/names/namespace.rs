@@ -5,8 +5,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use udsmsg::ErrorKind;
-use udsmsg::os::capability::CapabilityDir;
-use udsmsg::os::namespace::{Environment, Namespace};
+use udsmsg::os::files::capability::CapabilityDir;
+use udsmsg::os::names::namespace::{Environment, Namespace};
 
 use crate::util::expect_error;
 

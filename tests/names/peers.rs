@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::stat::{Mode, SFlag, mknod};
 use serde_json::{Value, json};
-use udsmsg::os::address::Address;
-use udsmsg::os::capability::CapabilityDir;
-use udsmsg::os::namespace::{Environment, Namespace};
-use udsmsg::os::process::ProcessIdentity;
+use udsmsg::os::files::capability::CapabilityDir;
+use udsmsg::os::files::process::ProcessIdentity;
+use udsmsg::os::names::address::Address;
+use udsmsg::os::names::namespace::{Environment, Namespace};
 use udsmsg::peers::SweepReport;
 use udsmsg::{ErrorKind, Peer, PeerState, Peers};
 
@@ -68,7 +68,7 @@ pub fn zombie() -> Child {
 
 /// Whether this machine can prove anything about a process.
 pub fn can_prove() -> bool {
-    let can = ProcessIdentity::current().state() == udsmsg::os::process::ProcessState::Live;
+    let can = ProcessIdentity::current().state() == udsmsg::os::files::process::ProcessState::Live;
     if !can {
         crate::machine::skip("this machine has no id, so nothing can be proven on it");
     }

@@ -3,7 +3,7 @@
 
 use std::process::{Command, Stdio};
 
-use udsmsg::os::process::{ProcessIdentity, ProcessState};
+use udsmsg::os::files::process::{ProcessIdentity, ProcessState};
 
 /// This process, if this machine says all that is needed to prove anything.
 fn current() -> Option<ProcessIdentity> {

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use udsmsg::ErrorKind;
-use udsmsg::os::address::Address;
-use udsmsg::os::capability::CapabilityDir;
-use udsmsg::os::claim::Claim;
+use udsmsg::os::files::capability::CapabilityDir;
+use udsmsg::os::names::address::Address;
 use udsmsg::os::random::Random;
+use udsmsg::os::socket::claim::Claim;
 
 use crate::child::Part;
 use crate::util::{Place, leave_stale, once_free, rounds, token};

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use serde_json::{Value, json};
-use udsmsg::os::capability::CapabilityDir;
-use udsmsg::os::claim::Claim;
-use udsmsg::os::location::Location;
-use udsmsg::os::namespace::Namespace;
-use udsmsg::os::process::ProcessIdentity;
+use udsmsg::os::files::capability::CapabilityDir;
+use udsmsg::os::files::process::ProcessIdentity;
+use udsmsg::os::names::location::Location;
+use udsmsg::os::names::namespace::Namespace;
 use udsmsg::os::random::Random;
+use udsmsg::os::socket::claim::Claim;
 use udsmsg::peers::{Fate, Remains};
 use udsmsg::{ErrorKind, PeerState};
 
@@ -420,7 +420,7 @@ fn a_live_server_is_reported_as_kept() {
     assert_eq!(report.swept.len(), 1);
     assert_eq!((&report.swept[0].path, report.swept[0].fate), (&file, Fate::Kept));
     assert_eq!(report.swept[0].reason, "its process runs");
-    assert_eq!(ProcessIdentity::current().judged().1, "its process runs");
+    assert_eq!(ProcessIdentity::current().state_and_reason().1, "its process runs");
     let _ = token(1);
 }
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use udsmsg::PeerState;
-use udsmsg::os::address::Address;
-use udsmsg::os::capability::CapabilityDir;
+use udsmsg::os::files::capability::CapabilityDir;
+use udsmsg::os::names::address::Address;
 use udsmsg::peers::{Fate, SweepReport};
 
 use crate::fuse::with_hung_mount;
@@ -96,7 +96,7 @@ fn peers_on_the_file_system_of_the_default_sockets_are_asked() {
 /// Where others can make directories, they can mount something: a start goes on to the next place.
 #[test]
 fn a_default_location_that_is_a_hung_mount_is_skipped() {
-    use udsmsg::os::location::Location;
+    use udsmsg::os::names::location::Location;
     let place = Place::new();
     place.make_dir("tmp", 0o700);
     let squatted = place.make_dir("tmp/claude-code-socks", 0o700);

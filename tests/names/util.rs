@@ -9,12 +9,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use udsmsg::os::address::Address;
-use udsmsg::os::capability::CapabilityDir;
-use udsmsg::os::claim::Claim;
-use udsmsg::os::location::Location;
-use udsmsg::os::namespace::Environment;
+use udsmsg::os::files::capability::CapabilityDir;
+use udsmsg::os::names::address::Address;
+use udsmsg::os::names::location::Location;
+use udsmsg::os::names::namespace::Environment;
 use udsmsg::os::random::Random;
+use udsmsg::os::socket::claim::Claim;
 use udsmsg::{AuthToken, Error, ErrorKind};
 
 use crate::machine;

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use udsmsg::os::capability::CapabilityDir;
-use udsmsg::os::location::Location;
-use udsmsg::os::process::ProcessIdentity;
+use udsmsg::os::files::capability::CapabilityDir;
+use udsmsg::os::files::process::ProcessIdentity;
+use udsmsg::os::names::location::Location;
 use udsmsg::os::random::Random;
 use udsmsg::proto::framer::Framer;
 use udsmsg::proto::message::{self, Reply};

@@ -398,17 +398,21 @@ fn shared_temp_directory_full_of_other_files_is_no_fault_and_is_swept() {
 fn files_beyond_the_limit_of_one_sweep_are_swept_by_the_next() {
     const DEAD: usize = 16_500;
     let home = Home::new();
-    let shared = home.private("t/claude-code-socks");
+    let shared = home.private("it's t/claude-code-socks");
     for number in 0..DEAD {
         private_dir(&shared.join(format!("{}-{number:032x}", i32::MAX)));
     }
-    // So many files take some time on a busy machine.
-    let run = |arg| Process::spawn_within(home.udsmsg(&[arg]), Duration::from_secs(300)).end();
+    // Many files take a while on a busy machine.
+    let run = |arg| {
+        let mut command = home.udsmsg(&[arg]);
+        command.env("TMPDIR", shared.parent().unwrap());
+        Process::spawn_within(command, Duration::from_secs(300)).end()
+    };
     let doctor = run("doctor");
     assert!(doctor.stdout.contains("more than one sweep looks at"), "{}", doctor.stderr);
     let first = run("sweep");
     assert!(first.assert_code(0).stderr.contains("run it again to look at others"), "{}", first.stderr);
-    assert!(first.stderr.contains("claude-code-socks -maxdepth 1 -uid"), "{}", first.stderr);
+    assert!(first.stderr.contains(r"it'\''s t/claude-code-socks' -maxdepth 1 -uid"), "{}", first.stderr);
     let second = run("sweep");
     assert_eq!(second.assert_code(0).stderr, "");
     assert_eq!(fs::read_dir(&shared).unwrap().count(), 0);

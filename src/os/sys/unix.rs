@@ -5,6 +5,7 @@ use std::io;
 use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::NixPath;
 use nix::errno::Errno;
@@ -30,7 +31,8 @@ pub fn effective_uid() -> u32 {
 
 /// Who is at the other end of the connected Unix socket `fd`, as the kernel says.
 ///
-/// On a client's socket it is whoever called `listen`; on an accepted one, whoever called `connect`.
+/// On a client's socket it is the process that called `listen`; on an accepted one, the one that called
+/// `connect`.
 ///
 /// # Errors
 ///
@@ -45,7 +47,8 @@ pub fn peer_identity(fd: &impl AsFd) -> io::Result<PeerIdentity> {
 
 /// Who is at the other end of the connected Unix socket `fd`, as the kernel says.
 ///
-/// On a client's socket it is whoever called `listen`; on an accepted one, whoever called `connect`.
+/// On a client's socket it is the process that called `listen`; on an accepted one, the one that called
+/// `connect`.
 ///
 /// # Errors
 ///
@@ -59,7 +62,8 @@ pub fn peer_identity(fd: &impl AsFd) -> io::Result<PeerIdentity> {
 
 /// Who is at the other end of the connected Unix socket `fd`, as the kernel says.
 ///
-/// On a client's socket it is whoever called `listen`; on an accepted one, whoever called `connect`.
+/// On a client's socket it is the process that called `listen`; on an accepted one, the one that called
+/// `connect`.
 ///
 /// # Errors
 ///
@@ -82,18 +86,19 @@ pub fn send(fd: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(socket::send(fd.as_fd().as_raw_fd(), bytes, flags)?)
 }
 
-/// Reads from the connected socket `fd` into `space`: how many bytes, and whether something else than a lack of bytes may
-/// have ended the read, so that it proves nothing if it was short.
+/// Reads from the connected socket `fd` into `space`: how many bytes, and whether something else than a lack
+/// of bytes may have ended the read, so that it proves nothing if it was short.
 ///
-/// Descriptors do that, and what else the system puts between bytes. They are closed by the system, never opened here.
+/// Descriptors do that, and what else the system puts between bytes. They are closed by the system, never
+/// opened here.
 ///
 /// # Errors
 ///
 /// What the system says; `WouldBlock` is ordinary.
-#[cfg(feature = "server")]
 pub(crate) fn receive(fd: &impl AsFd, space: &mut [u8]) -> io::Result<(usize, bool)> {
     let mut parts = [io::IoSliceMut::new(space)];
-    // Without room for control messages none is taken in; what was thrown away is flagged on Linux, and not everywhere.
+    // Without room for control messages none is taken in; what was thrown away is flagged on Linux, and not
+    // everywhere.
     let received = socket::recvmsg::<()>(fd.as_fd().as_raw_fd(), &mut parts, None, MsgFlags::empty())?;
     let is_flagged = cfg!(any(target_os = "linux", target_os = "android"));
     Ok((received.bytes, !is_flagged || received.flags.contains(MsgFlags::MSG_CTRUNC)))
@@ -118,11 +123,12 @@ mod pass_rights {
     nix::getsockopt_impl!(PassRights, libc::SOL_SOCKET, SO_PASSRIGHTS, bool, GetBool);
 }
 
-/// From now on, who passes descriptors along to the socket `fd` is told that it is not permitted. What a listener accepts
-/// inherits that.
+/// From now on, who passes descriptors along to the socket `fd` is told that it is not permitted. What a
+/// listener accepts inherits that.
 ///
-/// Reading bytes that came with descriptors closes these, and so does closing the socket. The last close of a file can
-/// take as long as its owner likes: that of a TCP socket with `SO_LINGER` and a full send buffer, for one.
+/// Reading bytes that came with descriptors closes these, and so does closing the socket. The last close of a
+/// file can take as long as its owner likes: that of a TCP socket with `SO_LINGER` and a full send buffer,
+/// for one.
 ///
 /// Does nothing where the system has no such option; see [`can_refuse_descriptors`].
 pub(crate) fn refuse_descriptors(fd: &impl AsFd) {
@@ -132,10 +138,11 @@ pub(crate) fn refuse_descriptors(fd: &impl AsFd) {
     let _ = fd;
 }
 
-/// Whether this system lets a socket refuse descriptors that its peer passes along (Linux 6.16 and later does).
+/// Whether this system lets a socket refuse descriptors that its peer passes along (Linux 6.16 and later
+/// does).
 ///
-/// Where it does not, a peer can hold up the thread that reads from it: passing a descriptor whose last close takes long
-/// is enough.
+/// Where it does not, a peer can hold up the thread that reads from it: passing a descriptor whose last close
+/// takes long is enough.
 ///
 /// # Errors
 ///
@@ -151,7 +158,8 @@ pub fn can_refuse_descriptors() -> io::Result<bool> {
     }
 }
 
-/// Makes a socket that somebody else has made like one of ours: non-blocking, close-on-exec, and refusing descriptors.
+/// Makes a socket that the caller has made like one of ours: non-blocking, close-on-exec, and refusing
+/// descriptors.
 pub(crate) fn take_over(fd: &impl AsFd) -> io::Result<()> {
     let fd = fd.as_fd();
     refuse_descriptors(&fd);
@@ -160,6 +168,19 @@ pub(crate) fn take_over(fd: &impl AsFd) -> io::Result<()> {
     let flags = FdFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFD)?);
     fcntl(fd, FcntlArg::F_SETFD(flags | FdFlag::FD_CLOEXEC))?;
     Ok(())
+}
+
+/// Waits until one of `fds` is ready, for at most `timeout`; `None` is as long as it takes. A signal ends it early.
+///
+/// The timeout is rounded up to whole milliseconds, so that a deadline is not waited for in steps of zero.
+pub(crate) fn wait(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<()> {
+    let timeout = timeout.map_or(PollTimeout::NONE, |timeout| {
+        PollTimeout::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(PollTimeout::MAX)
+    });
+    match poll(fds, timeout) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Whether the socket `fd` was shut, be it by another process that holds it.
@@ -279,8 +300,8 @@ pub(crate) fn open_at(dir: &impl AsFd, name: &str, flags: OFlag, mode: Mode) -> 
     Ok(File::from(nix::fcntl::openat(dir.as_fd(), name, flags, mode)?))
 }
 
-/// The same for `name` itself, and never what is mounted on it: that may wait for another machine or process. Then it
-/// is `EXDEV`; where the kernel cannot tell, it is opened as it is.
+/// The same for `name` itself, and never what is mounted on it: that may wait for another machine or process.
+/// Then it is `EXDEV`; where the kernel cannot tell, it is opened as it is.
 pub(crate) fn open_unmounted(dir: &impl AsFd, name: &str, flags: OFlag) -> io::Result<File> {
     #[cfg(target_os = "linux")]
     {
@@ -300,8 +321,8 @@ pub(crate) fn facts_unmounted(dir: &impl AsFd, name: &str) -> io::Result<Facts> 
     facts_at(dir, name)
 }
 
-/// Opens `name` in `dir` and crosses neither a mount nor a link. `ENOSYS` before Linux 5.6, or `EPERM` behind a filter
-/// that does not know this call.
+/// Opens `name` in `dir` and crosses neither a mount nor a link. `ENOSYS` before Linux 5.6, or `EPERM` behind
+/// a filter that does not know this call.
 #[cfg(target_os = "linux")]
 pub(crate) fn open_here(dir: &impl AsFd, name: &(impl NixPath + ?Sized), flags: OFlag) -> nix::Result<File> {
     use nix::fcntl::{OpenHow, ResolveFlag, openat2};
@@ -318,8 +339,8 @@ pub(crate) fn open_path(path: &Path, flags: OFlag) -> io::Result<File> {
 /// Entries of one directory that are looked at: others can fill a directory that is not ours alone.
 const ENTRIES_MAX: usize = 1 << 20;
 
-/// Up to `max` of the names in `dir` that are UTF-8 and `wanted`, in no order, and whether these are all. If there are
-/// more, each call gives others: `draw` gives a random number below the one that it is given.
+/// Up to `max` of the names in `dir` that are UTF-8 and `wanted`, in no order, and whether these are all. If
+/// there are more, each call gives others: `draw` gives a random number below the one that it is given.
 pub(crate) fn names_in(
     dir: &impl AsFd,
     max: usize,
@@ -375,8 +396,7 @@ pub(crate) fn pin(dir: &impl AsFd, name: &str) -> io::Result<Option<File>> {
 /// Sets the mode of `name` in `dir` (or, if that is `None`, of a path) without following a link.
 ///
 /// Where the system cannot do that (an old Linux without `/proc`) the link is followed: callers only ever
-/// name what stands in a directory that nobody but root and ourselves can change, and have looked at what it
-/// is.
+/// name what stands in a directory that only root and we can change, and have looked at what it is.
 pub(crate) fn chmod_unfollowed(
     dir: Option<&File>,
     name: &(impl NixPath + ?Sized),
@@ -397,8 +417,9 @@ pub(crate) fn home_directory() -> Option<PathBuf> {
     Some(user.dir).filter(|dir| dir.is_absolute())
 }
 
-/// What to add to the mode of `path` in an error: its group bits stand for more than its group if it has a POSIX access
-/// list. Those bits are the most that any entry of the list gives, so without them there is nothing to look for.
+/// What to add to the mode of `path` in an error: its group bits stand for more than its group if it has a
+/// POSIX access list. Those bits are the most that any entry of the list gives, so without them there is
+/// nothing to look for.
 pub(crate) fn access_list_noted(path: &Path) -> &'static str {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     match rustix::fs::lgetxattr(path, c"system.posix_acl_access", &mut [0_u8; 0]) {
@@ -410,9 +431,13 @@ pub(crate) fn access_list_noted(path: &Path) -> &'static str {
     ""
 }
 
-/// Whether a socket in `dir` that refuses a connection is proof that no process listens at it: its file system belongs
-/// to this kernel alone and shows the same inode whichever way it is reached. An overlay shows another one, and the
-/// processes of another machine cannot be reached through a network file system.
+/// Whether a socket in `dir` that refuses a connection is proof that no process listens at it: its file
+/// system belongs to this kernel alone and shows the same inode on every way to it. An overlay shows another
+/// one, and the processes of another machine cannot be reached through a network file system.
+///
+/// `is_local` in `os::files::reach` asks something else, whether another machine can have written a file: an
+/// overlay passes there and not here. That one needs `/proc`, and says no without it; this one must not, or
+/// no server could start again after a crash where there is no `/proc`.
 pub(crate) fn is_refusal_proof(dir: &impl AsFd) -> bool {
     #[cfg(target_os = "linux")]
     {

@@ -1,4 +1,5 @@
-//! Which process it was, so that it can be told later whether it still lives: a pid alone is given out again.
+//! Which process it was, so that it can be told later whether it still lives: a pid is used again, so it is
+//! not enough.
 
 use std::fs;
 use std::process;
@@ -6,12 +7,12 @@ use std::process;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::sys;
+use crate::os::sys;
 
 /// A process and the facts that tell it from every other one with the same pid.
 ///
-/// Every fact but the pid can be unknown: on a platform without it, or because whoever wrote the file did not
-/// know it.
+/// Every fact but the pid can be unknown: on a platform without it, or because the program that wrote the
+/// file did not know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessIdentity {
     /// Its pid, in its own pid namespace.
@@ -71,23 +72,23 @@ impl ProcessIdentity {
     ///
     /// It is dead if, in the same boot of the same machine and in the same pid namespace, there is no such
     /// process, or a zombie, or, in the same time namespace, one with another start. A home directory can be
-    /// shared by machines and containers, and machines made from one image can have one id: whatever is not known to be
-    /// the same place is [`ProcessState::Unknown`].
+    /// shared by machines and containers, and machines made from one image can have one id: where the place
+    /// is not known to be the same, the state is [`ProcessState::Unknown`].
     pub fn state(&self) -> ProcessState {
-        self.judged().0
+        self.state_and_reason().0
     }
 
     /// [`ProcessIdentity::state`], and why in words that can follow a colon.
-    pub fn judged(&self) -> (ProcessState, &'static str) {
-        self.judged_in(Origin::Anywhere)
+    pub fn state_and_reason(&self) -> (ProcessState, &'static str) {
+        self.state_from(Origin::Anywhere)
     }
 
     /// The same for an identity that was written down at `origin`.
-    pub(crate) fn judged_in(&self, origin: Origin) -> (ProcessState, &'static str) {
-        self.judged_from(&ProcessStart::of_current(), origin)
+    pub(crate) fn state_from(&self, origin: Origin) -> (ProcessState, &'static str) {
+        self.state_seen_from(&ProcessStart::of_current(), origin)
     }
 
-    fn judged_from(&self, here: &ProcessStart, origin: Origin) -> (ProcessState, &'static str) {
+    fn state_seen_from(&self, here: &ProcessStart, origin: Origin) -> (ProcessState, &'static str) {
         use ProcessState::{Dead, Live, Unknown};
         match (&self.start.machine_id, &here.machine_id) {
             (Some(its), Some(ours)) if its == ours => {}
@@ -135,8 +136,8 @@ impl ProcessIdentity {
     }
 
     /// What tells this process from all others in few letters, for the name of a file that may be left empty:
-    /// `<machine>-<boot>-<pid namespace>-<start>`, the first two as digests, and `-<time namespace>` where the kernel
-    /// has those. `None` if something else is not known.
+    /// `<machine>-<boot>-<pid namespace>-<start>`, the first two as digests, and `-<time namespace>` where
+    /// the kernel has those. `None` if something else is not known.
     pub(crate) fn mark(&self) -> Option<String> {
         let start = self.start.digested();
         let (machine, boot) = (start.machine_id?, start.boot_id?);
@@ -144,8 +145,13 @@ impl ProcessIdentity {
         Some(format!("{machine}-{boot}-{}-{}{clock}", start.pid_namespace?, start.start_time?))
     }
 
-    /// What [`ProcessIdentity::judged_in`] says of the process `pid` that left `mark`; `None` if that is none.
-    pub(crate) fn judge_marked(pid: u32, mark: &str, origin: Origin) -> Option<(ProcessState, &'static str)> {
+    /// What [`ProcessIdentity::state_from`] says of the process `pid` that left `mark`; `None` if that is no
+    /// mark.
+    pub(crate) fn state_of_mark(
+        pid: u32,
+        mark: &str,
+        origin: Origin,
+    ) -> Option<(ProcessState, &'static str)> {
         let mut parts = mark.split('-');
         let mut digest = || {
             let part = parts.next().filter(|part| part.len() == DIGEST_DIGITS)?;
@@ -160,7 +166,7 @@ impl ProcessIdentity {
         };
         let is_all = parts.next().is_none();
         let start = ProcessStart { machine_id, boot_id, pid_namespace, time_namespace, start_time };
-        is_all.then(|| Self { pid, start }.judged_from(&ProcessStart::of_current().digested(), origin))
+        is_all.then(|| Self { pid, start }.state_seen_from(&ProcessStart::of_current().digested(), origin))
     }
 }
 
@@ -180,9 +186,9 @@ const DIGEST_DIGITS: usize = 16;
 /// The beginning of the hex SHA-256 of an id: files that others may list do not spell out which machine it
 /// is.
 fn digest(id: &str) -> String {
-    let digest = Sha256::digest(id.as_bytes());
-    let digits = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.filter_map(|digit| char::from_digit(digit.into(), 16)).take(DIGEST_DIGITS).collect()
+    let mut digits = base16ct::lower::encode_string(&Sha256::digest(id.as_bytes()));
+    digits.truncate(DIGEST_DIGITS);
+    digits
 }
 
 impl ProcessStart {
@@ -231,7 +237,7 @@ impl Stat {
         Self::parse(&String::from_utf8_lossy(&bytes))
     }
 
-    /// `pid (name) state …`: the name may hold blanks and brackets, so fields are counted after the last `)`.
+    /// `pid (name) state …`: the name may hold blanks and brackets, so the fields after the last `)` are counted.
     fn parse(text: &str) -> Option<Self> {
         let (pid_and_name, rest) = text.rsplit_once(')')?;
         let (pid, _) = pid_and_name.split_once(' ')?;

@@ -1,7 +1,7 @@
 //! The published right to talk: a small 0600 file for each server, with its socket path and its token.
 //!
 //! The file's name is the hash of the socket path exactly as given, so writer and reader find each other
-//! without a list. A hard link is as good as the file: nobody but root and ourselves can put one into the
+//! without a list. A hard link is as good as the file: only root and we can put one into the
 //! directory, and mode and owner belong to the file, not to the name (backups are made of such links).
 
 use std::fmt;
@@ -17,15 +17,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::address::Address;
-use super::location::drawn_pid;
-use super::namespace::{Environment, Namespace};
 use super::private_dir::{MadeDirs, PrivateDir, Purpose};
-use super::process::{Origin, ProcessIdentity, ProcessStart};
-use super::random::Random;
+use super::process::{Origin, ProcessIdentity, ProcessStart, ProcessState};
 use super::reach::is_local;
-use super::sys::{self, Facts, FileId, FileKind};
-use super::{is_not_found, refused};
+use crate::os::names::address::Address;
+use crate::os::names::namespace::{Environment, Namespace, drawn_pid, is_hex};
+use crate::os::random::Random;
+use crate::os::sys::{self, Facts, FileId, FileKind};
+use crate::os::{is_not_found, refused};
 use crate::proto::auth::AuthToken;
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::time::Wall;
@@ -33,8 +32,8 @@ use crate::proto::time::Wall;
 /// Bytes of a capability file that a reader takes at most.
 const FILE_BYTES_MAX: u64 = 4096;
 
-/// How often a publication makes the directory again that others keep removing: a start that fails removes the directories
-/// that it made.
+/// How often a publication makes the directory again that others keep removing: a start that fails removes
+/// the directories that it made.
 const PUBLISH_ATTEMPTS_MAX: u32 = 64;
 
 /// What a capability file says.
@@ -61,8 +60,7 @@ struct WrittenFile<'a> {
     process: &'a ProcessStart,
 }
 
-/// What is read; keys that are not known are nothing to a reader, and those that are its own business may be
-/// wrong.
+/// What is read; unknown keys are ignored, and optional ones may be wrong.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ReadFile {
@@ -103,14 +101,7 @@ impl CapabilityDir {
     /// The name of the file for `address`: the lower-case hex SHA-256 of its path, and `.json`.
     pub fn file_name(address: &Address) -> String {
         let digest = Sha256::digest(address.path().as_bytes());
-        let mut name = String::with_capacity(2 * digest.len() + 5);
-        for byte in digest {
-            name.extend(
-                [byte >> 4, byte & 15].into_iter().filter_map(|digit| char::from_digit(digit.into(), 16)),
-            );
-        }
-        name.push_str(".json");
-        name
+        format!("{}.json", base16ct::lower::encode_string(&digest))
     }
 
     /// Publishes the right to talk to the server at `address`, in place of what was published for it before.
@@ -221,7 +212,7 @@ impl CapabilityDir {
     }
 }
 
-/// The same directory, open: it stays the same one whatever happens to its path or to the current directory.
+/// The same directory, open: it stays the same one even if its path or the current directory changes.
 #[derive(Debug)]
 pub(crate) struct OpenCapabilityDir {
     dir: PrivateDir,
@@ -260,7 +251,7 @@ impl OpenCapabilityDir {
             Ok(facts)
         });
         written.map_err(|cause| {
-            // The file was made just above under a name that nobody else uses.
+            // The file was made just above under a name that no other process uses.
             let _ = unlinkat(&self.dir, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
             cannot(cause)
         })
@@ -278,7 +269,7 @@ impl OpenCapabilityDir {
         }
     }
 
-    /// Reads the file `name` of this directory, whichever server it is for. The address in it fits the name.
+    /// Reads the file `name` of this directory, for any server. The address in it fits the name.
     pub(crate) fn read_named(&self, name: &str) -> Result<FoundCapability, Error> {
         self.read_file(Intent::ToBelieve, name, None)
     }
@@ -315,13 +306,13 @@ impl OpenCapabilityDir {
         sys::facts_unmounted(&self.dir, name)
     }
 
-    /// Removes the file `name`, whatever it is by now.
+    /// Removes the file `name`, also if another one stands there by now.
     pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
         Ok(unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir)?)
     }
 
-    /// Removes the file `name` if it still is what was found there, without any lock: it is taken aside under
-    /// a name that nobody else knows, compared, and put back if it is another one. Says whether it was removed.
+    /// Removes the file `name` if it still is what was found there, without any lock: it is renamed to a name
+    /// that no other process knows, compared, and put back if it is another one. Says whether it was removed.
     pub(crate) fn remove_unlocked(
         &self,
         name: &str,
@@ -357,7 +348,7 @@ impl OpenCapabilityDir {
         let cannot =
             |cause: io::Error| refused(format!("cannot read the capability file {:?}", path()), cause);
         let open = || sys::open_unmounted(&self.dir, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK);
-        // A sweep may have taken it aside for a moment, to look at it.
+        // A sweep may have renamed it for a moment, to look at it.
         let is_gone = |cause: &io::Error| cause.kind() == io::ErrorKind::NotFound;
         let file = match open().or_else(|cause| if is_gone(&cause) { open() } else { Err(cause) }) {
             Ok(file) => file,
@@ -365,10 +356,10 @@ impl OpenCapabilityDir {
                 return Err(refuse(format_args!("something is mounted on it")));
             }
             Err(cause) => {
-                // What `open` refuses is told by what stands there: each system has its own errno for a link.
+                // What stands there says why `open` failed: each system has its own errno for a link.
                 return Err(match sys::facts_at(&self.dir, name) {
                     Ok(facts) if facts.kind != FileKind::Regular => refuse(format_args!(
-                        "it is {}, not a regular file; remove it if you do not know it",
+                        "it is {}, not a regular file; move it out of there",
                         facts.kind.name()
                     )),
                     found if is_gone(&cause) || found.as_ref().is_err_and(is_gone) => {
@@ -382,9 +373,7 @@ impl OpenCapabilityDir {
         let facts = sys::facts_of(&file).map_err(cannot)?;
         if facts.kind != FileKind::Regular {
             let kind = facts.kind.name();
-            return Err(refuse(format_args!(
-                "it is {kind}, not a regular file; remove it if you do not know it"
-            )));
+            return Err(refuse(format_args!("it is {kind}, not a regular file; move it out of there")));
         }
         let own_uid = sys::effective_uid();
         if facts.uid != own_uid {
@@ -518,6 +507,14 @@ pub(crate) struct FoundCapability {
 }
 
 impl FoundCapability {
+    /// Whether the process that published it still lives, and why; `origin` is the directory's.
+    pub(crate) fn publisher_state(&self, origin: Origin) -> (ProcessState, &'static str) {
+        match &self.capability.process {
+            Some(process) => process.state_from(origin),
+            None => (ProcessState::Unknown, "it does not say which process published it"),
+        }
+    }
+
     /// Whether this is the very file that `other` is, unchanged.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.id == other.id && self.bytes == other.bytes
@@ -551,7 +548,7 @@ pub(crate) fn temporary_of(name: &str) -> Option<(u32, Option<&str>)> {
 }
 
 fn is_hash(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    is_hex(text, 64)
 }
 
 /// The name under which `process` writes what is to become the file `name`. It says which process that was,
@@ -567,12 +564,12 @@ fn temporary_name(name: &str, process: &ProcessIdentity, random: &mut Random) ->
 enum Intent {
     /// Its token is to be used.
     ToBelieve,
-    /// It is to be removed if it holds a token of ours, whatever has become of its mode.
+    /// It is to be removed if it holds a token of ours; its mode does not matter.
     ToRemove,
 }
 
-/// Writes `bytes` to the new `file`, which nobody else can have opened: it is 0600 from the start, or less
-/// under a strange umask.
+/// Writes `bytes` to the new `file`, which no other process can have opened: it is 0600 from the start, or
+/// less under a strange umask.
 fn write_private(mut file: File, bytes: &[u8]) -> io::Result<Facts> {
     fchmod(&file, Mode::S_IRUSR | Mode::S_IWUSR)?;
     file.write_all(bytes)?;

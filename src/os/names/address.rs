@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
 
-use super::sys::SUN_PATH_BYTES;
+use crate::os::sys::SUN_PATH_BYTES;
 use crate::proto::error::{Error, ErrorKind};
 
 /// What an address is written with.
@@ -34,7 +34,7 @@ impl Address {
         Self::checked(text.strip_prefix(SCHEME).unwrap_or(text))
     }
 
-    /// The address of the socket at `path`, whatever it begins with.
+    /// The address of the socket at `path`, also if it begins with `uds:`.
     ///
     /// # Errors
     ///
@@ -46,6 +46,25 @@ impl Address {
     /// The socket path.
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// The directory of the socket and its name there.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidAddress`] if the path names a directory.
+    pub(crate) fn split(&self) -> Result<(&str, &str), Error> {
+        let path = self.path();
+        let (parent, name) = match path.rsplit_once('/') {
+            None => (".", path),
+            Some(("", name)) => ("/", name),
+            Some((parent, name)) => (parent, name),
+        };
+        if matches!(name, "" | "." | "..") {
+            let sentence = format!("the socket path {path:?} names a directory; add a name for the socket");
+            return Err(Error::new(ErrorKind::InvalidAddress, sentence));
+        }
+        Ok((parent, name))
     }
 
     /// Checks that the path fits a socket address.

@@ -1,9 +1,9 @@
 //! Who can be in a group, where that is certain.
 //!
-//! Where the umask is 002, a user's directories can be written by a group that is the user's alone. That a group is one can
-//! be relied on only where accounts come from nowhere but `/etc/passwd` and `/etc/group`: a name service that is asked over
-//! a network may not answer, and may answer something else tomorrow. So these files are read as they are, and a name
-//! service is never asked.
+//! Where the umask is 002, a user's directories can be written by a group that is the user's alone. That a
+//! group is one can be relied on only where accounts come from nowhere but `/etc/passwd` and `/etc/group`: a
+//! name service that is asked over a network may not answer, and may answer something else tomorrow. So these
+//! files are read as they are, and a name service is never asked.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -16,9 +16,10 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 const USER_DATABASES: [&str; 5] =
     ["/etc/userdb", "/run/userdb", "/run/host/userdb", "/usr/lib/userdb", "/var/lib/systemd/home"];
 
-/// Whether it is certain that nobody but root and the user `uid` is in the group `gid`.
+/// Whether it is certain that only root and the user `uid` are in the group `gid`.
 ///
-/// A password that lets others join the group (`gshadow`) cannot be seen, and neither can set-group-id programs.
+/// A password that lets others join the group (`gshadow`) cannot be seen, and neither can set-group-id
+/// programs.
 pub(super) fn is_of_one_user(gid: u32, uid: u32) -> bool {
     if !cfg!(target_os = "linux") {
         return false;
@@ -58,7 +59,8 @@ fn is_absent_or_empty(dir: &Path) -> bool {
     }
 }
 
-/// Whether no account but that of `uid` and root's has `gid` as its own group, and no other is listed as a member.
+/// Whether no account but that of `uid` and root's has `gid` as its own group, and no other is listed as a
+/// member.
 fn has_no_other(accounts: &str, groups: &str, gid: u32, uid: u32) -> bool {
     let mut names = vec!["root"];
     for account in accounts.lines() {

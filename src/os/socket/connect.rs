@@ -6,12 +6,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::socket::{UnixAddr, connect};
+use nix::sys::socket::{self, UnixAddr};
 
-use super::address::Address;
-use super::capability::{Capability, CapabilityDir};
-use super::reach::{Reach, Reached, Unreached};
-use super::sys;
+use crate::os::files::capability::{Capability, CapabilityDir};
+use crate::os::files::reach::{Reach, Reached, Unreached};
+use crate::os::names::address::Address;
+use crate::os::socket::stream::ReadyStream;
+use crate::os::sys;
 use crate::proto::auth::AuthToken;
 use crate::proto::error::{Error, ErrorKind};
 
@@ -20,8 +21,8 @@ use crate::proto::error::{Error, ErrorKind};
 pub(crate) enum ChosenBy<'a> {
     /// The host or a person: it is connected to as it is.
     Us,
-    /// A peer, in a message or in a file: nothing on the way to it may keep our thread waiting. We depend on the file
-    /// systems of these directories of ours anyway.
+    /// A peer, in a message or in a file: nothing on the way to it may keep our thread waiting. We depend on
+    /// the file systems of these directories of ours anyway.
     Peer(&'a [PathBuf]),
 }
 
@@ -31,17 +32,17 @@ pub(crate) enum ChosenBy<'a> {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::PathTooLong`]; what [`CapabilityDir::read`] refuses; [`ErrorKind::NoSuchPeer`] if nobody listens;
-/// [`ErrorKind::NotLocal`] if a peer chose a path that may not answer; [`ErrorKind::Busy`] if the backlog is full;
-/// [`ErrorKind::ForeignPeer`] if another user does; [`ErrorKind::Io`].
-pub(crate) fn dial(
+/// [`ErrorKind::PathTooLong`]; what [`CapabilityDir::read`] refuses; [`ErrorKind::NoSuchPeer`] if no process
+/// listens; [`ErrorKind::NotLocal`] if a peer chose a path that may not answer; [`ErrorKind::Busy`] if the
+/// backlog is full; [`ErrorKind::ForeignPeer`] if another user does; [`ErrorKind::Io`].
+pub(crate) fn connect(
     capabilities: &CapabilityDir,
     target: &Address,
     chosen_by: ChosenBy<'_>,
-) -> Result<(UnixStream, AuthToken), Error> {
+) -> Result<(ReadyStream, AuthToken), Error> {
     let capability = look_up(capabilities, target)?;
     let stream = match chosen_by {
-        ChosenBy::Us => open(target, target.path())?,
+        ChosenBy::Us => open(Path::new(target.path())),
         ChosenBy::Peer(own) => {
             let reached = reach_target(target, own)?;
             if reached.facts.kind == sys::FileKind::Link {
@@ -49,9 +50,10 @@ pub(crate) fn dial(
                 return Err(Error::new(ErrorKind::NoSuchPeer, sentence));
             }
             let path = reached.path();
-            open(target, path.as_deref().unwrap_or_else(|| target.path()))?
+            open(Path::new(path.as_deref().unwrap_or_else(|| target.path())))
         }
     };
+    let stream = stream.map_err(|cause| cannot_connect(target, cause))?;
     // The token must not leave before it is known who will get it.
     let peer = sys::peer_identity(&stream)
         .map_err(|e| Error::new(ErrorKind::Io, "the system does not say who the server is").with_source(e))?;
@@ -72,17 +74,19 @@ pub(crate) fn dial(
             "the server is another process than published"
         );
     }
-    Ok((stream, capability.auth_token))
+    Ok((ReadyStream::new(stream), capability.auth_token))
 }
 
-/// Checks what a message claims to come from, before it gets an answer: a socket of ours stands there, at an absolute
-/// path, and a capability of our own user is published for it. Returns at once; `own` is as for [`ChosenBy::Peer`].
+/// Checks what a message claims to come from, before it gets an answer: a socket of ours stands there, at an
+/// absolute path, and a capability of our own user is published for it. Returns at once; `own` is as for
+/// [`ChosenBy::Peer`].
 ///
 /// # Errors
 ///
-/// [`ErrorKind::InvalidAddress`] for a relative path, [`ErrorKind::PathTooLong`], [`ErrorKind::NoSuchPeer`] if nothing
-/// is published for it, or something else or nothing stands there (no link is followed), [`ErrorKind::ForeignPeer`] if
-/// it is not ours, [`ErrorKind::NotLocal`] if it may not answer, and what else [`CapabilityDir::read`] refuses.
+/// [`ErrorKind::InvalidAddress`] for a relative path, [`ErrorKind::PathTooLong`], [`ErrorKind::NoSuchPeer`]
+/// if nothing is published for it, or something else or nothing stands there (no link is followed),
+/// [`ErrorKind::ForeignPeer`] if it is not ours, [`ErrorKind::NotLocal`] if it may not answer, and what else
+/// [`CapabilityDir::read`] refuses.
 #[cfg(feature = "server")]
 pub(crate) fn check_claimed(
     capabilities: &CapabilityDir,
@@ -130,14 +134,12 @@ fn reach_target(target: &Address, own: &[PathBuf]) -> Result<Reached, Error> {
             let sentence = format!("{:?} was not connected to, because it {why}", target.path());
             Error::new(ErrorKind::NotLocal, sentence)
         }
-        Unreached::Refused(cause) => {
-            cannot_connect(target, Errno::from_raw(cause.raw_os_error().unwrap_or(0)))
-        }
+        Unreached::Refused(cause) => cannot_connect(target, cause),
     })
 }
 
-fn cannot_connect(target: &Address, errno: Errno) -> Error {
-    let (kind, why) = match errno {
+fn cannot_connect(target: &Address, cause: io::Error) -> Error {
+    let (kind, why) = match Errno::from_raw(cause.raw_os_error().unwrap_or_default()) {
         Errno::ENOENT => (ErrorKind::NoSuchPeer, "there is no socket"),
         Errno::ENOTDIR => (ErrorKind::NoSuchPeer, "a part of its path is no directory"),
         Errno::ECONNREFUSED => (ErrorKind::NoSuchPeer, "nobody listens"),
@@ -147,19 +149,18 @@ fn cannot_connect(target: &Address, errno: Errno) -> Error {
         _ => (ErrorKind::Io, "the system refuses"),
     };
     let sentence = format!("cannot connect to {:?}: {why}", target.path());
-    Error::new(kind, sentence).with_source(io::Error::from(errno))
+    Error::new(kind, sentence).with_source(cause)
 }
 
-/// A stream to `target` at `path`, which leads there.
-fn open(target: &Address, path: &str) -> Result<UnixStream, Error> {
-    let fd =
-        sys::stream_socket().map_err(|e| Error::new(ErrorKind::Io, "cannot make a socket").with_source(e))?;
-    let address = UnixAddr::new(path).map_err(|errno| cannot_connect(target, errno))?;
+/// A stream, which does not block, to what listens at `path`. Returns at once; a full backlog is `EAGAIN`.
+pub(crate) fn open(path: &Path) -> io::Result<UnixStream> {
+    let name = UnixAddr::new(path)?;
+    let socket = sys::stream_socket()?;
     loop {
-        match connect(fd.as_raw_fd(), &address) {
-            Ok(()) => return Ok(UnixStream::from(fd)),
+        match socket::connect(socket.as_raw_fd(), &name) {
+            Ok(()) => return Ok(UnixStream::from(socket)),
             Err(Errno::EINTR) => {}
-            Err(errno) => return Err(cannot_connect(target, errno)),
+            Err(errno) => return Err(errno.into()),
         }
     }
 }

@@ -1,40 +1,41 @@
-//! What dead servers left behind, taken away: only what is ours, and only what is provably dead.
+//! What dead servers left behind is removed: only what is ours, and only what is provably dead.
 //!
 //! Three kinds of things are looked at: capability files with their sockets, files that were to become
 //! capability files, and directories of single servers that no capability file names. A process is dead if
-//! [`ProcessIdentity::judged`] says so, or if this is another boot and no other machine can have written that down; whatever may belong to another machine, another container or a live
-//! process is kept. Each thing is looked at again right before it goes, under the lock on its directory that
-//! starts and stops take, so that a start at the same moment finds all or nothing.
+//! [`ProcessIdentity::state_and_reason`] says so, or if this is another boot and no other machine can have
+//! written that down. What may belong to another machine, another container or a live process is kept. Each
+//! thing is looked at again right before it is removed, under the lock on its directory that starts and stops
+//! take, so that a start at the same moment finds all or nothing.
 
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
-
-use nix::errno::Errno;
-use nix::sys::socket::UnixAddr;
-use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::capability::{
     CapabilityDir, FoundCapability, OpenCapabilityDir, is_capability_name, temporary_of,
 };
-use super::claim::{ATTEMPTS_MAX, Lock, Probe, SECOND_LOOK, probe, split};
-use super::clock::Clock;
-use super::location::{SOCKET_NAME, drawn_pid, drawn_pid_of_path, own_directories, shared_directories};
-use super::namespace::{Environment, Namespace};
 use super::private_dir::{PrivateDir, Purpose};
 use super::process::{self, Origin, ProcessIdentity, ProcessState};
-use super::random::Random;
 use super::reach::{Reach, Unreached, is_local};
-use super::refused;
-use super::sys::{self, FileKind};
+use super::remedy;
+use crate::os::clock::Clock;
+use crate::os::names::address::Address;
+use crate::os::names::location::{own_directories, shared_directories};
+use crate::os::names::namespace::{Environment, Namespace, SOCKET_NAME, drawn_pid};
+use crate::os::random::Random;
+use crate::os::refused;
+use crate::os::socket::lock::Lock;
+use crate::os::socket::probe::{self, Standing};
+use crate::os::sys::{self, Facts, FileKind};
 use crate::proto::error::Error;
 
 /// Files of ours in one directory that are looked at in one call; the next call looks at others.
 pub(crate) const NAMES_MAX: usize = 16_384;
+
+/// How often the directory of a socket is opened again because a stop removed it meanwhile.
+const DIR_ATTEMPTS_MAX: u32 = 8;
 
 /// What kind of thing was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,7 +94,7 @@ impl Fate {
 pub struct Swept {
     /// What it is.
     pub remains: Remains,
-    /// Where it is. Text of strangers may be in it: escape it before it is shown.
+    /// Where it is. Other programs can have chosen the text: escape it before it is shown.
     pub path: PathBuf,
     /// What became of it.
     pub fate: Fate,
@@ -113,8 +114,8 @@ pub(crate) struct Sweep<'a> {
     reach: Reach,
     random: Random,
     report: Vec<Swept>,
-    /// Directories with more in them than one call looks at.
-    truncated: Vec<PathBuf>,
+    /// A sentence about each directory with more in it than one call looks at.
+    truncated: Vec<String>,
 }
 
 impl<'a> Sweep<'a> {
@@ -133,7 +134,7 @@ impl<'a> Sweep<'a> {
     }
 
     /// Looks at everything; says what became of it, and which directories hold more than was looked at.
-    pub(crate) fn run(mut self) -> Result<(Vec<Swept>, Vec<PathBuf>), Error> {
+    pub(crate) fn run(mut self) -> Result<(Vec<Swept>, Vec<String>), Error> {
         if let Some(files) = self.capabilities {
             let wanted = |name: &str| is_capability_name(name) || temporary_of(name).is_some();
             let (mut names, is_all) = files.names(NAMES_MAX, wanted, &mut self.random)?;
@@ -156,7 +157,8 @@ impl<'a> Sweep<'a> {
 
     fn note_truncated(&mut self, directory: &Path, is_all: bool) {
         if !is_all {
-            self.truncated.push(directory.to_owned());
+            let rest = remedy::rest_of(directory);
+            self.truncated.push(format!("{directory:?} holds more than one sweep looks at; {rest}"));
         }
     }
 
@@ -166,7 +168,7 @@ impl<'a> Sweep<'a> {
             Ok(found) => found,
             Err(error) => return self.keep(Remains::Capability, path, &error.to_string()),
         };
-        match judged(&found, self.origin) {
+        match found.publisher_state(self.origin) {
             (ProcessState::Dead, why) => self.sweep_dead(files, name, &found, why),
             (_, why) => self.keep(Remains::Capability, path, why),
         }
@@ -180,14 +182,14 @@ impl<'a> Sweep<'a> {
             let why = "its socket path is relative: it is not known what stands there";
             return self.keep(Remains::Capability, path, why);
         }
-        let (parent, socket) = match split(address) {
+        let (parent, socket) = match address.split() {
             Ok(parts) => parts,
             Err(error) => return self.keep(Remains::Capability, path, &error.to_string()),
         };
         if let Err(why) = self.check_answers(Path::new(address.path())) {
             return self.keep(Remains::Capability, path, &why);
         }
-        for _ in 0..ATTEMPTS_MAX {
+        for _ in 0..DIR_ATTEMPTS_MAX {
             let dir = match PrivateDir::open_existing(Path::new(parent), Purpose::Sockets) {
                 Ok(Some(dir)) => Arc::new(dir),
                 Ok(None) => return self.sweep_lone_capability(files, (name, found), why, Path::new(parent)),
@@ -221,20 +223,24 @@ impl<'a> Sweep<'a> {
         }
         let address = found.capability.address.path();
         match look_at(dir, socket, Path::new(address)) {
-            Standing::Nothing => {}
-            Standing::Dead => self.remove(Remains::Socket, PathBuf::from(address), why, || {
-                Ok(unlinkat(dir, socket, UnlinkatFlags::NoRemoveDir)?)
-            }),
-            Standing::Foreign(what) => self.keep(Remains::Socket, PathBuf::from(address), &what),
-            Standing::Unclear(what) => {
+            Ok(Standing::Nothing) => {}
+            Ok(Standing::Dead(id)) => {
+                let removal = || probe::remove_same(dir, socket, id);
+                self.remove(Remains::Socket, PathBuf::from(address), why, removal);
+            }
+            Ok(Standing::Foreign(found)) => {
+                self.keep(Remains::Socket, PathBuf::from(address), &why_foreign(&found));
+            }
+            standing => {
                 // A child may serve on with the token of its dead parent.
+                let what = what_may_live(&standing);
                 let why = format!("its process has ended, but {what} at its socket path");
                 return self.keep(Remains::Capability, path, &why);
             }
         }
         self.remove(Remains::Capability, path, why, || files.remove(name));
         let its_pid = found.capability.process.as_ref().map(|process| process.pid);
-        if its_pid.is_some() && drawn_pid_of_path(self.namespace, dir.path()) == its_pid {
+        if its_pid.is_some() && self.namespace.drawn_pid(dir.path()) == its_pid {
             self.remove_directory(dir, Path::new(address).parent().unwrap_or_else(|| dir.path()), why);
         }
     }
@@ -276,17 +282,17 @@ impl<'a> Sweep<'a> {
         if facts.kind != FileKind::Regular || facts.uid != sys::effective_uid() {
             return self.keep(Remains::Temporary, path, "it is no regular file of ours");
         }
-        let by_name = mark.and_then(|mark| ProcessIdentity::judge_marked(pid, mark, self.origin));
+        let by_name = mark.and_then(|mark| ProcessIdentity::state_of_mark(pid, mark, self.origin));
         let (state, why) = by_name.unwrap_or_else(|| match files.read_temporary(name) {
             Ok(found) if found.capability.process.as_ref().is_some_and(|process| process.pid == pid) => {
-                judged(&found, self.origin)
+                found.publisher_state(self.origin)
             }
             _ => (ProcessState::Unknown, "it does not say which process made it"),
         });
         if state != ProcessState::Dead {
             return self.keep(Remains::Temporary, path, why);
         }
-        // Nobody but that process knows its name, so that nothing else can have come there.
+        // Only that process knows its name, so that nothing else can stand there.
         self.remove(Remains::Temporary, path, why, || files.remove(name));
     }
 
@@ -313,7 +319,8 @@ impl<'a> Sweep<'a> {
         self.sweep_own_dirs(&dir, shared, |name| drawn_pid(name.strip_prefix(&prefix)?), is_ours);
     }
 
-    /// The directories of single servers in `dir`, which is at the path `shared`: those whose names give a pid.
+    /// The directories of single servers in `dir`, which is at the path `shared`: those whose names give a
+    /// pid.
     fn sweep_own_dirs(
         &mut self,
         dir: &impl AsFd,
@@ -342,7 +349,7 @@ impl<'a> Sweep<'a> {
     /// The directory of one server that is named after process `pid`.
     fn sweep_own_dir(&mut self, path: &Path, pid: u32) {
         if self.has_capability(path) {
-            // Whatever that says has been seen to.
+            // That file has been looked at already.
             return;
         }
         let keep = |sweep: &mut Self, why: &str| sweep.keep(Remains::Directory, path.to_owned(), why);
@@ -367,11 +374,11 @@ impl<'a> Sweep<'a> {
             Err(cause) => return keep(self, &format!("it cannot be listed: {cause}")),
         }
         let socket = path.join(SOCKET_NAME);
-        let has_socket = match look_at(&dir, SOCKET_NAME, &socket) {
-            Standing::Nothing => false,
-            Standing::Dead => true,
-            Standing::Foreign(what) => return keep(self, &what),
-            Standing::Unclear(what) => return keep(self, &format!("{what} at its socket path")),
+        let dead = match look_at(&dir, SOCKET_NAME, &socket) {
+            Ok(Standing::Nothing) => None,
+            Ok(Standing::Dead(id)) => Some(id),
+            Ok(Standing::Foreign(found)) => return keep(self, &why_foreign(&found)),
+            standing => return keep(self, &format!("{} at its socket path", what_may_live(&standing))),
         };
         if let Err(why) = process::is_gone(pid) {
             return keep(self, why);
@@ -380,10 +387,8 @@ impl<'a> Sweep<'a> {
             return keep(self, "it has changed meanwhile");
         }
         let why = "there is no such process, and no capability file";
-        if has_socket {
-            self.remove(Remains::Socket, socket, why, || {
-                Ok(unlinkat(&*dir, SOCKET_NAME, UnlinkatFlags::NoRemoveDir)?)
-            });
+        if let Some(id) = dead {
+            self.remove(Remains::Socket, socket, why, || probe::remove_same(&*dir, SOCKET_NAME, id));
         }
         self.remove_directory(&dir, path, why);
     }
@@ -391,10 +396,11 @@ impl<'a> Sweep<'a> {
     /// Whether the capability file `name` is still the one that was `found`, and its process still dead.
     fn is_unchanged(&self, files: &OpenCapabilityDir, name: &str, found: &FoundCapability) -> bool {
         let now = files.read_named(name);
-        now.is_ok_and(|now| now.is_same(found) && judged(&now, self.origin).0 == ProcessState::Dead)
+        now.is_ok_and(|now| now.is_same(found) && now.publisher_state(self.origin).0 == ProcessState::Dead)
     }
 
-    /// Whether everything on the way to `path` answers by itself, so that looking at it cannot take for ever; or why not.
+    /// Whether everything on the way to `path` answers by itself, so that looking at it cannot take for ever;
+    /// or why not.
     fn check_answers(&self, path: &Path) -> Result<(), String> {
         match self.reach.reach(path) {
             Err(Unreached::MayNotAnswer(why)) => Err(format!("it {why}")),
@@ -405,7 +411,7 @@ impl<'a> Sweep<'a> {
 
     /// Whether a capability is published for the socket in the directory `path` of one server.
     fn has_capability(&self, path: &Path) -> bool {
-        let address = super::address::Address::from_path(&path.join(SOCKET_NAME));
+        let address = Address::from_path(&path.join(SOCKET_NAME));
         address.is_ok_and(|address| {
             self.capabilities.is_some_and(|files| files.facts(&CapabilityDir::file_name(&address)).is_ok())
         })
@@ -442,7 +448,7 @@ impl<'a> Sweep<'a> {
         }
         match removal() {
             Ok(()) => self.add(remains, path, Fate::Removed, why),
-            // Somebody else was faster.
+            // Another sweep was faster.
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
             Err(cause) => self.fail(remains, path, &cause),
         }
@@ -461,57 +467,25 @@ impl<'a> Sweep<'a> {
     }
 }
 
-/// Whether the process that published a capability still lives, and why we think so; `origin` is the directory's.
-pub(crate) fn judged(found: &FoundCapability, origin: Origin) -> (ProcessState, &'static str) {
-    match &found.capability.process {
-        Some(process) => process.judged_in(origin),
-        None => (ProcessState::Unknown, "it does not say which process published it"),
+/// What stands at the socket `name` in `dir`, which is the one at `path`.
+fn look_at(dir: &PrivateDir, name: &str, path: &Path) -> io::Result<Standing> {
+    probe::look_at(path, || sys::facts_at(dir, name))
+}
+
+/// Why something stays that is no socket of ours.
+fn why_foreign(found: &Facts) -> String {
+    match found.kind {
+        FileKind::Socket => format!("it belongs to uid {}", found.uid),
+        kind => format!("it is {}, and no server made it", kind.name()),
     }
 }
 
-/// What stands at the path of a dead process's socket.
-enum Standing {
-    Nothing,
-    /// A socket of ours that refuses, asked twice.
-    Dead,
-    /// Something that is no socket of ours.
-    Foreign(String),
-    /// Something that may live.
-    Unclear(String),
-}
-
-/// Looks at the socket `name` in `dir`, which is the one at `path`, and asks it twice if it is ours.
-fn look_at(dir: &PrivateDir, name: &str, path: &Path) -> Standing {
-    let found = match sys::facts_at(dir, name) {
-        Ok(found) => found,
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Standing::Nothing,
-        Err(cause) => return Standing::Unclear(format!("it cannot be seen what is ({cause})")),
-    };
-    if found.kind != FileKind::Socket {
-        return Standing::Foreign(format!("it is {}, and no server made it", found.kind.name()));
-    }
-    if found.uid != sys::effective_uid() {
-        return Standing::Foreign(format!("it belongs to uid {}", found.uid));
-    }
-    let unclear = |why: &dyn std::fmt::Display| {
-        Standing::Unclear(format!("there is a socket that cannot be asked ({why})"))
-    };
-    let address = match UnixAddr::new(path) {
-        Ok(address) => address,
-        Err(cause) => return unclear(&cause),
-    };
-    for pause in [SECOND_LOOK, Duration::ZERO] {
-        match probe(&address) {
-            Probe::Refuses => thread::sleep(pause),
-            Probe::Gone => return Standing::Nothing,
-            Probe::Lives(_) => return Standing::Unclear(String::from("something still listens")),
-            Probe::Unclear(cause) => return unclear(&cause),
-        }
-    }
-    match sys::facts_at(dir, name) {
-        Ok(now) if now.id == found.id => Standing::Dead,
-        Ok(_) => Standing::Unclear(String::from("something changes what is")),
-        Err(cause) if cause.raw_os_error() == Some(Errno::ENOENT as i32) => Standing::Nothing,
-        Err(cause) => unclear(&cause),
+/// What may still live, in words that can stand before "at its socket path".
+fn what_may_live(standing: &io::Result<Standing>) -> String {
+    match standing {
+        Ok(Standing::Live(_)) => String::from("something still listens"),
+        Ok(Standing::Unclear { cause, .. }) => format!("there is a socket that cannot be asked ({cause})"),
+        Err(cause) => format!("it cannot be seen what is ({cause})"),
+        Ok(_) => String::from("something changes what is"),
     }
 }

@@ -1,4 +1,4 @@
-//! Where a server listens: a path from the caller, or a default that fits and that nobody else controls.
+//! Where a server listens: a path from the caller, or a default that fits and that no other user controls.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -7,16 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process;
 
 use super::address::Address;
-use super::namespace::{Environment, Namespace};
-use super::private_dir::{MadeDirs, PrivateDir, Purpose};
-use super::random::Random;
-use super::reach::{Reach, Unreached};
-use super::refused;
-use super::sys;
+use super::namespace::{Environment, Namespace, SOCKET_NAME};
+use crate::os::files::private_dir::{MadeDirs, PrivateDir, Purpose};
+use crate::os::files::reach::{Reach, Unreached};
+use crate::os::random::Random;
+use crate::os::refused;
+use crate::os::sys;
 use crate::proto::error::{Error, ErrorKind};
-
-/// The name of a socket in the directory of its process.
-pub(crate) const SOCKET_NAME: &str = "messaging.sock";
 
 /// Where a server listens, and how it was chosen.
 #[derive(Clone, Debug)]
@@ -171,35 +168,14 @@ pub(crate) fn shared_directories(namespace: &Namespace, environment: &Environmen
         .collect()
 }
 
-/// The directories whose file systems every server and client of `namespace` depends on: those that hold its capability
-/// files and its default sockets.
+/// The directories whose file systems every server and client of `namespace` depends on: those that hold its
+/// capability files and its default sockets.
 pub(crate) fn own_directories(namespace: &Namespace, environment: &Environment) -> Vec<PathBuf> {
     let shared = shared_directories(namespace, environment).into_iter();
     let mut own: Vec<_> = shared.filter_map(|dir| Some(Path::new(&dir).parent()?.to_owned())).collect();
     own.dedup();
     own.extend(namespace.capability_dir(environment));
     own
-}
-
-/// The pid in the name of a directory that was drawn for one server, `<pid>-<32 hex digits>`.
-pub(crate) fn drawn_pid(name: &str) -> Option<u32> {
-    let (pid, nonce) = name.split_once('-')?;
-    let is_nonce = nonce.len() == 32 && nonce.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let is_number = !pid.starts_with('0') && pid.bytes().all(|byte| byte.is_ascii_digit());
-    if is_nonce && is_number { pid.parse().ok() } else { None }
-}
-
-/// The same for a directory by its path: below a directory that servers of `namespace` share, or directly in
-/// `/tmp`.
-pub(crate) fn drawn_pid_of_path(namespace: &Namespace, dir: &Path) -> Option<u32> {
-    let name = dir.file_name()?.to_str()?;
-    let parent = dir.parent()?;
-    let parent_name = parent.file_name()?.to_str()?;
-    let shared = namespace.socket_dir_name();
-    if parent_name == shared || parent_name == format!("{shared}-{}", sys::effective_uid()) {
-        return drawn_pid(name);
-    }
-    drawn_pid(name.strip_prefix(namespace.name())?.strip_prefix('-')?)
 }
 
 /// `name` in `parent`, with one slash between.

@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::sys;
+use crate::os::sys;
 use crate::proto::error::{Error, ErrorKind};
 
 /// The environment variables that names depend on. An empty variable is an unset one.
@@ -31,7 +31,7 @@ impl Environment {
     ///
     /// ```
     /// # #[cfg(unix)] {
-    /// use udsmsg::os::namespace::{Environment, Namespace};
+    /// use udsmsg::os::names::namespace::{Environment, Namespace};
     /// let environment = Environment::from_pairs([("CLAUDE_CONFIG_DIR", "/srv/config")]);
     /// let home = Namespace::default().config_home(&environment).unwrap();
     /// assert_eq!(home, std::path::Path::new("/srv/config"));
@@ -75,6 +75,9 @@ impl Environment {
 pub struct Namespace {
     name: Box<str>,
 }
+
+/// The name of a socket in the directory of its process.
+pub(crate) const SOCKET_NAME: &str = "messaging.sock";
 
 /// The name of the default family.
 const DEFAULT: &str = "claude-code";
@@ -121,6 +124,18 @@ impl Namespace {
         format!("{}-socks", self.name)
     }
 
+    /// The pid in the path of a directory that was drawn for one server of the family: below a directory that
+    /// its servers share, or directly in `/tmp`.
+    pub(crate) fn drawn_pid(&self, dir: &Path) -> Option<u32> {
+        let name = dir.file_name()?.to_str()?;
+        let parent = dir.parent()?.file_name()?.to_str()?;
+        let shared = self.socket_dir_name();
+        if parent == shared || parent == format!("{shared}-{}", sys::effective_uid()) {
+            return drawn_pid(name);
+        }
+        drawn_pid(name.strip_prefix(&*self.name)?.strip_prefix('-')?)
+    }
+
     /// The variable that tells children where the socket is.
     pub fn socket_variable(&self) -> String {
         self.variable("MESSAGING_SOCKET")
@@ -162,6 +177,18 @@ impl Namespace {
     fn variable(&self, suffix: &str) -> String {
         format!("{}_{suffix}", self.name.to_ascii_uppercase().replace('-', "_"))
     }
+}
+
+/// The pid in the name of a directory that was drawn for one server, `<pid>-<32 hex digits>`.
+pub(crate) fn drawn_pid(name: &str) -> Option<u32> {
+    let (pid, nonce) = name.split_once('-')?;
+    let is_number = !pid.starts_with('0') && pid.bytes().all(|byte| byte.is_ascii_digit());
+    if is_hex(nonce, 32) && is_number { pid.parse().ok() } else { None }
+}
+
+/// Whether `text` is so many lower-case hex digits.
+pub(crate) fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// The platform's directory for one user's settings.

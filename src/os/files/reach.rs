@@ -1,19 +1,19 @@
 //! Paths that a peer chose, followed without waiting for any file system.
 //!
-//! A path can lead into a file system that never answers: a dead NFS server, an sshfs without its network, a FUSE
-//! program that was written to hang. Every call on such a path blocks its thread for good. So the path is followed one
-//! component at a time. The kernel's table of mounts says what is mounted where, and reading it touches no file system;
-//! a component is opened only where the file system answers by itself. What was found is held open, so that nothing can
-//! be exchanged afterwards.
+//! A path can lead into a file system that never answers: a dead NFS server, an sshfs without its network, a
+//! FUSE program that was written to hang. Every call on such a path blocks its thread for good. So the path
+//! is followed one component at a time. The kernel's table of mounts says what is mounted where, and reading
+//! it touches no file system; a component is opened only where the file system answers by itself. What was
+//! found is held open, so that nothing can be exchanged afterwards.
 //!
-//! A file system answers by itself if its type is one that keeps its files on this machine alone, or if we depend on it
-//! anyway: it holds `/`, our capability files, or our own socket.
+//! A file system answers by itself if its type is one that keeps its files on this machine alone, or if we
+//! depend on it anyway: it holds `/`, our capability files, or our own socket.
 
 use std::io;
 #[cfg(not(target_os = "linux"))]
 use std::path::{Path, PathBuf};
 
-use super::sys::{self, Facts};
+use crate::os::sys::{self, Facts};
 
 /// The end of a path, which was reached without waiting.
 pub(crate) struct Reached {
@@ -99,7 +99,8 @@ mod linux {
     use super::{Reached, Unreached, sys};
     use crate::os::sys::FileKind;
 
-    /// Types of file systems whose files are on this machine alone and which wait for no other machine or process.
+    /// Types of file systems whose files are on this machine alone and which wait for no other machine or
+    /// process.
     const LOCAL_TYPES: [&str; 16] = [
         "bcachefs", "btrfs", "devtmpfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs",
         "rootfs", "squashfs", "tmpfs", "xfs", "zfs",
@@ -108,7 +109,7 @@ mod linux {
     /// Links that are followed, as the kernel does.
     const LINKS_MAX: u32 = 40;
 
-    /// Opens nothing but the name itself, whatever it is.
+    /// Opens nothing but the name itself, of any kind of file.
     const BARE: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
     /// One line of the table of mounts.
@@ -185,7 +186,8 @@ mod linux {
         }
     }
 
-    /// Follows paths, with the table of mounts as it was when this was made: what is mounted later is not followed into.
+    /// Follows paths, with the table of mounts as it was when this was made: what is mounted later is not
+    /// followed into.
     pub(crate) struct Reach {
         root: File,
         mounts: Option<Mounts>,
@@ -264,7 +266,8 @@ mod linux {
                     Err(Errno::ENOSYS | Errno::EPERM) if self.mounts.is_some() => {}
                     Err(Errno::ENOSYS | Errno::EPERM | Errno::EXDEV) => {
                         return Err(Unreached::MayNotAnswer(format!(
-                            "may lie on a file system that may not answer (it is not known what is mounted at {at:?})"
+                            "may lie on a file system that may not answer (it is not known what is mounted \
+                             at {at:?})"
                         )));
                     }
                     Err(cause) => return Err(cause.into()),
@@ -280,7 +283,8 @@ mod linux {
             )))
         }
 
-        /// Goes on at a mount that we depend on, if the path leads there: an automounter's directory may lie before it.
+        /// Goes on at a mount that we depend on, if the path leads there: an automounter's directory may lie
+        /// before it.
         fn pass(&self, at: &mut PathBuf, pending: &mut VecDeque<OsString>) -> Option<File> {
             let mounts = self.mounts.iter().flat_map(|mounts| &mounts.0);
             for mount in mounts.filter(|mount| self.is_own(mount.id)) {
@@ -323,7 +327,8 @@ mod linux {
         Unreached::MayNotAnswer(sentence)
     }
 
-    /// Puts the components of `path` before what is still to be walked: names and `..`, nothing for `/` and `.`.
+    /// Puts the components of `path` before what is still to be walked: names and `..`, nothing for `/` and
+    /// `.`.
     fn prepend(pending: &mut VecDeque<OsString>, path: &Path) {
         let names = path.components().filter(|it| matches!(it, Component::Normal(_) | Component::ParentDir));
         for component in names.rev() {

@@ -1,17 +1,19 @@
 //! What to do about a directory that is not private, in the words of a command.
 //!
-//! A directory that others rely on must stay as it is: `/tmp`, a system's directory, one where somebody works. Only what
-//! bears one of our own names is ever to be changed; for the rest a directory of its own is made.
+//! A directory that others rely on must stay as it is: `/tmp`, a system's directory, the one where a person
+//! works. Only a directory with one of our own names is ever to be changed; in place of any other one a new
+//! one is advised.
 
 use std::env;
 use std::path::Path;
 
 use nix::sys::stat::Mode;
 
-use super::location::drawn_pid;
-use super::sys::{self, Facts};
+use crate::os::names::namespace::drawn_pid;
+use crate::os::sys::{self, Facts};
 
-/// The command that makes the directory `path` private, if it is one that servers make and nothing else needs.
+/// The command that makes the directory `path` private, if it is one that servers make and nothing else
+/// needs.
 pub(super) fn made_private(path: &Path, facts: &Facts) -> Option<String> {
     let is_ours = facts.uid == sys::effective_uid() && !facts.mode.contains(Mode::S_ISVTX);
     if !is_ours || !is_named_by_us(path) || env::current_dir().is_ok_and(|current| current == path) {
@@ -20,7 +22,7 @@ pub(super) fn made_private(path: &Path, facts: &Facts) -> Option<String> {
     Some(format!("chmod 700 {}", shell_word(path)?))
 }
 
-/// What to use in place of the directory `parent`, in which nobody but root and ourselves can exchange anything.
+/// What to use in place of the directory `parent`, in which only root and we can exchange anything.
 pub(super) fn directory_in(parent: &Path) -> String {
     let new = parent.join(new_name());
     match (shell_word(&new), shell_word(&new.join("x.sock"))) {
@@ -51,9 +53,23 @@ fn is_named_by_us(path: &Path) -> bool {
     name == "messaging-capabilities" || shared.ends_with("-socks") || drawn_pid(name).is_some()
 }
 
-/// The path as a shell reads it back; `None` if it is better not shown in a command.
+/// What to do about the `directory`, which holds more than one sweep looks at.
+pub(super) fn rest_of(directory: &Path) -> String {
+    let again = "run it again to look at others";
+    match shell_word(directory) {
+        Some(word) => {
+            let uid = sys::effective_uid();
+            format!("{again}, or list what is yours with: find {word} -maxdepth 1 -uid {uid}")
+        }
+        None => String::from(again),
+    }
+}
+
+/// The path as a shell reads it back, and no option of a command; `None` if it is better not shown in a
+/// command.
 fn shell_word(path: &Path) -> Option<String> {
     let text = path.to_str().filter(|text| !text.chars().any(|c| c.is_control()))?;
+    let text = if text.starts_with('-') { format!("./{text}") } else { text.to_owned() };
     let is_plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+,@%:=".contains(&byte));
-    if is_plain { Some(text.to_owned()) } else { Some(format!("'{}'", text.replace('\'', r"'\''"))) }
+    if is_plain { Some(text) } else { Some(format!("'{}'", text.replace('\'', r"'\''"))) }
 }

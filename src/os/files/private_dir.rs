@@ -1,14 +1,14 @@
-//! Directories that nobody else can look into or change: made, or found and checked, and then held open.
+//! Directories that no other user can look into or change: made, or found and checked, and then held open.
 //!
 //! The way there is walked one component at a time. Every directory on it must belong to root or to us, and
-//! must not be writable by others unless it is sticky; a link on it must belong to root or to us. Whoever
-//! could exchange a component that has been looked at is then root or ourselves, so what was looked at is
-//! what is opened. The last component must be a real directory of our own without any permission for group or
+//! must not be writable by others unless it is sticky; a link on it must belong to root or to us. Then
+//! only root and we can exchange a component that has been looked at, so what was looked at is what is
+//! opened. The last component must be a real directory of our own without any permission for group or
 //! others.
 //!
-//! Whoever owns `/` counts as root: in a user namespace that does not map root, root's files seem to belong
-//! to somebody else, and the owner of `/` can do anything anyway. Write permission for a group counts as
-//! permission for others, whatever the group: its list of members does not name the users whose first group
+//! The owner of `/` counts as root: in a user namespace that does not map root, root's files seem to belong
+//! to another user, and the owner of `/` can do anything anyway. Write permission for a group counts as
+//! permission for others (but see `group`): its list of members does not name the users whose first group
 //! it is, root can give it to any process, and the list may come from a name service that has to be waited
 //! for. It also covers POSIX access lists, because the group bits of a mode are the most that any entry of
 //! such a list gives.
@@ -27,9 +27,9 @@ use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::sys::stat::Mode;
 
 use super::group;
-use super::refused;
 use super::remedy;
-use super::sys::{self, Facts, FileId, FileKind};
+use crate::os::refused;
+use crate::os::sys::{self, Facts, FileId, FileKind};
 use crate::proto::error::{Error, ErrorKind};
 
 /// Links that one walk follows, as the kernel does.
@@ -40,7 +40,7 @@ const LINKS_MAX: u32 = 40;
 pub(crate) enum Purpose {
     /// It holds sockets.
     Sockets,
-    /// It holds capability files. If it is ours and lacks permissions for ourselves, they are mended.
+    /// It holds capability files. If it is ours and lacks permissions for its owner, they are added.
     Capabilities,
 }
 
@@ -65,7 +65,7 @@ impl PrivateDir {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::DirectoryNotPrivate`] naming the fault and what would mend it; [`ErrorKind::Io`].
+    /// [`ErrorKind::DirectoryNotPrivate`] with the fault and what to do about it; [`ErrorKind::Io`].
     pub(crate) fn open_or_create(path: &Path, purpose: Purpose) -> Result<Self, Error> {
         let mut walk = Walk::new(path, purpose, Missing::Create)?;
         let opened = walk.walk_on().and_then(|found| match found {
@@ -109,8 +109,8 @@ impl PrivateDir {
         }
     }
 
-    /// Foretells what [`PrivateDir::open_or_create`] would say, and makes and changes nothing. Says whether
-    /// the directory is there.
+    /// Checks what [`PrivateDir::open_or_create`] checks, but makes and changes nothing. Says whether the
+    /// directory is there.
     ///
     /// # Errors
     ///
@@ -121,7 +121,7 @@ impl PrivateDir {
             Found::Everything => {
                 let found =
                     sys::facts_of_path(&walk.at).map_err(|cause| walk.cannot_look(&walk.at, cause))?;
-                // A start mends its own permissions for capability files only.
+                // A start adds permissions to a directory of capability files only.
                 if purpose == Purpose::Sockets && !found.mode.contains(Mode::S_IRWXU) {
                     let why = format!("its mode {:04o} keeps even its owner out", found.mode.bits());
                     return Err(walk.fault(&why, &walk.remedy(&walk.at, &found)));
@@ -192,8 +192,8 @@ impl MadeDirs {
         self.0.append(&mut later.0);
     }
 
-    /// Removes those that still stand there and are empty. What another process has put something into stays, and so
-    /// does what the system refuses to remove; that is reported.
+    /// Removes those that still stand there and are empty. What another process has put something into stays,
+    /// and so does what the system refuses to remove; that is reported.
     pub(crate) fn remove(&mut self) {
         for made in mem::take(&mut self.0).into_iter().rev() {
             let removed = sys::facts_of_path(&made.path).and_then(|found| {
@@ -209,7 +209,7 @@ impl MadeDirs {
                     ) =>
                 {
                     let directory = made.path.display();
-                    tracing::warn!(%directory, %error, "a directory that a refused start made is left behind");
+                    tracing::warn!(%directory, %error, "a directory of a refused start is left behind");
                 }
                 _ => {}
             }
@@ -329,7 +329,7 @@ impl<'a> Walk<'a> {
     fn open(&mut self) -> Result<PrivateDir, Error> {
         let found = sys::facts_of_path(&self.at).map_err(|cause| self.cannot_look(&self.at, cause))?;
         self.check_last(&self.at, &found)?;
-        self.mend_owner_bits(&found)?;
+        self.add_owner_bits(&found)?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = match nix::fcntl::openat(AT_FDCWD, &self.at, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
@@ -346,7 +346,8 @@ impl<'a> Walk<'a> {
         Ok(PrivateDir { file, path: mem::take(&mut self.at), id: facts.id, made: mem::take(&mut self.made) })
     }
 
-    /// Makes the directory `path` with mode 0700, whatever the umask, unless another has made it meanwhile.
+    /// Makes the directory `path` with mode 0700 under any umask, unless another process has made it
+    /// meanwhile.
     fn make(&mut self, path: &Path) -> Result<(), Error> {
         match nix::unistd::mkdir(path, Mode::S_IRWXU) {
             // On record before anything else can fail.
@@ -373,10 +374,10 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Gives ourselves back what we lack in our own directory of capability files.
-    fn mend_owner_bits(&self, facts: &Facts) -> Result<(), Error> {
-        let is_to_mend = self.purpose == Purpose::Capabilities && self.missing == Missing::Create;
-        if !is_to_mend || facts.mode.contains(Mode::S_IRWXU) {
+    /// Adds the permissions that the owner lacks in our directory of capability files.
+    fn add_owner_bits(&self, facts: &Facts) -> Result<(), Error> {
+        let is_to_change = self.purpose == Purpose::Capabilities && self.missing == Missing::Create;
+        if !is_to_change || facts.mode.contains(Mode::S_IRWXU) {
             return Ok(());
         }
         sys::chmod_unfollowed(None, &*self.at, Mode::S_IRWXU)
@@ -404,7 +405,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// A directory on the way: nobody but root and ourselves may be able to exchange what stands in it.
+    /// A directory on the way: only root and we may be able to exchange what stands in it.
     fn check_ancestor(&self, path: &Path, facts: &Facts) -> Result<(), Error> {
         if !self.is_trusted(facts.uid) {
             let why = format!("{path:?} on the way to it belongs to uid {}, not to root or you", facts.uid);
@@ -427,7 +428,7 @@ impl<'a> Walk<'a> {
         Err(self.fault(&why, &self.other_place()))
     }
 
-    /// The directory itself: real, ours, and closed to everyone else.
+    /// The directory itself: real, ours, and closed to all others.
     fn check_last(&self, path: &Path, facts: &Facts) -> Result<(), Error> {
         match facts.kind {
             FileKind::Directory => {}

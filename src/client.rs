@@ -1,0 +1,202 @@
+//! The sender: one call, one answer that cannot be mistaken.
+//!
+//! [`Client`] blocks its caller and nothing else: it drives the connections of an outbox with one `poll(2)`.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::links::Links;
+use crate::os::clock::Clock;
+use crate::os::files::capability::CapabilityDir;
+use crate::os::names::address::Address;
+use crate::os::names::namespace::{Environment, Namespace};
+use crate::os::socket::connect::{ChosenBy, connect};
+use crate::proto::error::{Error, ErrorKind};
+use crate::proto::limits::Limits;
+use crate::proto::message::Outgoing;
+use crate::proto::outbox::{SendId, SendOutcome};
+
+/// How long a message may take from the call to its answer, unless told otherwise.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Outcomes that can wait to be asked for.
+const OUTCOMES_MAX: usize = 1_000;
+
+/// Sends messages to servers of the same user.
+///
+/// Connections are kept: the next message to the same receiver goes over the one that is there. Many messages
+/// can be on their way at once:
+///
+/// ```no_run
+/// # use udsmsg::{Address, Client, Outgoing};
+/// # fn main() -> Result<(), udsmsg::Error> {
+/// let target = Address::parse("uds:/run/user/1000/app-socks/1-00/messaging.sock")?;
+/// let mut client = Client::new()?;
+/// for n in 0..100 {
+///     client.start(&target, &Outgoing::new("text").with_text(&n.to_string()))?;
+/// }
+/// while let Some((_id, outcome)) = client.next_outcome()? {
+///     println!("{outcome}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Client {
+    capabilities: CapabilityDir,
+    timeout: Duration,
+    from: Option<Address>,
+    /// If peers chose the targets: see [`ChosenBy::Peer`].
+    claimed: Option<Vec<PathBuf>>,
+    clock: Clock,
+    links: Links,
+    /// Outcomes that were not asked for yet.
+    outcomes: VecDeque<(SendId, SendOutcome)>,
+}
+
+impl Client {
+    /// A client for the default namespace.
+    ///
+    /// # Errors
+    ///
+    /// If the environment leads to no config home; see [`Namespace::capability_dir`].
+    pub fn new() -> Result<Self, Error> {
+        Self::in_namespace(&Namespace::default(), &Environment::from_process())
+    }
+
+    /// A client for another namespace or environment.
+    ///
+    /// # Errors
+    ///
+    /// If the environment leads to no config home; see [`Namespace::capability_dir`].
+    pub fn in_namespace(namespace: &Namespace, environment: &Environment) -> Result<Self, Error> {
+        Self::with_capabilities(CapabilityDir::of(namespace, environment)?)
+    }
+
+    /// A client that looks capabilities up in this directory.
+    pub(crate) fn with_capabilities(capabilities: CapabilityDir) -> Result<Self, Error> {
+        Ok(Self {
+            capabilities,
+            timeout: TIMEOUT,
+            from: None,
+            claimed: None,
+            clock: Clock::new(),
+            links: Links::new(Limits::default())?,
+            outcomes: VecDeque::new(),
+        })
+    }
+
+    /// The time allowed from a call to its answer. Default 5 s.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The own address, so that receivers can reply: the `from` of messages that have none.
+    #[must_use]
+    pub fn with_from(mut self, address: Address) -> Self {
+        self.from = Some(address);
+        self
+    }
+
+    /// For targets that peers chose: none of their paths keeps the caller waiting. `own` is as for
+    /// [`ChosenBy::Peer`].
+    pub(crate) fn with_claimed_targets(mut self, own: Vec<PathBuf>) -> Self {
+        self.claimed = Some(own);
+        self
+    }
+
+    /// Sends one message and waits for its answer. Blocks for at most the timeout.
+    ///
+    /// A receiver that is busy (a full backlog, `too many clients`) is tried again within that time, because
+    /// then nothing was taken.
+    pub fn send(&mut self, target: &Address, message: &Outgoing) -> SendOutcome {
+        let wanted = match self.start(target, message) {
+            Ok(id) => id,
+            Err(error) => return SendOutcome::NotSent(error),
+        };
+        loop {
+            if let Some(at) = self.outcomes.iter().position(|(id, _)| *id == wanted)
+                && let Some((_, outcome)) = self.outcomes.remove(at)
+            {
+                return outcome;
+            }
+            if let Err(error) = self.turn() {
+                return SendOutcome::Unknown(error);
+            }
+        }
+    }
+
+    /// Asks whether the server is alive and takes our token.
+    pub fn ping(&mut self, target: &Address) -> SendOutcome {
+        self.send(target, &Outgoing::new("ping"))
+    }
+
+    /// Sets a message on its way without waiting for its answer: [`next_outcome`](Self::next_outcome) tells
+    /// what became of it. Messages to one receiver go in order. Does not block.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was taken: what [`Outbox::send`](crate::proto::outbox::Outbox::send) and
+    /// [`Address::check_length`] refuse, and [`ErrorKind::OutboxFull`] while 1,000 outcomes wait for
+    /// [`next_outcome`](Self::next_outcome).
+    pub fn start(&mut self, target: &Address, message: &Outgoing) -> Result<SendId, Error> {
+        if self.outcomes.len() >= OUTCOMES_MAX {
+            let sentence = format!("{OUTCOMES_MAX} outcomes wait to be taken; ask for them first");
+            return Err(Error::new(ErrorKind::OutboxFull, sentence));
+        }
+        let now = self.clock.now();
+        let id = self.links.send(target, message, self.from.as_ref(), self.timeout, now)?;
+        let chosen_by = self.claimed.as_deref().map_or(ChosenBy::Us, ChosenBy::Peer);
+        self.links.begin(now, |_, target| connect(&self.capabilities, target, chosen_by));
+        // What failed at once has its outcome already, and leaves its place to others.
+        self.collect();
+        Ok(id)
+    }
+
+    /// Waits for what became of the next message that was [started](Self::start), each told once and not
+    /// always in the order of their starts; `None` if none is on its way. Blocks for at most the timeout.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`]: the system refuses to wait. What is on its way stays so; ask again.
+    pub fn next_outcome(&mut self) -> Result<Option<(SendId, SendOutcome)>, Error> {
+        while self.outcomes.is_empty() && self.links.outstanding() > 0 {
+            self.turn()?;
+        }
+        Ok(self.outcomes.pop_front())
+    }
+
+    /// Messages that have no outcome yet.
+    pub fn outstanding(&self) -> usize {
+        self.links.outstanding() + self.outcomes.len()
+    }
+
+    /// Waits for the sockets or a deadline, and does what there is to do.
+    fn turn(&mut self) -> Result<(), Error> {
+        let timeout = if self.links.has_more() {
+            Some(Duration::ZERO)
+        } else {
+            self.links.next_deadline().map(|at| at.since(self.clock.now().mono))
+        };
+        self.links.wait(timeout)?;
+        let chosen_by = self.claimed.as_deref().map_or(ChosenBy::Us, ChosenBy::Peer);
+        self.links.turn(self.clock.now(), |_, target| connect(&self.capabilities, target, chosen_by));
+        self.collect();
+        Ok(())
+    }
+
+    fn collect(&mut self) {
+        while let Some(outcome) = self.links.next_outcome() {
+            self.outcomes.push_back(outcome);
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("from", &self.from).field("links", &self.links).finish_non_exhaustive()
+    }
+}

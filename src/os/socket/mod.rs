@@ -1,0 +1,9 @@
+//! Sockets: a name taken, held and given back; a connection to a server, and its bytes.
+
+mod adopt;
+pub mod claim;
+pub(crate) mod connect;
+mod file;
+pub(crate) mod lock;
+pub(crate) mod probe;
+pub(crate) mod stream;
