@@ -85,7 +85,7 @@ impl Queries {
         })?;
         let text = format!("{}-{}-{}", self.nonce, key.index(), key.generation());
         if let Err(error) = message.add_meta("queryId", &text) {
-            self.open.remove_now(key);
+            self.open.remove(key);
             return Err(error);
         }
         self.wheel.schedule(key, deadline);
@@ -104,7 +104,7 @@ impl Queries {
     /// Gives a question up; whether it was open.
     pub fn close(&mut self, id: QueryId) -> bool {
         self.wheel.cancel(id.0);
-        self.open.remove_now(id.0).is_some()
+        self.open.remove(id.0).is_some()
     }
 
     /// The exact moment of the next deadline, if any.
@@ -117,7 +117,7 @@ impl Queries {
     pub fn next_expired(&mut self, now: Mono) -> Option<QueryId> {
         let open = &self.open;
         let key = self.wheel.next_expired(now, |key| open.get(key).copied())?;
-        self.open.remove_now(key);
+        self.open.remove(key);
         Some(QueryId(key))
     }
 }

@@ -717,7 +717,7 @@ impl Endpoint {
 
     /// Forgets a connection and has its stream closed.
     fn remove(&mut self, key: ConnKey, reason: CloseReason) {
-        let Some(mut connection) = self.slots.remove(key) else { return };
+        let Some(mut connection) = self.slots.retire(key) else { return };
         if connection.is_open() {
             self.open -= 1;
         }

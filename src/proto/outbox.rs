@@ -418,7 +418,7 @@ impl Outbox {
     pub fn connect_failed(&mut self, key: ConnKey, error: &Error, now: Now) {
         let now = self.latest.or_later(now);
         let Some(link) = self.connecting(key) else { return };
-        self.wires.remove_now(key);
+        self.wires.remove(key);
         if let Some(link) = self.links.get_mut(link) {
             link.state = State::Idle;
         }
@@ -647,14 +647,14 @@ impl Outbox {
             State::Idle | State::Wanted | State::BackingOff { .. } => return,
         };
         link.state = State::Idle;
-        self.wires.remove(wire);
+        self.wires.retire(wire);
         self.closed.push_back(wire);
     }
 
     /// Drops a link for which nothing is left to do.
     fn forget(&mut self, key: ConnKey) {
         self.close(key);
-        if let Some(link) = self.links.remove_now(key) {
+        if let Some(link) = self.links.remove(key) {
             self.by_target.remove(&link.target);
             self.link_wheel.cancel(key);
         }
@@ -754,7 +754,7 @@ impl Outbox {
     }
 
     fn finish(&mut self, message: ConnKey, outcome: SendOutcome) {
-        if let Some(gone) = self.messages.remove_now(message) {
+        if let Some(gone) = self.messages.remove(message) {
             self.bytes -= gone.line.len();
             self.message_wheel.cancel(message);
             self.outcomes.push_back((SendId(message), outcome));
