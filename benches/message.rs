@@ -11,7 +11,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use serde::Deserialize;
 use udsmsg::AuthToken;
-use udsmsg::proto::message::{Message, Outgoing, Reply, Verdict, judge};
+use udsmsg::proto::message::{Message, Outgoing, Reply, Request};
 use udsmsg::proto::scan::scan;
 
 const NOW: &str = "2026-11-22T10:00:00.000Z";
@@ -75,8 +75,11 @@ fn lines(c: &mut Criterion) {
         group.bench_function("from_utf8 and scan", |b| {
             b.iter(|| scan(std::str::from_utf8(black_box(&line)).unwrap()).unwrap());
         });
-        group.bench_function("judge", |b| {
-            b.iter(|| assert!(matches!(judge(black_box(&line), black_box(&token)), Verdict::Deliver(_))));
+        group.bench_function("request", |b| {
+            b.iter(|| {
+                let read = Request::from_line(black_box(&line), black_box(&token));
+                assert!(matches!(read, (Request::Deliver(_), true)));
+            });
         });
         group.bench_function("serde_json, borrowed", |b| {
             b.iter(|| serde_json::from_slice::<Borrowed<'_>>(black_box(&line)).unwrap());

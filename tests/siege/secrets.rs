@@ -13,7 +13,7 @@ use udsmsg::os::location::Location;
 use udsmsg::os::process::ProcessIdentity;
 use udsmsg::os::random::Random;
 use udsmsg::proto::framer::Framer;
-use udsmsg::proto::message::{self, Reply};
+use udsmsg::proto::message::{Reply, Request};
 use udsmsg::proto::ring::{Ring, RingPool};
 use udsmsg::proto::scan;
 use udsmsg::{
@@ -240,8 +240,8 @@ fn parts(token: &AuthToken, path: &str, limits: Limits) {
     pool.give_back(lent);
     show(&pool);
     let line = line.strip_suffix(b"\n").unwrap();
-    show(&message::judge(line, token));
-    show(&message::judge(line, &AuthToken::from_bytes([0; 32])));
+    show(&Request::from_line(line, token));
+    show(&Request::from_line(line, &AuthToken::from_bytes([0; 32])));
     show(&scan::scan(std::str::from_utf8(line).unwrap()));
     show(&scan::scan(&format!("{{\"a\":{}", token.expose())));
     show(&Message::from_json(std::str::from_utf8(line).unwrap()));
