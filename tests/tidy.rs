@@ -153,7 +153,7 @@ fn the_floors_of_the_core_lie_one_above_the_other() {
     let floors: [&[&str]; 6] = [
         &["error", "limits", "time", "peer", "test_scale"],
         &["ring", "framer", "output", "slots"],
-        &["auth", "scan", "message"],
+        &["auth", "json", "message"],
         &["stats", "throttle"],
         &["connection", "inbox", "wheel"],
         &["endpoint", "outbox", "conversation"],

@@ -5,8 +5,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use serde::de::IgnoredAny;
+use udsmsg::proto::json::{DEPTH_MAX, Fault, scan};
 use udsmsg::proto::message::{Answer, Message, Request};
-use udsmsg::proto::scan::{DEPTH_MAX, Fault, scan};
 use udsmsg::{AuthToken, CloseReason};
 
 /// What is made of a line that is not UTF-8 or not JSON.

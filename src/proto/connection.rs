@@ -18,12 +18,12 @@ use std::time::Duration;
 use super::auth::AuthToken;
 use super::error::CloseReason;
 use super::framer::{FrameOutcome, Framer};
+use super::json::Redacted;
 use super::limits::Limits;
 use super::message::{Reply, Request};
 use super::output::Output;
 use super::peer::PeerIdentity;
 use super::ring::{Ring, RingPool};
-use super::scan::Redacted;
 use super::stats::ConnectionStats;
 use super::time::Mono;
 

@@ -6,8 +6,8 @@
 use std::fmt;
 
 use super::error::{Error, ErrorKind};
+use super::json::{self, Kind};
 use super::message::{Message, Outgoing};
-use super::scan::{self, Kind};
 use super::slots::{ConnKey, Slots};
 use super::time::Mono;
 use super::wheel::Wheel;
@@ -19,7 +19,7 @@ pub const HOPS_MAX: u64 = 8;
 /// is beyond every limit.
 fn hops(meta: &str) -> u64 {
     let mut hops = 0;
-    scan::for_each_member(meta, |key, value| {
+    json::for_each_member(meta, |key, value| {
         if key == b"hops" && value.kind() == Kind::Number {
             hops = hops.max(value.raw(meta).parse().unwrap_or(u64::MAX));
         }
@@ -44,7 +44,7 @@ impl Outgoing {
                 format!("the conversation has gone on for {HOPS_MAX} answers; this one was not sent"),
             ));
         }
-        if let Some(query_id) = scan::member_text(meta, "queryId") {
+        if let Some(query_id) = json::member_text(meta, "queryId") {
             self.add_meta("inReplyTo", &query_id)?;
         }
         self.add_meta("hops", &(hops + 1))?;
@@ -94,7 +94,7 @@ impl Queries {
 
     /// The question that `message` answers. Each is answered once: later answers to it find none.
     pub fn answered(&mut self, message: &Message<'_>) -> Option<QueryId> {
-        let in_reply_to = scan::member_text(message.meta()?, "inReplyTo")?;
+        let in_reply_to = json::member_text(message.meta()?, "inReplyTo")?;
         let mut parts = in_reply_to.strip_prefix(&*self.nonce)?.strip_prefix('-')?.split('-');
         let (index, generation) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
         let id = QueryId(ConnKey::new(index, generation));
