@@ -156,7 +156,7 @@ fn the_floors_of_the_core_lie_one_above_the_other() {
         &["auth", "json", "message"],
         &["stats", "throttle"],
         &["connection", "inbox", "wheel"],
-        &["endpoint", "outbox", "conversation"],
+        &["endpoint", "outbox"],
     ];
     let floor_of = |name: &str| floors.iter().position(|floor| floor.contains(&name));
     let mut wrong = String::new();

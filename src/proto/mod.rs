@@ -4,7 +4,6 @@
 
 pub mod auth;
 mod connection;
-pub mod conversation;
 pub mod endpoint;
 pub mod error;
 pub mod framer;
