@@ -1,5 +1,5 @@
 //! Any bytes as a line: the scanner against `from_utf8`, serde_json's `IgnoredAny` and a counter of depth.
-//! Then all that may be done with a line that was taken.
+//! Then every use of a line that was accepted.
 
 #![no_main]
 

@@ -18,7 +18,7 @@ pub use self::request::Request;
 use super::error::{Error, ErrorKind};
 use super::json::{self, Field, Fields, Kind};
 
-/// A message, borrowed from wherever its JSON is kept and decoded on demand.
+/// A message, borrowed from the text that holds its JSON and decoded on demand.
 ///
 /// ```
 /// use udsmsg::proto::message::Message;

@@ -18,12 +18,13 @@
 //! nothing else: not the receiver, and not the stream before. A report for a stream that is closed or
 //! replaced changes nothing, however late it is.
 //!
-//! 1. For each stream that can be read: [`recv_space`](Outbox::recv_space), [`received`](Outbox::received); at
-//!    its end [`ended`](Outbox::ended).
+//! 1. For each stream that can be read: [`recv_space`](Outbox::recv_space), [`received`](Outbox::received);
+//!    at its end [`ended`](Outbox::ended).
 //! 2. Do what [`next_step`](Outbox::next_step) says until it says nothing more. [`LinkStep::Connect`] is
 //!    answered, now or in a later turn, with [`connected`](Outbox::connected) or
 //!    [`connect_failed`](Outbox::connect_failed), [`LinkStep::Write`] with [`sent`](Outbox::sent) or
-//!    [`output_failed`](Outbox::output_failed). A stream that takes only a part is written again when it can be.
+//!    [`output_failed`](Outbox::output_failed). A stream that takes only a part is written again when it can
+//!    be.
 //! 3. [`deadlines_reached`](Outbox::deadlines_reached), step 2 again, [`turn_ended`](Outbox::turn_ended).
 //! 4. [`next_outcome`](Outbox::next_outcome) until there is none; wait until
 //!    [`next_deadline`](Outbox::next_deadline), not at all if [`has_steps`](Outbox::has_steps).
