@@ -11,8 +11,8 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use serde::Deserialize;
 use udsmsg::AuthToken;
-use udsmsg::proto::message::{Message, Outgoing, Reply, Verdict, judge};
-use udsmsg::proto::scan::scan;
+use udsmsg::proto::json::scan;
+use udsmsg::proto::message::{Message, Outgoing, Reply, Request};
 
 const NOW: &str = "2026-11-22T10:00:00.000Z";
 const FROM: &str = "/tmp/claude-code-socks/12345-0123456789abcdef0123456789abcdef/messaging.sock";
@@ -75,8 +75,11 @@ fn lines(c: &mut Criterion) {
         group.bench_function("from_utf8 and scan", |b| {
             b.iter(|| scan(std::str::from_utf8(black_box(&line)).unwrap()).unwrap());
         });
-        group.bench_function("judge", |b| {
-            b.iter(|| assert!(matches!(judge(black_box(&line), black_box(&token)), Verdict::Deliver(_))));
+        group.bench_function("request", |b| {
+            b.iter(|| {
+                let read = Request::from_line(black_box(&line), black_box(&token));
+                assert!(matches!(read, (Request::Deliver(_), true)));
+            });
         });
         group.bench_function("serde_json, borrowed", |b| {
             b.iter(|| serde_json::from_slice::<Borrowed<'_>>(black_box(&line)).unwrap());
@@ -109,7 +112,7 @@ fn views(c: &mut Criterion) {
 
 fn replies(c: &mut Criterion) {
     let mut out = Vec::with_capacity(4096);
-    let from_json = udsmsg::proto::message::quoted(FROM);
+    let from_json = udsmsg::proto::json::quote(FROM);
     for (name, reply) in [
         ("reply: response", Reply::Response { number: 123_456 }),
         ("reply: pong", Reply::Pong { from_json: &from_json }),

@@ -7,9 +7,9 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
-use udsmsg::proto::message::{Answer, Message, Outgoing, Reply, Verdict, judge, quoted};
-use udsmsg::proto::scan::{Kind, Redacted};
-use udsmsg::{AuthToken, ErrorKind};
+use udsmsg::proto::json::{Kind, Redacted, quote};
+use udsmsg::proto::message::{Answer, Message, Outgoing, Reply, Request};
+use udsmsg::{AuthToken, CloseReason, ErrorKind};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const NOW: &str = "2026-11-22T10:00:00.000Z";
@@ -18,21 +18,17 @@ fn auth_token() -> AuthToken {
     AuthToken::parse(TOKEN).unwrap()
 }
 
-/// What `judge` makes of `line`, in which `$T` stands for the token: one word, or the message that is left.
+/// What `line` asks for: one word, or the message that is left.
 fn judged(line: impl AsRef<[u8]>) -> String {
     let line = line.as_ref();
-    let verdict = judge(line, &auth_token());
-    let (word, is_authenticated) = match verdict {
-        Verdict::Unreadable => ("unreadable", false),
-        Verdict::Unauthorized => ("unauthorized", false),
-        Verdict::Malformed => ("malformed", true),
-        Verdict::Ping => ("ping", true),
-        Verdict::Deliver(_) => ("deliver", true),
-    };
-    assert_eq!(verdict.is_authenticated(), is_authenticated, "{word}");
-    match verdict {
-        Verdict::Deliver(Redacted { head, tail, .. }) => format!("{head}{tail}"),
-        _ => word.to_owned(),
+    match Request::from_line(line, &auth_token()) {
+        (Request::Blank, false) => "blank".to_owned(),
+        (Request::Refuse(CloseReason::InvalidFrame), false) => "unreadable".to_owned(),
+        (Request::Refuse(CloseReason::InvalidFrame), true) => "malformed".to_owned(),
+        (Request::Refuse(CloseReason::Unauthorized), false) => "unauthorized".to_owned(),
+        (Request::Ping, true) => "ping".to_owned(),
+        (Request::Deliver(Redacted { head, tail, .. }), true) => format!("{head}{tail}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -178,7 +174,7 @@ fn tokens_and_payloads_are_not_printed() {
         format!("{:?}", message.data().unwrap()),
         format!("{error:?} {error}"),
         format!("{outgoing:?}"),
-        format!("{:?}", judge(json.as_bytes(), &auth_token())),
+        format!("{:?}", Request::from_line(json.as_bytes(), &auth_token())),
     ] {
         assert!(!shown.contains(TOKEN) && !shown.contains("payload"), "{shown}");
         assert!(shown.len() < 150, "{shown}");
@@ -190,7 +186,7 @@ fn tokens_and_payloads_are_not_printed() {
 #[test]
 fn replies_are_written_byte_for_byte() {
     let path = "/tmp/a \"b\"\\\u{1}é.sock";
-    let from_json = quoted(path);
+    let from_json = quote(path);
     for (reply, expected) in [
         (Reply::Response { number: 1 }, r#"{"type":"response","data":"ok","ts":"$N","meta":{"id":"uds-1"}}"#),
         (Reply::Response { number: 0 }, r#"{"type":"response","data":"ok","ts":"$N","meta":{"id":"uds-0"}}"#),
@@ -229,14 +225,14 @@ fn text_is_quoted_as_serde_json_quotes_it() {
         "é\u{7f}😀\u{2028}\"x",
         &every,
     ] {
-        assert_eq!(quoted(text), serde_json::to_string(text).unwrap());
+        assert_eq!(quote(text), serde_json::to_string(text).unwrap());
     }
 }
 
 /// The line for `outgoing`, its newline taken off and the token replaced by `$T`.
 fn encoded(outgoing: &Outgoing, from: Option<&str>, now: Option<&str>) -> String {
     let line = outgoing.encode(&auth_token(), from, now, 65_536).unwrap();
-    assert!(judge(line.strip_suffix(b"\n").unwrap(), &auth_token()).is_authenticated());
+    assert!(Request::from_line(line.strip_suffix(b"\n").unwrap(), &auth_token()).1);
     assert_eq!(memchr::memchr_iter(b'\n', &line).count(), 1, "one line");
     String::from_utf8(line).unwrap().trim_end_matches('\n').replace(TOKEN, "$T")
 }

@@ -1,19 +1,22 @@
 //! Any bytes as a line: the scanner against `from_utf8`, serde_json's `IgnoredAny` and a counter of depth.
-//! Then all that may be done with a line that was taken.
+//! Then every use of a line that was accepted.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use serde::de::IgnoredAny;
-use udsmsg::AuthToken;
-use udsmsg::proto::message::{Answer, Message, Verdict, judge};
-use udsmsg::proto::scan::{DEPTH_MAX, Fault, scan};
+use udsmsg::proto::json::{DEPTH_MAX, Fault, scan};
+use udsmsg::proto::message::{Answer, Message, Request};
+use udsmsg::{AuthToken, CloseReason};
+
+/// What is made of a line that is not UTF-8 or not JSON.
+const UNREADABLE: (Request<'_>, bool) = (Request::Refuse(CloseReason::InvalidFrame), false);
 
 fuzz_target!(|data: &[u8]| {
     // A short token in the input stands for the real one, so that the fuzzer need not guess it.
     let auth_token = AuthToken::from_bytes([0xa5; 32]);
     let Ok(line) = std::str::from_utf8(data) else {
-        assert_eq!(judge(data, &auth_token), Verdict::Unreadable);
+        assert_eq!(Request::from_line(data, &auth_token), UNREADABLE);
         return;
     };
     let line = &line.replace("$T", auth_token.expose());
@@ -31,7 +34,9 @@ fuzz_target!(|data: &[u8]| {
                 Fault::Repeated => assert!(line.matches(':').count() >= 2, "not repeated: {line}"),
                 other => panic!("{other:?}: {line}"),
             }
-            assert_eq!(judge(line.as_bytes(), &auth_token), Verdict::Unreadable);
+            let is_blank = line.chars().all(|char| matches!(char, ' ' | '\t' | '\r'));
+            let expected = if is_blank { (Request::Blank, false) } else { UNREADABLE };
+            assert_eq!(Request::from_line(line.as_bytes(), &auth_token), expected);
             return;
         }
     };
@@ -57,9 +62,8 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(field.text(&text).as_deref(), Some(&*expected));
         }
     }
-    match judge(line.as_bytes(), &auth_token) {
-        Verdict::Unreadable => panic!("scanned, and yet unreadable: {line}"),
-        Verdict::Deliver(delivered) => {
+    match Request::from_line(line.as_bytes(), &auth_token) {
+        (Request::Deliver(delivered), true) => {
             assert_eq!(delivered, redacted);
             assert!(!text.contains(auth_token.expose()) || line.matches(auth_token.expose()).count() > 1);
             let message = Message::from_json(&text).expect("what is delivered is a message");
@@ -68,7 +72,9 @@ fuzz_target!(|data: &[u8]| {
                 (message.kind(), message.data().and_then(|data| data.text()), message.from(), message.ts());
             assert!(format!("{message:?}").len() < 500);
         }
-        Verdict::Unauthorized | Verdict::Malformed | Verdict::Ping => {}
+        (Request::Ping | Request::Refuse(CloseReason::InvalidFrame), true)
+        | (Request::Refuse(CloseReason::Unauthorized), false) => {}
+        other => panic!("scanned, and yet {other:?}: {line}"),
     }
 });
 

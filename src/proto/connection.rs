@@ -18,12 +18,12 @@ use std::time::Duration;
 use super::auth::AuthToken;
 use super::error::CloseReason;
 use super::framer::{FrameOutcome, Framer};
+use super::json::Redacted;
 use super::limits::Limits;
-use super::message::{self, Reply, Verdict};
+use super::message::{Reply, Request};
 use super::output::Output;
 use super::peer::PeerIdentity;
 use super::ring::{Ring, RingPool};
-use super::scan::Redacted;
 use super::stats::ConnectionStats;
 use super::time::Mono;
 
@@ -368,16 +368,13 @@ impl Connection {
             }
         };
         self.frame_begun_at = None;
-        if line.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r')) {
-            return Some(Event::Blank);
-        }
-        let verdict = message::judge(line, env.auth_token);
-        self.is_authenticated |= verdict.is_authenticated();
-        Some(match verdict {
-            Verdict::Unreadable | Verdict::Malformed => Event::Fatal(CloseReason::InvalidFrame),
-            Verdict::Unauthorized => Event::Fatal(CloseReason::Unauthorized),
-            Verdict::Ping => Event::Ping,
-            Verdict::Deliver(message) => Event::Deliver(message),
+        let (request, is_authenticated) = Request::from_line(line, env.auth_token);
+        self.is_authenticated |= is_authenticated;
+        Some(match request {
+            Request::Blank => Event::Blank,
+            Request::Deliver(message) => Event::Deliver(message),
+            Request::Ping => Event::Ping,
+            Request::Refuse(reason) => Event::Fatal(reason),
         })
     }
 

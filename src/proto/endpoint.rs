@@ -28,8 +28,9 @@ use super::auth::AuthToken;
 use super::connection::{Connection, Ending, Env, Event};
 use super::error::{CloseReason, Error, ErrorKind};
 use super::inbox::{Batch, Inbox};
+use super::json;
 use super::limits::Limits;
-use super::message::{self, Reply};
+use super::message::Reply;
 use super::peer::PeerIdentity;
 use super::ring::RingPool;
 use super::slots::{ConnKey, Slots};
@@ -177,7 +178,7 @@ impl Endpoint {
                 format!("a path of {} bytes is longer than {PATH_BYTES_MAX}", path.len()),
             ));
         }
-        let path_json = message::quoted(path);
+        let path_json = json::quote(path);
         // The longest pong and the longest response, whichever is longer; ids have at most 20 digits.
         let answer_bytes_max = path_json.len() + 128;
         let slots_max = slots_max(&limits);
@@ -717,7 +718,7 @@ impl Endpoint {
 
     /// Forgets a connection and has its stream closed.
     fn remove(&mut self, key: ConnKey, reason: CloseReason) {
-        let Some(mut connection) = self.slots.remove(key) else { return };
+        let Some(mut connection) = self.slots.retire(key) else { return };
         if connection.is_open() {
             self.open -= 1;
         }

@@ -40,11 +40,10 @@ use crate::os::socket::stream::ReadyStream;
 #[cfg(unix)]
 use crate::os::sys;
 use crate::os::transport::{WakeHandle, readiness};
-use crate::proto::conversation::QueryId;
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::inbox::{Batch, InboxEntry};
 use crate::proto::message::Outgoing;
-use crate::proto::outbox::{SendId, SendOutcome};
+use crate::proto::outbox::{QueryId, SendId, SendOutcome};
 use crate::proto::stats::{ConnectionStats, Stats};
 
 /// What became of something that a server has sent; taken with [`Server::next_event`].
@@ -406,7 +405,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send), and what [`Queries::ask`](crate::proto::conversation::Queries::ask) refuses.
+    /// As [`send`](Self::send), and what [`Queries::ask`](crate::proto::outbox::Queries::ask) refuses.
     pub fn query(
         &mut self,
         target: &Address,

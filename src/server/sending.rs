@@ -13,12 +13,11 @@ use crate::os::names::address::Address;
 use crate::os::socket::connect::{ChosenBy, connect};
 use crate::os::socket::stream::Readiness;
 use crate::os::transport::{unwatch, watch};
-use crate::proto::conversation::{Queries, QueryId};
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::inbox::InboxEntry;
 use crate::proto::limits::Limits;
 use crate::proto::message::Outgoing;
-use crate::proto::outbox::{SendId, SendOutcome};
+use crate::proto::outbox::{Queries, QueryId, SendId, SendOutcome};
 use crate::proto::time::{Mono, Now};
 
 /// Everything that a server has on its way to others.

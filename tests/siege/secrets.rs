@@ -13,9 +13,9 @@ use udsmsg::os::files::process::ProcessIdentity;
 use udsmsg::os::names::location::Location;
 use udsmsg::os::random::Random;
 use udsmsg::proto::framer::Framer;
-use udsmsg::proto::message::{self, Reply};
+use udsmsg::proto::json;
+use udsmsg::proto::message::{Reply, Request};
 use udsmsg::proto::ring::{Ring, RingPool};
-use udsmsg::proto::scan;
 use udsmsg::{
     Address, AuthToken, Batch, Client, Endpoint, Environment, Limits, Message, Namespace, Outgoing, Server,
 };
@@ -240,10 +240,10 @@ fn parts(token: &AuthToken, path: &str, limits: Limits) {
     pool.give_back(lent);
     show(&pool);
     let line = line.strip_suffix(b"\n").unwrap();
-    show(&message::judge(line, token));
-    show(&message::judge(line, &AuthToken::from_bytes([0; 32])));
-    show(&scan::scan(std::str::from_utf8(line).unwrap()));
-    show(&scan::scan(&format!("{{\"a\":{}", token.expose())));
+    show(&Request::from_line(line, token));
+    show(&Request::from_line(line, &AuthToken::from_bytes([0; 32])));
+    show(&json::scan(std::str::from_utf8(line).unwrap()));
+    show(&json::scan(&format!("{{\"a\":{}", token.expose())));
     show(&Message::from_json(std::str::from_utf8(line).unwrap()));
     show(&Reply::Error { text: "x" });
     show(&AuthToken::parse(&format!("{}f", token.expose())));
