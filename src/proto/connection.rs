@@ -552,4 +552,32 @@ impl Connection {
             CloseReason::IdleTimeout
         })
     }
+
+    /// What the types do not say yet. Called after each change.
+    pub(crate) fn check_invariants(&self) {
+        debug_assert!(self.paused.is_none() || !self.is_in_work, "{:?} and in the next turn", self.paused);
+        debug_assert!(!self.is_deferred || self.is_in_work || !self.is_open(), "waits for the inbox nowhere");
+        debug_assert!(
+            !self.is_put_off || self.is_in_work && !self.is_deferred || !self.is_open(),
+            "put off, and idle"
+        );
+        debug_assert!(!self.has_promise || self.is_starved, "reserved for one that does not wait");
+        debug_assert!(!self.is_starved || self.ring.is_none(), "waits for a ring, and has one");
+        debug_assert!(self.lent == 0 || self.ring.is_some(), "lent without a ring");
+        debug_assert!(
+            !self.is_read_refused || self.may_have_unread || self.is_input_finished,
+            "refused, and read"
+        );
+        debug_assert!(
+            self.is_authenticated || self.has_spoken == (self.unproven_bytes > 0),
+            "silent, and read"
+        );
+        debug_assert!(self.is_open() || self.paused.is_none(), "closing, and paused");
+        debug_assert!(self.has_spoken || self.ring.as_ref().is_none_or(Ring::is_empty), "silent, and sent");
+        debug_assert!(self.frame_begun_at.is_none() || self.is_open(), "closing, and in a line");
+        debug_assert!(
+            !self.is_read_refused || self.is_starved || self.paused.is_some() || self.is_in_work,
+            "refused for no reason"
+        );
+    }
 }

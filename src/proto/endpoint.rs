@@ -642,9 +642,9 @@ impl Endpoint {
         if !connection.put_off() {
             return false;
         }
-        self.settle(key);
         // The next turn is due at once, and ends this.
         self.put_in_line(key);
+        self.settle(key);
         true
     }
 
@@ -653,6 +653,7 @@ impl Endpoint {
         self.has_enqueued = false;
         self.turn = self.turn.wrapping_add(1);
         self.work.append(&mut self.spent);
+        self.slots.iter().for_each(|(_, connection)| connection.check_invariants());
         self.slots.release_retired();
     }
 
@@ -768,6 +769,7 @@ impl Endpoint {
             connection.is_in_steps = true;
             self.steps.push_back(key);
         }
+        connection.check_invariants();
         self.keep_output_memory(output);
         if let Some(ring) = ring {
             self.rings.give_back(ring);
