@@ -3,7 +3,7 @@
 //! [`endpoint::Endpoint`] is given bytes, time and facts about peers, and gives back bytes, deadlines and outcomes.
 
 pub mod auth;
-mod connection;
+pub mod buffers;
 pub mod conversation;
 pub mod endpoint;
 pub mod error;
@@ -20,6 +20,5 @@ pub mod slots;
 pub mod stats;
 #[cfg(test)]
 mod test_scale;
-mod throttle;
 pub mod time;
 pub mod wheel;

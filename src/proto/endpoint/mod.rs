@@ -21,20 +21,23 @@
 //!
 //! Time never steps back: a `now` before one that was given counts as that one.
 
+mod connection;
+mod rate_limit;
+
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
 
+use self::connection::{Connection, Ending, Env, Event};
+use self::rate_limit::RateLimiter;
 use super::auth::AuthToken;
-use super::connection::{Connection, Ending, Env, Event};
+use super::buffers::BufferPool;
 use super::error::{CloseReason, Error, ErrorKind};
 use super::inbox::{Batch, Inbox};
 use super::limits::Limits;
 use super::message::{self, Reply};
 use super::peer::PeerIdentity;
-use super::ring::RingPool;
 use super::slots::{ConnKey, Slots};
 use super::stats::{ConnectionStats, Stats};
-use super::throttle::Throttle;
 use super::time::{Latest, Mono, Now, Wall};
 use super::wheel::Wheel;
 
@@ -76,7 +79,7 @@ pub struct Endpoint {
     answer_bytes_max: usize,
     slots: Slots<Connection>,
     wheel: Wheel,
-    rings: RingPool,
+    rings: BufferPool,
     rings_max: usize,
     spare_outputs: Vec<Vec<u8>>,
     inbox: Inbox,
@@ -105,7 +108,7 @@ pub struct Endpoint {
     lingering: VecDeque<ConnKey>,
     stamp: Stamp,
     latest: Latest,
-    throttle: Throttle,
+    rates: RateLimiter,
     /// What is counted as it happens; the rest is known elsewhere.
     stats: Stats,
     is_shut_down: bool,
@@ -185,7 +188,7 @@ impl Endpoint {
         Ok(Self {
             slots: Slots::new(slots_max)?,
             wheel: Wheel::new(slots_max)?,
-            rings: RingPool::new(limits.frame_bytes_max + 1, rings_max),
+            rings: BufferPool::new(limits.frame_bytes_max + 1, rings_max),
             rings_max,
             inbox: Inbox::new(&limits)?,
             limits,
@@ -208,7 +211,7 @@ impl Endpoint {
             lingering: queue(slots_max)?,
             stamp: Stamp { wall: None, text: String::new() },
             latest: Latest::default(),
-            throttle: Throttle::default(),
+            rates: RateLimiter::default(),
             stats: Stats::default(),
             is_shut_down: false,
         })
@@ -249,7 +252,7 @@ impl Endpoint {
         }
         let is_refused = !self.make_room(now);
         self.admitted += 1;
-        self.throttle.prune(self.slots_max(), now.mono);
+        self.rates.prune(self.slots_max(), now.mono);
         let key = self.slots.insert(Connection::new(peer, self.admitted, &self.limits, now.mono))?;
         self.open += 1;
         self.stats.clients_peak = self.stats.clients_peak.max(self.open.min(self.limits.clients_max));
@@ -450,7 +453,7 @@ impl Endpoint {
                 self.limits.pid_rate_max > 0 && (work == Work::Budget || connection.is_authenticated());
             if is_paced && !has_line_reserved && connection.has_leftover() {
                 has_line_reserved = true;
-                if let Err(until) = self.throttle.take(peer.pid, self.limits.pid_rate_max, now.mono) {
+                if let Err(until) = self.rates.take(peer.pid, self.limits.pid_rate_max, now.mono) {
                     connection.throttle(until);
                     self.stats.throttled += 1;
                     break;

@@ -3,18 +3,18 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::time::Mono;
+use crate::proto::time::Mono;
 
 /// What a process may send at once, after a pause: one second's worth.
 const BURST: Duration = Duration::from_secs(1);
 
 /// When each process will have used up what it may, had it sent at exactly its rate (a generic cell rate algorithm).
 #[derive(Debug, Default)]
-pub(crate) struct Throttle {
+pub(crate) struct RateLimiter {
     used_up_at: HashMap<Option<u32>, Mono>,
 }
 
-impl Throttle {
+impl RateLimiter {
     /// Takes one line of process `pid`, now if it may send one now; otherwise the error is when, and the line is reserved
     /// for then. So connections of one process go on in the order in which they had to wait. O(1).
     ///

@@ -15,17 +15,18 @@
 
 use std::time::Duration;
 
-use super::auth::AuthToken;
-use super::error::CloseReason;
-use super::framer::{FrameOutcome, Framer};
-use super::limits::Limits;
-use super::message::{Reply, Request};
-use super::output::Output;
-use super::peer::PeerIdentity;
-use super::ring::{Ring, RingPool};
-use super::scan::Redacted;
-use super::stats::ConnectionStats;
-use super::time::Mono;
+use crate::proto::auth::AuthToken;
+use crate::proto::buffers::BufferPool;
+use crate::proto::error::CloseReason;
+use crate::proto::framer::{FrameOutcome, Framer};
+use crate::proto::limits::Limits;
+use crate::proto::message::{Reply, Request};
+use crate::proto::output::Output;
+use crate::proto::peer::PeerIdentity;
+use crate::proto::ring::Ring;
+use crate::proto::scan::Redacted;
+use crate::proto::stats::ConnectionStats;
+use crate::proto::time::Mono;
 
 /// Room beyond the output bound: the longest error line is far below this.
 const ERROR_LINE_MAX: usize = 256;
@@ -259,7 +260,7 @@ impl Connection {
 
     /// At most `max` bytes of space for the next read: in the ring it holds, or in one lent by `rings`; `None` if none is
     /// free. The ring stays here until [`Self::received`] says what became of it.
-    pub(crate) fn recv_space(&mut self, rings: &mut RingPool, max: usize) -> Option<&mut [u8]> {
+    pub(crate) fn recv_space(&mut self, rings: &mut BufferPool, max: usize) -> Option<&mut [u8]> {
         if self.ring.is_none() {
             self.ring = Some(rings.lend()?);
         }
