@@ -72,7 +72,7 @@ impl Ring {
             self.tail -= self.head;
             self.head = 0;
         }
-        self.check();
+        self.check_invariants();
         self.bytes.get_mut(self.tail..).unwrap_or_default()
     }
 
@@ -84,7 +84,7 @@ impl Ring {
     pub fn filled(&mut self, n: usize) {
         assert!(n <= self.capacity() - self.tail, "filled({n}) beyond the spare room");
         self.tail += n;
-        self.check();
+        self.check_invariants();
     }
 
     /// Takes the oldest `n` bytes and shows them for the last time: they stay in place until
@@ -101,16 +101,17 @@ impl Ring {
             // Nothing is left to move: the whole capacity is spare again.
             self.clear();
         }
-        self.check();
+        self.check_invariants();
         self.bytes.get(taken).unwrap_or_default()
     }
 
     /// Throws away what waits.
     pub(super) fn clear(&mut self) {
         (self.head, self.tail) = (0, 0);
+        self.check_invariants();
     }
 
-    fn check(&self) {
+    fn check_invariants(&self) {
         debug_assert!(self.head <= self.tail && self.tail <= self.capacity(), "{}..{}", self.head, self.tail);
     }
 }

@@ -38,6 +38,43 @@ pub struct Stats {
     pub closed: ClosedStats,
 }
 
+impl Stats {
+    pub(crate) fn note_clients(&mut self, clients: usize) {
+        self.clients_peak = self.clients_peak.max(clients);
+    }
+
+    /// The inbox only grows until it is drained, so its peak is known if this is called before each drain.
+    pub(crate) fn note_inbox(&mut self, entries: usize, bytes: usize) {
+        (self.inbox_entries, self.inbox_bytes) = (entries, bytes);
+        self.inbox_entries_peak = self.inbox_entries_peak.max(entries);
+        self.inbox_bytes_peak = self.inbox_bytes_peak.max(bytes);
+    }
+
+    pub(crate) fn count_stranger(&mut self) {
+        self.strangers += 1;
+    }
+
+    pub(crate) fn count_ping(&mut self) {
+        self.pings += 1;
+    }
+
+    pub(crate) fn count_throttled(&mut self) {
+        self.throttled += 1;
+    }
+
+    pub(crate) fn count_read(&mut self, bytes: usize) {
+        self.bytes_read += bytes as u64;
+    }
+
+    pub(crate) fn count_written(&mut self, bytes: usize) {
+        self.bytes_written += bytes as u64;
+    }
+
+    pub(crate) fn count_closed(&mut self, reason: CloseReason) {
+        self.closed.count(reason);
+    }
+}
+
 /// How many connections ended for which reason; see [`CloseReason`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -58,8 +95,7 @@ pub struct ClosedStats {
 }
 
 impl ClosedStats {
-    /// Counts one.
-    pub(crate) fn count(&mut self, reason: CloseReason) {
+    fn count(&mut self, reason: CloseReason) {
         let counter = match reason {
             CloseReason::InvalidFrame => &mut self.invalid_frame,
             CloseReason::Unauthorized => &mut self.unauthorized,

@@ -1,30 +1,32 @@
 //! One peer as a state machine: its unfinished input, its unread answers, its deadlines, and how it ends.
 //!
-//! No I/O and no inbox: [`Connection::next_event`] says what the peer wants, the endpoint decides, and
+//! No I/O and no inbox: [`Connection::next_request`] says what the peer asks for, the endpoint decides, and
 //! [`Connection::reply`] or [`Connection::close`] carry the decision out.
 //!
 //! ```text
-//!            frames                 a fatal frame, a deadline,
-//!            answers                end of input, eviction, stop
-//!   accepted ───────► Open ──────────────────────────────────────► Closing ───► gone
-//!                      no frame is processed from here on: ────────┘   │
-//!                      output is flushed, then the write side is shut; a peer that may still be
-//!                      sending is read to its end (and not listened to), so that it can read its
-//!                      error line instead of being cut off in the middle of a write.
+//!            lines                a refused line, a deadline,
+//!            answers              end of input, eviction, stop
+//!   accepted ───────► Open ─────────────────────────────► Flushing ─────► Lingering ───► gone
+//!                      no line is processed from here on: ───┘ output is     │
+//!                      written; then the write side is shut ─────────────────┘ and a peer that may still be
+//!                      sending is read to its end (which is thrown away), so that it can read its error line
+//!                      instead of being cut off in the middle of a write. Others skip Lingering.
 //! ```
 
+use std::mem;
 use std::time::Duration;
 
+use super::actions::{Pending, Step};
+use super::turn::Share;
 use crate::proto::auth::AuthToken;
 use crate::proto::buffers::BufferPool;
 use crate::proto::error::CloseReason;
 use crate::proto::framer::{FrameOutcome, Framer};
 use crate::proto::limits::Limits;
 use crate::proto::message::{Reply, Request};
-use crate::proto::output::Output;
+use crate::proto::output::{Output, SpareOutputs};
 use crate::proto::peer::PeerIdentity;
 use crate::proto::ring::Ring;
-use crate::proto::scan::Redacted;
 use crate::proto::stats::ConnectionStats;
 use crate::proto::time::Mono;
 
@@ -35,445 +37,581 @@ const ERROR_LINE_MAX: usize = 256;
 /// more than the buffer of a socket holds by default. Beyond, it cannot put its timeout off by sending.
 const UNPROVEN_BYTES_MAX: u32 = 512 << 10;
 
-/// What a connection needs to know of its surroundings to judge a frame.
-pub(crate) struct Env<'e> {
-    pub(crate) limits: &'e Limits,
-    pub(crate) auth_token: &'e AuthToken,
-    /// Bytes of the longest answer that is no error: no frame is taken up unless this much room is left for output.
-    pub(crate) answer_bytes_max: usize,
-}
-
-/// What the next frame of a peer asks for.
-pub(crate) enum Event<'f> {
-    /// A blank line: nothing, but it counts as work.
-    Blank,
-    /// A message for the inbox.
-    Deliver(Redacted<'f>),
-    /// To be told that somebody is there.
-    Ping,
-    /// Something fatal.
-    Fatal(CloseReason),
-}
-
-/// Where a connection stands.
+/// Where a connection is on its way from accept to close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Frames are taken and answered.
+    /// Lines are taken and answered.
     Open,
-    /// Nothing more is taken; what is owed is flushed until the deadline.
-    Closing { reason: CloseReason, deadline: Mono, is_write_shut: bool },
+    /// Nothing more is taken; pending output is written until the deadline.
+    Flushing { reason: CloseReason, deadline: Mono },
+    /// Everything is written and the write side is shut; it is read to its end until the deadline.
+    Lingering { reason: CloseReason, deadline: Mono },
 }
 
-/// Why nothing is read from a peer or processed for now.
+/// Why an open connection is neither read nor processed now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pause {
-    /// Its unread answers have reached the bound: until all are taken.
+pub(super) enum Pause {
+    /// Lines are left over: until the next turn.
+    NextTurn,
+    /// The next line found no room in the inbox: until the next turn, before which the owner can drain. Timeouts are
+    /// suspended.
+    InboxFull,
+    /// Its timeout has come and its stream may hold more: until the next turn, which reads it first. Timeouts are suspended.
+    Unread,
+    /// Its unread answers have reached the bound: until all of them are taken.
     OutputFull { since: Mono },
-    /// It has sent faster than it may.
+    /// Its process has sent faster than it may.
     RateLimited { until: Mono },
 }
 
-/// What has to be done with the stream of a connection, besides writing its output.
+impl Pause {
+    /// Whether the connection goes on by itself in the next turn.
+    pub(super) fn ends_next_turn(self) -> bool {
+        matches!(self, Self::NextTurn | Self::InboxFull | Self::Unread)
+    }
+}
+
+/// The memory for what a peer sends.
+enum InputBuffer {
+    /// There is no unfinished line.
+    None,
+    /// Every buffer is in use, and this connection waits for one. Timeouts are suspended.
+    Waiting,
+    /// It waited and was lent this one, and has not been read since. Timeouts are suspended.
+    Reserved(Ring),
+    /// A buffer, and how many bytes of it are lent to a read whose result is not known yet.
+    Held { ring: Ring, lent: u32 },
+}
+
+/// What is known of a peer that was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// Nothing yet.
-    NotYet,
-    /// Everything is written: shut the write side and go on reading.
-    ShutWrite,
-    /// Close it.
+enum Standing {
+    /// It never sent a byte.
+    Silent,
+    /// It has sent so many bytes, and not the token.
+    Unauthenticated { bytes_read: u32 },
+    /// It has shown the token.
+    Authenticated,
+}
+
+/// What is known of the bytes in the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stream {
+    /// None were left when it was last read.
+    Drained,
+    /// The last read filled all the space that it was lent: there may be more.
+    MayHoldMore,
+    /// The same, and the shell wanted to read and was refused. It is told when it can.
+    Refused,
+    /// The peer will send nothing more.
+    Finished,
+}
+
+/// Whether a connection can be read now.
+pub(super) enum Readiness {
+    /// It has a buffer.
+    Ready,
+    /// It is paused, finished, or waits for a buffer already.
+    Refused,
+    /// It waits for a buffer from now on.
+    Waits,
+    /// There is no memory for a buffer.
+    OutOfMemory,
+}
+
+/// What a deadline means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Its process may send again.
+    Resume,
+    /// It is closed for this reason.
     Close(CloseReason),
 }
 
+/// What is left of a connection that is gone.
+pub(super) struct Remains {
+    pub(super) ring: Option<Ring>,
+    pub(super) output: Option<Vec<u8>>,
+}
+
 /// The state of one peer.
-pub(crate) struct Connection {
+pub(super) struct Connection {
     peer: PeerIdentity,
-    /// Grows with every connection: who came first.
+    /// Grows with every connection: tells which came first.
     serial: u64,
     accepted_at: Mono,
     phase: Phase,
-    is_authenticated: bool,
-    /// Whether it ever sent a byte.
-    has_spoken: bool,
-    /// The last byte in either direction, or the last line that was taken up: while some were left over nothing was read.
+    standing: Standing,
+    pause: Option<Pause>,
+    stream: Stream,
+    input: InputBuffer,
+    framer: Framer,
+    /// The last byte in either direction, or the last line that was taken: while lines were left over nothing was read.
     active_at: Mono,
     /// When the first byte of the unfinished line came.
-    frame_begun_at: Option<Mono>,
-    paused: Option<Pause>,
-    /// A line of it has been counted against its rate, and was not taken yet.
-    pub(crate) has_line_reserved: bool,
-    /// The last read was refused or filled all the space that it was lent: the stream may hold more.
-    may_have_unread: bool,
-    /// Bytes read before it authenticated.
-    unproven_bytes: u32,
-    /// Its timeouts are suspended until the next turn, which reads the stream once more.
-    is_put_off: bool,
-    /// It waits unread for a buffer: its silence is not its fault.
-    pub(crate) is_starved: bool,
-    /// A buffer has been set aside for it.
-    pub(crate) has_promise: bool,
-    /// The shell wanted to read and could not; it is told when it can.
-    pub(crate) is_read_refused: bool,
-    /// It stands in the endpoint's list of connections with frames left over.
-    pub(crate) is_in_work: bool,
-    /// What it has sent waits there for room in the inbox: neither its silence nor that it has not authenticated is its
-    /// fault.
-    pub(crate) is_deferred: bool,
-    /// The turn in which lines were last taken from it, and how many in that turn.
-    turn: u32,
-    turn_frames: u32,
-    /// It stands in the endpoint's list of connections with something for the shell to do.
-    pub(crate) is_in_steps: bool,
-    /// There are answers that the shell has not been told of.
-    pub(crate) has_news: bool,
-    /// The shell is to be told that it can read again.
-    pub(crate) has_resumed: bool,
-    is_input_finished: bool,
-    is_output_dead: bool,
-    framer: Framer,
-    ring: Option<Ring>,
-    /// Bytes of the ring that are lent to a read whose result is not known yet.
-    lent: u32,
+    line_begun_at: Option<Mono>,
+    /// The next line has been counted against the rate of its process, and was not taken yet.
+    is_line_counted: bool,
     output: Output,
+    /// A write failed: nothing is written any more.
+    is_output_failed: bool,
+    pending: Pending,
+    share: Share,
 }
 
 impl Connection {
-    pub(crate) fn new(peer: PeerIdentity, serial: u64, limits: &Limits, now: Mono) -> Self {
+    pub(super) fn new(peer: PeerIdentity, serial: u64, limits: &Limits, now: Mono) -> Self {
         Self {
             peer,
             serial,
             accepted_at: now,
             phase: Phase::Open,
-            is_authenticated: false,
-            has_spoken: false,
-            active_at: now,
-            frame_begun_at: None,
-            paused: None,
-            has_line_reserved: false,
-            may_have_unread: false,
-            unproven_bytes: 0,
-            is_put_off: false,
-            is_starved: false,
-            has_promise: false,
-            is_read_refused: false,
-            is_in_work: false,
-            is_deferred: false,
-            turn: 0,
-            turn_frames: 0,
-            is_in_steps: false,
-            has_news: false,
-            has_resumed: false,
-            is_input_finished: false,
-            is_output_dead: false,
+            standing: Standing::Silent,
+            pause: None,
+            stream: Stream::Drained,
+            input: InputBuffer::None,
             framer: Framer::new(limits.frame_bytes_max),
-            ring: None,
-            lent: 0,
+            active_at: now,
+            line_begun_at: None,
+            is_line_counted: false,
             output: Output::default(),
+            is_output_failed: false,
+            pending: Pending::default(),
+            share: Share::default(),
         }
     }
 
-    pub(crate) fn peer(&self) -> PeerIdentity {
+    // What others ask.
+
+    pub(super) fn peer(&self) -> PeerIdentity {
         self.peer
     }
 
-    pub(crate) fn serial(&self) -> u64 {
-        self.serial
+    pub(super) fn is_authenticated(&self) -> bool {
+        self.standing == Standing::Authenticated
     }
 
-    pub(crate) fn accepted_at(&self) -> Mono {
-        self.accepted_at
-    }
-
-    pub(crate) fn is_authenticated(&self) -> bool {
-        self.is_authenticated
-    }
-
-    pub(crate) fn has_spoken(&self) -> bool {
-        self.has_spoken
-    }
-
-    pub(crate) fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.phase == Phase::Open
     }
 
-    /// Whether nothing is read from it or processed for now.
-    pub(crate) fn is_paused(&self) -> bool {
-        self.paused.is_some()
+    pub(super) fn is_paused(&self) -> bool {
+        self.pause.is_some()
     }
 
-    pub(crate) fn is_stalled(&self) -> bool {
-        matches!(self.paused, Some(Pause::OutputFull { .. }))
+    /// Whether it waits for a buffer to read into.
+    pub(super) fn waits_for_buffer(&self) -> bool {
+        matches!(self.input, InputBuffer::Waiting)
     }
 
-    pub(crate) fn is_throttled(&self) -> bool {
-        matches!(self.paused, Some(Pause::RateLimited { .. }))
+    /// Whether it was lent a buffer.
+    pub(super) fn has_buffer(&self) -> bool {
+        matches!(self.input, InputBuffer::Reserved(_) | InputBuffer::Held { .. })
     }
 
-    /// Nothing more is taken from it until then.
-    pub(crate) fn throttle(&mut self, until: Mono) {
-        self.paused = Some(Pause::RateLimited { until });
+    /// Why this connection is closing, if it is.
+    pub(super) fn close_reason(&self) -> Option<CloseReason> {
+        match self.phase {
+            Phase::Open => None,
+            Phase::Flushing { reason, .. } | Phase::Lingering { reason, .. } => Some(reason),
+        }
     }
 
-    /// It is throttled no longer, whatever was said.
-    pub(crate) fn end_throttle(&mut self) {
-        self.paused.take_if(|pause| matches!(pause, Pause::RateLimited { .. }));
+    /// Whether it may make room for a newcomer, and if so its place in the order in which that happens: those that never
+    /// sent a byte come first, then the oldest. It may not while bytes of it are unread or wait for the inbox.
+    pub(super) fn eviction_rank(&self, limits: &Limits, now: Mono) -> Option<(bool, u64)> {
+        let may_be_evicted = self.is_open()
+            && !self.is_authenticated()
+            && self.pause != Some(Pause::InboxFull)
+            && !self.may_be_behind()
+            && now.since(self.accepted_at) >= limits.eviction_age;
+        may_be_evicted.then_some((self.standing != Standing::Silent, self.serial))
     }
 
-    /// It has room for answers again.
-    fn end_stall(&mut self) {
-        self.paused.take_if(|pause| matches!(pause, Pause::OutputFull { .. }));
-    }
-
-    /// Whether it was throttled until now, and is no longer.
-    pub(crate) fn resumes(&mut self, now: Mono) -> bool {
-        self.paused.take_if(|pause| matches!(pause, Pause::RateLimited { until } if *until <= now)).is_some()
-    }
-
-    /// How it stands.
-    pub(crate) fn stats(&self) -> ConnectionStats {
+    pub(super) fn stats(&self) -> ConnectionStats {
         ConnectionStats {
             peer: self.peer,
             accepted_at: self.accepted_at,
             active_at: self.active_at,
-            is_authenticated: self.is_authenticated,
+            is_authenticated: self.is_authenticated(),
             is_closing: !self.is_open(),
-            unfinished_bytes: self.ring.as_ref().map_or(0, Ring::len),
+            unfinished_bytes: self.ring().map_or(0, Ring::len),
             unread_bytes: self.output.len(),
         }
     }
 
-    pub(crate) fn is_input_finished(&self) -> bool {
-        self.is_input_finished
-    }
-
-    pub(crate) fn is_output_dead(&self) -> bool {
-        self.is_output_dead
-    }
-
-    pub(crate) fn has_ring(&self) -> bool {
-        self.ring.is_some()
-    }
-
-    /// Answers not yet written.
-    pub(crate) fn output(&self) -> &[u8] {
-        self.output.pending()
-    }
-
-    /// At most `max` bytes of space for the next read: in the ring it holds, or in one lent by `rings`; `None` if none is
-    /// free. The ring stays here until [`Self::received`] says what became of it.
-    pub(crate) fn recv_space(&mut self, rings: &mut BufferPool, max: usize) -> Option<&mut [u8]> {
-        if self.ring.is_none() {
-            self.ring = Some(rings.lend()?);
+    fn ring(&self) -> Option<&Ring> {
+        match &self.input {
+            InputBuffer::Held { ring, .. } => Some(ring),
+            _ => None,
         }
-        let space = self.ring.as_mut()?.spare_mut();
+    }
+
+    // Bytes come.
+
+    /// Sees to it that there is a buffer to read into, if it may be read now.
+    pub(super) fn prepare_read(&mut self, buffers: &mut BufferPool) -> Readiness {
+        if self.stream == Stream::Finished {
+            return Readiness::Refused;
+        }
+        if self.is_paused() {
+            self.refuse_read();
+            return Readiness::Refused;
+        }
+        let lent = match &self.input {
+            InputBuffer::Held { .. } => return Readiness::Ready,
+            InputBuffer::None | InputBuffer::Waiting if buffers.is_exhausted() => {
+                self.refuse_read();
+                let before = mem::replace(&mut self.input, InputBuffer::Waiting);
+                let waits_already = matches!(before, InputBuffer::Waiting);
+                return if waits_already { Readiness::Refused } else { Readiness::Waits };
+            }
+            InputBuffer::None | InputBuffer::Waiting => buffers.lend(),
+            InputBuffer::Reserved(_) => self.take_reserved(),
+        };
+        let Some(ring) = lent else { return Readiness::OutOfMemory };
+        self.input = InputBuffer::Held { ring, lent: 0 };
+        Readiness::Ready
+    }
+
+    /// At most `max` bytes of space for the next read. The buffer stays here until [`Self::received`] says what became of it.
+    pub(super) fn lend_space(&mut self, max: usize) -> Option<&mut [u8]> {
+        let InputBuffer::Held { ring, lent } = &mut self.input else { return None };
+        let space = ring.spare_mut();
         let n = space.len().min(max);
-        self.lent = self.lent.max(u32::try_from(n).unwrap_or(u32::MAX));
+        *lent = (*lent).max(u32::try_from(n).unwrap_or(u32::MAX));
         space.get_mut(..n)
     }
 
+    /// How much space the next read may use. Before a connection is closed for a timeout its line is read whole.
+    pub(super) fn read_max(&self, limits: &Limits, now: Mono) -> usize {
+        let is_due = self.next_deadline(limits).is_some_and(|(deadline, _)| deadline <= now);
+        if self.is_authenticated() && !is_due { limits.turn_bytes_max } else { usize::MAX }
+    }
+
     /// The shell wanted to read and must not now; it is told when it can.
-    pub(crate) fn refuse_read(&mut self) {
-        self.is_read_refused = true;
-        self.may_have_unread = true;
+    pub(super) fn refuse_read(&mut self) {
+        if self.stream != Stream::Finished {
+            self.stream = Stream::Refused;
+        }
     }
 
-    /// How much of that space the next read may use. What counts against a peer when it is judged has to be read whole.
-    pub(crate) fn read_max(&self, limits: &Limits, now: Mono) -> usize {
-        let is_due = self.deadline(limits).is_some_and(|deadline| deadline <= now);
-        if self.is_authenticated && !is_due { limits.turn_bytes_max } else { usize::MAX }
+    /// A read that was refused is possible again, if there is no pause and the connection does not wait for a buffer.
+    pub(super) fn allow_refused_read(&mut self) {
+        if self.stream == Stream::Refused && !self.is_paused() && !self.waits_for_buffer() {
+            self.stream = Stream::MayHoldMore;
+            self.pending.insert(Pending::READ);
+        }
     }
 
-    /// `n` bytes were put into the space lent by [`Self::recv_space`].
-    pub(crate) fn received(&mut self, n: usize, now: Mono) {
-        let lent = std::mem::take(&mut self.lent) as usize;
-        assert!(n <= lent, "received({n}) of {lent} bytes lent");
-        self.may_have_unread = n > 0 && n == lent;
-        if !self.is_authenticated {
-            self.unproven_bytes = self.unproven_bytes.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
-        }
-        if n > 0 {
-            self.has_spoken = true;
-            self.active_at = now;
-        }
+    /// The buffer that this connection has waited for.
+    pub(super) fn reserve(&mut self, ring: Ring) {
+        debug_assert!(self.waits_for_buffer(), "a buffer is reserved only for one that waits");
+        self.input = InputBuffer::Reserved(ring);
+        self.allow_refused_read();
+    }
+
+    /// `n` bytes were put into the space lent by [`Self::lend_space`].
+    pub(super) fn received(&mut self, n: usize, now: Mono) {
         let is_open = self.is_open();
-        if let Some(ring) = &mut self.ring {
+        let mut lent = 0;
+        if let InputBuffer::Held { ring, lent: space } = &mut self.input {
+            lent = mem::take(space) as usize;
+            assert!(n <= lent, "received({n}) of {lent} bytes lent");
             ring.filled(n);
             if !is_open {
                 ring.consume(ring.len());
             }
         }
+        assert!(n <= lent, "received({n}) of {lent} bytes lent");
+        if matches!(self.stream, Stream::Drained | Stream::MayHoldMore) {
+            self.stream = if n > 0 && n == lent { Stream::MayHoldMore } else { Stream::Drained };
+        }
+        if n > 0 {
+            self.active_at = now;
+            let n = u32::try_from(n).unwrap_or(u32::MAX);
+            match &mut self.standing {
+                Standing::Silent => self.standing = Standing::Unauthenticated { bytes_read: n },
+                Standing::Unauthenticated { bytes_read } => *bytes_read = bytes_read.saturating_add(n),
+                Standing::Authenticated => {}
+            }
+        }
     }
 
     /// The peer will send nothing more. What it sent before is still processed.
-    pub(crate) fn finish_input(&mut self) {
-        self.is_input_finished = true;
-        self.may_have_unread = false;
+    pub(super) fn finish_input(&mut self) {
+        self.stream = Stream::Finished;
+    }
+
+    /// Why it is closed now that every whole line has been taken, if its input is finished.
+    pub(super) fn finished(&self) -> Option<CloseReason> {
+        (self.stream == Stream::Finished).then_some(if self.is_output_failed {
+            CloseReason::PeerGone
+        } else {
+            CloseReason::PeerFinished
+        })
     }
 
     /// Whether the stream may hold bytes that came in time and were not read yet.
-    pub(crate) fn may_be_behind(&self) -> bool {
-        self.is_starved
-            || self.is_put_off
-            || self.may_have_unread && (self.is_authenticated || self.unproven_bytes <= UNPROVEN_BYTES_MAX)
+    fn may_be_behind(&self) -> bool {
+        let is_trusted_to_send = match self.standing {
+            Standing::Silent | Standing::Authenticated => true,
+            Standing::Unauthenticated { bytes_read } => bytes_read <= UNPROVEN_BYTES_MAX,
+        };
+        matches!(self.input, InputBuffer::Waiting | InputBuffer::Reserved(_))
+            || self.pause == Some(Pause::Unread)
+            || matches!(self.stream, Stream::MayHoldMore | Stream::Refused) && is_trusted_to_send
     }
 
-    /// Suspends its timeouts until the next turn, if the stream may hold more. `false`: there is no reason to; what it sends
-    /// does not matter where it is its answers that are unread.
-    pub(crate) fn put_off(&mut self) -> bool {
-        self.is_put_off = !self.is_stalled() && self.may_be_behind();
-        self.may_have_unread = false;
-        self.is_put_off
+    /// Suspends its timeouts until the next turn, if the stream may hold more. `false`: there is no reason to. Where
+    /// a connection is paused because its answers are unread, what it sends does not matter.
+    pub(super) fn pause_if_unread(&mut self) -> bool {
+        let is_unread = !self.is_paused() && self.may_be_behind();
+        if is_unread {
+            self.pause = Some(Pause::Unread);
+        }
+        if matches!(self.stream, Stream::MayHoldMore) {
+            self.stream = Stream::Drained;
+        }
+        is_unread
     }
 
-    /// The next turn has begun.
-    pub(crate) fn end_put_off(&mut self) {
-        self.is_put_off = false;
+    // Lines are taken.
+
+    pub(super) fn pause(&mut self, pause: Pause) {
+        debug_assert!(self.is_open() && !self.is_paused(), "{pause:?} on top of {:?}", self.pause);
+        self.pause = Some(pause);
     }
 
-    /// The peer will read nothing more: what it is owed is dropped.
-    pub(crate) fn drop_output(&mut self) {
-        self.is_output_dead = true;
+    /// A turn has come to a connection that was queued for one: whether it goes on.
+    pub(super) fn resume_in_turn(&mut self) -> bool {
+        self.pause.take_if(|pause| pause.ends_next_turn()).is_some()
+    }
+
+    /// Whether lines were left over that are looked at before it is closed. Its pause ends.
+    pub(super) fn resume_early(&mut self) -> bool {
+        let has_lines = |pause: &mut Pause| !matches!(pause, Pause::OutputFull { .. });
+        self.pause.take_if(has_lines).is_some()
+    }
+
+    /// Every answer was taken, or its process may send again: whether it now goes on in the next turn.
+    fn resume_later(&mut self) {
+        self.pause = Some(Pause::NextTurn);
+    }
+
+    /// Its process may send again: it goes on in the next turn.
+    pub(super) fn rate_limit_ended(&mut self) {
+        debug_assert!(matches!(self.pause, Some(Pause::RateLimited { .. })), "{:?}", self.pause);
+        self.resume_later();
+    }
+
+    /// Whether its unread answers leave no room for another one, of at most `answer_bytes_max`.
+    pub(super) fn is_output_full(&self, answer_bytes_max: usize, limits: &Limits) -> bool {
+        let is_full = self.output.len() + answer_bytes_max > limits.output_bytes_max;
+        is_full && !self.is_output_failed && self.ring().is_some()
+    }
+
+    /// Takes the next line out of the buffer and says what it asks for; `None` if there is no whole line.
+    pub(super) fn next_request(&mut self, limits: &Limits, auth_token: &AuthToken) -> Option<Request<'_>> {
+        let InputBuffer::Held { ring, .. } = &mut self.input else { return None };
+        match self.framer.next_frame(ring) {
+            FrameOutcome::NeedMore => None,
+            FrameOutcome::TooLong { seen } => {
+                let limit = limits.frame_bytes_max;
+                Some(Request::Refuse(CloseReason::FrameTooLong { seen, limit }))
+            }
+            FrameOutcome::Frame(line) => {
+                self.line_begun_at = None;
+                let (request, is_authenticated) = Request::from_line(line, auth_token);
+                if is_authenticated {
+                    self.standing = Standing::Authenticated;
+                }
+                Some(request)
+            }
+        }
+    }
+
+    /// The length of the next line, if it is whole.
+    pub(super) fn next_line_len(&mut self) -> Option<usize> {
+        let InputBuffer::Held { ring, .. } = &self.input else { return None };
+        self.framer.ready_len(ring)
+    }
+
+    /// Whether there is something in the buffer that [`Self::next_request`] has not seen.
+    pub(super) fn has_line(&mut self) -> bool {
+        let InputBuffer::Held { ring, .. } = &self.input else { return false };
+        self.framer.is_ready(ring)
+    }
+
+    /// Counts the next line with `count`, if there is one that was not counted.
+    pub(super) fn count_line<E>(&mut self, count: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        if self.is_line_counted || !self.has_line() {
+            return Ok(());
+        }
+        self.is_line_counted = true;
+        count()
+    }
+
+    /// A line that was counted has been taken.
+    pub(super) fn counted_line_taken(&mut self) {
+        self.is_line_counted = false;
+    }
+
+    pub(super) fn share(&self) -> Share {
+        self.share
+    }
+
+    pub(super) fn share_mut(&mut self) -> &mut Share {
+        &mut self.share
+    }
+
+    /// Lines of it were taken. It was not silent as long as they lay here.
+    pub(super) fn lines_taken(&mut self, now: Mono) {
+        self.active_at = now;
+    }
+
+    /// Every whole line was taken: from when the unfinished one, if there is one, has its time.
+    pub(super) fn note_unfinished(&mut self, now: Mono) {
+        if self.ring().is_some_and(|ring| !ring.is_empty()) {
+            self.line_begun_at.get_or_insert(now);
+        }
+    }
+
+    // Bytes go.
+
+    /// Answers not yet written.
+    pub(super) fn output(&self) -> &[u8] {
+        self.output.pending()
+    }
+
+    /// Puts an answer of at most `answer_bytes_max` behind the others. `false`: there is no memory for it.
+    #[must_use]
+    pub(super) fn reply(
+        &mut self,
+        reply: &Reply<'_>,
+        ts: &str,
+        answer_bytes_max: usize,
+        limits: &Limits,
+    ) -> bool {
+        if self.is_output_failed {
+            return true;
+        }
+        if !self.output.reserve(answer_bytes_max, limits.output_bytes_max) {
+            return false;
+        }
+        self.output.append(|bytes| reply.encode(ts, bytes));
+        self.pending.insert(Pending::WRITE);
+        true
+    }
+
+    /// The peer will read nothing more: unread answers are dropped. Whether it goes on in the next turn because of that.
+    pub(super) fn fail_output(&mut self) -> bool {
+        self.is_output_failed = true;
         self.output.clear();
-        self.end_stall();
+        self.resume_if_all_taken()
     }
 
-    /// `n` bytes of [`Self::output`] were written.
-    pub(crate) fn sent(&mut self, n: usize, now: Mono) {
+    /// `n` bytes of [`Self::output`] were written. Whether it goes on in the next turn because of that.
+    pub(super) fn sent(&mut self, n: usize, now: Mono) -> bool {
         self.output.advance(n);
         if n > 0 {
             self.active_at = now;
         }
-        if self.output.is_empty() {
-            self.end_stall();
-        }
+        self.output.is_empty() && self.resume_if_all_taken()
     }
 
-    /// Takes the next frame out of the ring and says what it asks for; `None` if there is no whole frame, or no room
-    /// for an answer, or the connection is closing.
-    pub(crate) fn next_event(&mut self, env: &Env<'_>, now: Mono) -> Option<Event<'_>> {
-        if !self.is_open() || self.is_paused() {
+    fn resume_if_all_taken(&mut self) -> bool {
+        let was_full = matches!(self.pause, Some(Pause::OutputFull { .. }));
+        if was_full {
+            self.resume_later();
+        }
+        was_full
+    }
+
+    // Memory goes back.
+
+    /// The buffer, if nothing in it is wanted any more.
+    pub(super) fn take_spent_ring(&mut self) -> Option<Ring> {
+        let InputBuffer::Held { ring, lent: 0 } = &self.input else { return None };
+        if self.is_open() && !ring.is_empty() {
             return None;
         }
-        let ring = self.ring.as_mut()?;
-        if !self.is_output_dead && self.output.len() + env.answer_bytes_max > env.limits.output_bytes_max {
-            self.paused = Some(Pause::OutputFull { since: now });
-            return None;
+        self.take_ring()
+    }
+
+    /// The buffer that was set aside for it, if that is so.
+    pub(super) fn take_reserved(&mut self) -> Option<Ring> {
+        if matches!(self.input, InputBuffer::Reserved(_)) { self.take_ring() } else { None }
+    }
+
+    fn take_ring(&mut self) -> Option<Ring> {
+        match mem::replace(&mut self.input, InputBuffer::None) {
+            InputBuffer::Held { ring, .. } | InputBuffer::Reserved(ring) => Some(ring),
+            InputBuffer::None | InputBuffer::Waiting => None,
         }
-        let line = match self.framer.next_frame(ring) {
-            FrameOutcome::Frame(line) => line,
-            FrameOutcome::NeedMore => return None,
-            FrameOutcome::TooLong { seen } => {
-                return Some(Event::Fatal(CloseReason::FrameTooLong {
-                    seen,
-                    limit: env.limits.frame_bytes_max,
-                }));
-            }
-        };
-        self.frame_begun_at = None;
-        let (request, is_authenticated) = Request::from_line(line, env.auth_token);
-        self.is_authenticated |= is_authenticated;
-        Some(match request {
-            Request::Blank => Event::Blank,
-            Request::Deliver(message) => Event::Deliver(message),
-            Request::Ping => Event::Ping,
-            Request::Refuse(reason) => Event::Fatal(reason),
-        })
-    }
-
-    /// Lines taken from it in turn number `turn`.
-    pub(crate) fn frames_in(&self, turn: u32) -> usize {
-        if self.turn == turn { self.turn_frames as usize } else { 0 }
-    }
-
-    /// Lines of it were taken up. It was not silent as long as they lay here.
-    pub(crate) fn taken_up(&mut self, lines: usize, turn: u32, now: Mono) {
-        let frames = self.frames_in(turn).saturating_add(lines);
-        (self.turn, self.turn_frames) = (turn, u32::try_from(frames).unwrap_or(u32::MAX));
-        if lines > 0 {
-            self.active_at = now;
-        }
-    }
-
-    /// After all whole frames were taken: from when the unfinished one, if there is one, has its time.
-    pub(crate) fn note_unfinished(&mut self, now: Mono) {
-        if self.ring.as_ref().is_some_and(|ring| !ring.is_empty()) {
-            self.frame_begun_at.get_or_insert(now);
-        }
-    }
-
-    /// Whether there is something in the ring that [`Self::next_event`] has not seen.
-    pub(crate) fn has_leftover(&mut self) -> bool {
-        self.ring.as_ref().is_some_and(|ring| self.framer.is_ready(ring))
-    }
-
-    /// The length of the next frame, if it is whole.
-    pub(crate) fn next_frame_len(&mut self) -> Option<usize> {
-        self.ring.as_ref().and_then(|ring| self.framer.ready_len(ring))
-    }
-
-    /// Puts an answer behind the others. `false`: there is no memory for it.
-    #[must_use]
-    pub(crate) fn reply(&mut self, reply: &Reply<'_>, ts: &str, env: &Env<'_>) -> bool {
-        if self.is_output_dead {
-            return true;
-        }
-        if !self.output.reserve(env.answer_bytes_max, env.limits.output_bytes_max) {
-            return false;
-        }
-        self.output.append(|bytes| reply.encode(ts, bytes));
-        self.has_news = true;
-        true
-    }
-
-    /// Begins the end: nothing more is processed, the error line for `reason` is put behind the answers, and all that
-    /// is owed has to be taken within the closing timeout.
-    pub(crate) fn close(&mut self, reason: CloseReason, ts: &str, limits: &Limits, now: Mono) {
-        if !self.is_open() {
-            return;
-        }
-        self.phase =
-            Phase::Closing { reason, deadline: now.plus(limits.closing_timeout), is_write_shut: false };
-        self.paused = None;
-        self.frame_begun_at = None;
-        if reason == CloseReason::OutputStalled {
-            self.drop_output();
-        }
-        if let Some(text) = reason.wire_text().filter(|_| !self.is_output_dead)
-            && self.output.reserve(ERROR_LINE_MAX, limits.output_bytes_max + ERROR_LINE_MAX)
-        {
-            self.output.append(|bytes| Reply::Error { text: &text }.encode(ts, bytes));
-            self.has_news = true;
-        }
-    }
-
-    /// The ring, if nothing in it is wanted any more.
-    pub(crate) fn take_spent_ring(&mut self) -> Option<Ring> {
-        let is_wanted = self.is_open() && self.ring.as_ref().is_some_and(|ring| !ring.is_empty());
-        let is_spent = self.lent == 0 && !is_wanted;
-        self.ring.take_if(|_| is_spent)
-    }
-
-    /// The ring, whatever is in it.
-    pub(crate) fn take_ring(&mut self) -> Option<Ring> {
-        self.ring.take()
     }
 
     /// The memory for output, if nothing is in it.
-    pub(crate) fn take_output_memory(&mut self) -> Option<Vec<u8>> {
+    pub(super) fn take_output_memory(&mut self) -> Option<Vec<u8>> {
         self.output.take_memory()
     }
 
     /// Takes used memory for output, if it has none of its own.
-    pub(crate) fn lend_output_memory(&mut self, spare: &mut Vec<Vec<u8>>) {
+    pub(super) fn lend_output_memory(&mut self, spare: &mut SpareOutputs) {
         self.output.lend_memory(spare);
     }
 
-    /// What is to be done with the stream now that its output has been looked at; marks the write side as shut.
-    pub(crate) fn next_ending(&mut self) -> Ending {
-        let Phase::Closing { reason, is_write_shut, .. } = &mut self.phase else { return Ending::NotYet };
-        if !self.output.is_empty() {
-            return Ending::NotYet;
+    // It ends.
+
+    /// Begins the end: nothing more is processed, the error line for `reason` is put behind the answers, and all of that
+    /// has to be taken within the closing timeout.
+    pub(super) fn close(&mut self, reason: CloseReason, ts: &str, limits: &Limits, now: Mono) {
+        debug_assert!(self.is_open(), "closed twice");
+        self.phase = Phase::Flushing { reason, deadline: now.plus(limits.closing_timeout) };
+        self.pause = None;
+        self.line_begun_at = None;
+        if reason == CloseReason::OutputStalled {
+            self.fail_output();
         }
-        // A peer that was silent cannot lose its last line by a write that fails; one that was talking can.
+        if let Some(text) = reason.wire_text().filter(|_| !self.is_output_failed)
+            && self.output.reserve(ERROR_LINE_MAX, limits.output_bytes_max + ERROR_LINE_MAX)
+        {
+            self.output.append(|bytes| Reply::Error { text: &text }.encode(ts, bytes));
+            self.pending.insert(Pending::WRITE);
+        }
+    }
+
+    /// The connection is gone: what it held.
+    pub(super) fn into_remains(mut self) -> Remains {
+        self.output.clear();
+        Remains { ring: self.take_ring(), output: self.output.take_memory() }
+    }
+
+    /// The pending actions, with what the present state adds to them.
+    pub(super) fn pending_mut(&mut self) -> &mut Pending {
+        if !self.is_open() {
+            self.pending.insert(Pending::END);
+        }
+        &mut self.pending
+    }
+
+    /// Whether the shell has not been told of its last output.
+    pub(super) fn has_news(&self) -> bool {
+        self.pending.contains(Pending::WRITE)
+    }
+
+    /// The next write or read that the shell has to be told of, if there is one.
+    pub(super) fn next_transfer(&mut self) -> Option<Step> {
+        if self.pending.take(Pending::WRITE) && !self.output.is_empty() {
+            return Some(Step::Write);
+        }
+        self.pending.take(Pending::READ).then_some(Step::Read)
+    }
+
+    /// How the stream goes on now that the shell has been told of its output; begins to linger where that is the answer.
+    pub(super) fn next_ending(&mut self) -> Option<Step> {
+        let reason = self.close_reason().filter(|_| self.output.is_empty())?;
+        // A peer that was silent cannot lose its last line by a write that fails; one that was sending can.
         let may_be_sending = matches!(
             reason,
             CloseReason::InvalidFrame
@@ -482,103 +620,75 @@ impl Connection {
                 | CloseReason::TooManyClients
                 | CloseReason::FrameTooLong { .. }
         );
-        if self.is_input_finished || self.is_output_dead || !may_be_sending {
-            return Ending::Close(*reason);
+        if self.stream == Stream::Finished || self.is_output_failed || !may_be_sending {
+            return Some(Step::Close(reason));
         }
-        if *is_write_shut {
-            return Ending::NotYet;
-        }
-        *is_write_shut = true;
-        Ending::ShutWrite
+        let Phase::Flushing { deadline, .. } = self.phase else { return None };
+        self.phase = Phase::Lingering { reason, deadline };
+        Some(Step::ShutWrite)
     }
 
-    /// Why this connection is closing, if it is.
-    pub(crate) fn closing(&self) -> Option<CloseReason> {
-        match self.phase {
-            Phase::Open => None,
-            Phase::Closing { reason, .. } => Some(reason),
-        }
-    }
+    // Time passes.
 
-    /// The earliest moment at which its silence has to be judged; `None` while only we are to blame for it.
-    pub(crate) fn deadline(&self, limits: &Limits) -> Option<Mono> {
-        if let Phase::Closing { deadline, .. } = self.phase {
-            return Some(deadline);
+    /// The next deadline and what it means; `None` while timeouts are suspended.
+    pub(super) fn next_deadline(&self, limits: &Limits) -> Option<(Mono, Due)> {
+        if let Phase::Flushing { reason, deadline } | Phase::Lingering { reason, deadline } = self.phase {
+            return Some((deadline, Due::Close(reason)));
         }
-        if self.is_starved || self.is_deferred || self.is_put_off {
+        if matches!(self.input, InputBuffer::Waiting | InputBuffer::Reserved(_)) {
             return None;
         }
-        match self.paused {
+        match self.pause {
+            Some(Pause::InboxFull | Pause::Unread) => None,
             Some(Pause::OutputFull { since }) => {
                 // Nothing is read meanwhile: it was active when it last took something. If it did so in this turn, there may
                 // be more that it could not be offered before; the next turn, which is due at once, will tell.
                 let after_last = self.active_at.plus(Duration::from_nanos(1));
-                return Some(since.plus(limits.output_timeout).max(after_last));
+                let deadline = since.plus(limits.output_timeout).max(after_last);
+                Some((deadline, Due::Close(CloseReason::OutputStalled)))
             }
-            // That it is paused is our doing; that it has not authenticated may still be its own.
-            Some(Pause::RateLimited { until }) => {
-                return [Some(until), self.auth_deadline(limits)].into_iter().flatten().min();
-            }
-            None => {}
+            // That it is paused is the server's choice; it still has to authenticate in time.
+            Some(Pause::RateLimited { until }) => earliest([
+                Some((until, Due::Resume)),
+                self.auth_deadline(limits).map(|at| (at, Due::Close(CloseReason::AuthTimeout))),
+                None,
+            ]),
+            Some(Pause::NextTurn) | None => earliest([
+                self.auth_deadline(limits).map(|at| (at, Due::Close(CloseReason::AuthTimeout))),
+                self.line_deadline(limits).map(|at| (at, Due::Close(CloseReason::FrameTimeout))),
+                Some((self.active_at.plus(limits.idle_timeout), Due::Close(CloseReason::IdleTimeout))),
+            ]),
         }
-        let idle_deadline = self.active_at.plus(limits.idle_timeout);
-        let frame_deadline = self.frame_deadline(limits);
-        [Some(idle_deadline), self.auth_deadline(limits), frame_deadline].into_iter().flatten().min()
     }
 
     /// When it must have authenticated, if it has not.
     fn auth_deadline(&self, limits: &Limits) -> Option<Mono> {
-        (!self.is_authenticated).then(|| self.accepted_at.plus(limits.auth_timeout))
+        (!self.is_authenticated()).then(|| self.accepted_at.plus(limits.auth_timeout))
     }
 
     /// When its unfinished line must be whole, if there is one.
-    fn frame_deadline(&self, limits: &Limits) -> Option<Mono> {
-        self.frame_begun_at.map(|begun_at| begun_at.plus(limits.frame_timeout))
+    fn line_deadline(&self, limits: &Limits) -> Option<Mono> {
+        self.line_begun_at.map(|begun_at| begun_at.plus(limits.frame_timeout))
     }
 
-    /// Which of its deadlines has passed at `now`; the reason to close it with.
-    pub(crate) fn expired(&self, limits: &Limits, now: Mono) -> Option<CloseReason> {
-        if self.deadline(limits).is_none_or(|deadline| deadline > now) {
-            return None;
-        }
-        Some(if let Some(reason) = self.closing() {
-            reason
-        } else if self.is_stalled() {
-            CloseReason::OutputStalled
-        } else if self.auth_deadline(limits).is_some_and(|deadline| deadline <= now) {
-            CloseReason::AuthTimeout
-        } else if self.frame_deadline(limits).is_some_and(|deadline| deadline <= now) {
-            CloseReason::FrameTimeout
-        } else {
-            CloseReason::IdleTimeout
-        })
+    /// What the types do not say. Called after each change.
+    pub(super) fn check_invariants(&self) {
+        debug_assert!(self.is_open() || self.pause.is_none(), "closing, and paused: {:?}", self.pause);
+        debug_assert!(self.is_open() || self.line_begun_at.is_none(), "closing, and in a line");
+        debug_assert!(!self.is_output_failed || self.output.is_empty(), "output for a stream that failed");
+        debug_assert!(
+            self.standing != Standing::Silent || self.ring().is_none_or(Ring::is_empty),
+            "bytes of a silent peer"
+        );
+        debug_assert!(
+            self.stream != Stream::Refused || self.is_paused() || self.waits_for_buffer(),
+            "a read is refused without a reason"
+        );
+        debug_assert!(!self.pending.is_forgotten(), "actions that are not queued: {:?}", self.pending);
     }
+}
 
-    /// What the types do not say yet. Called after each change.
-    pub(crate) fn check_invariants(&self) {
-        debug_assert!(self.paused.is_none() || !self.is_in_work, "{:?} and in the next turn", self.paused);
-        debug_assert!(!self.is_deferred || self.is_in_work || !self.is_open(), "waits for the inbox nowhere");
-        debug_assert!(
-            !self.is_put_off || self.is_in_work && !self.is_deferred || !self.is_open(),
-            "put off, and idle"
-        );
-        debug_assert!(!self.has_promise || self.is_starved, "reserved for one that does not wait");
-        debug_assert!(!self.is_starved || self.ring.is_none(), "waits for a ring, and has one");
-        debug_assert!(self.lent == 0 || self.ring.is_some(), "lent without a ring");
-        debug_assert!(
-            !self.is_read_refused || self.may_have_unread || self.is_input_finished,
-            "refused, and read"
-        );
-        debug_assert!(
-            self.is_authenticated || self.has_spoken == (self.unproven_bytes > 0),
-            "silent, and read"
-        );
-        debug_assert!(self.is_open() || self.paused.is_none(), "closing, and paused");
-        debug_assert!(self.has_spoken || self.ring.as_ref().is_none_or(Ring::is_empty), "silent, and sent");
-        debug_assert!(self.frame_begun_at.is_none() || self.is_open(), "closing, and in a line");
-        debug_assert!(
-            !self.is_read_refused || self.is_starved || self.paused.is_some() || self.is_in_work,
-            "refused for no reason"
-        );
-    }
+/// The earliest of some deadlines; of equal ones the first.
+fn earliest(deadlines: [Option<(Mono, Due)>; 3]) -> Option<(Mono, Due)> {
+    deadlines.into_iter().flatten().min_by_key(|(at, _)| *at)
 }
