@@ -1,7 +1,7 @@
 //! Buffers for input, on loan: [`BufferPool`] bounds the unfinished lines of all connections together.
 //!
-//! A connection holds a ring only while it has unfinished bytes. An idle one costs no buffer, and the ring that is used
-//! next is the one still warm in cache.
+//! A connection holds a ring only while it has unfinished bytes. An idle one costs no buffer, and the ring
+//! that is used next is the one still warm in cache.
 
 use std::collections::VecDeque;
 
@@ -22,7 +22,8 @@ pub struct BufferPool {
     lent: usize,
     /// The one that came back last is at the end and goes out first.
     free: Vec<Ring>,
-    /// Connections that wait for a ring, in the order in which they asked. Keys of those that are gone may be among them.
+    /// Connections that wait for a ring, in the order in which they asked. Keys of those that are gone may be
+    /// among them.
     waiting: VecDeque<ConnKey>,
 }
 
@@ -94,8 +95,8 @@ impl BufferPool {
         self.waiting.push_back(key);
     }
 
-    /// A ring for the connection that has waited longest; `waits` says who still does. `None` if none does or no ring is
-    /// free. Call it whenever one was given back.
+    /// A ring for the connection that has waited longest; `waits` says who still does. `None` if none does or
+    /// no ring is free. Call it whenever one was given back.
     pub(crate) fn lend_to_waiting(
         &mut self,
         mut waits: impl FnMut(ConnKey) -> bool,

@@ -1,7 +1,8 @@
 //! The bounded store of messages that wait for the owner, and the batches in which it is handed over.
 //!
-//! Bytes are kept, not trees: 64 KiB of hostile JSON is 64 KiB here and would be 6.4 MB as a parsed value. Each message
-//! is copied once, without its token, behind the others in one text; draining swaps that text out.
+//! Bytes are kept, not trees: 64 KiB of hostile JSON is 64 KiB here and would be 6.4 MB as a parsed value.
+//! Each message is copied once, without its token, behind the others in one text; draining swaps that text
+//! out.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -55,7 +56,8 @@ impl Store {
         self.records.clear();
     }
 
-    /// Room for all that an inbox may hold, so that taking a message in never allocates. Untouched pages cost nothing.
+    /// Room for all that an inbox may hold, so that taking a message in never allocates. Untouched pages cost
+    /// nothing.
     fn reserve(
         &mut self,
         bytes_max: usize,
@@ -221,8 +223,8 @@ impl Inbox {
         self.accepted
     }
 
-    /// Whether a message of `len` bytes from process `pid` fits. One fits an empty share, however small that is: it could
-    /// never be sent otherwise.
+    /// Whether a message of `len` bytes from process `pid` fits. One fits an empty share, however small that
+    /// is: it could never be sent otherwise.
     pub(crate) fn has_room(&self, pid: Option<u32>, len: usize) -> bool {
         if self.len() == self.entries_max || len > self.bytes_max - self.bytes() {
             return false;

@@ -1,8 +1,9 @@
-//! Where bytes wait to be written: [`Output`], one buffer that is appended to at one end and written from the other.
+//! Where bytes wait to be written: [`Output`], one buffer that is appended to at one end and written from the
+//! other.
 //!
-//! A peer that always leaves something unread must not cost more with time, so what was written is thrown away:
-//! [`Output::reserve`] moves the pending bytes to the front once enough lies before them. The memory of an emptied buffer
-//! can be taken out and lent to another connection ([`SpareOutputs`]).
+//! A peer that always leaves something unread must not cost more with time, so what was written is thrown
+//! away: [`Output::reserve`] moves the pending bytes to the front once enough lies before them. The memory of
+//! an emptied buffer can be taken out and lent to another connection ([`SpareOutputs`]).
 
 /// Pending bytes, contiguous, oldest first.
 ///
@@ -30,10 +31,12 @@ impl Output {
         self.len() == 0
     }
 
-    /// Makes room for `additional` bytes, of which `pending_max` bytes may wait at once. `false`: there is no memory.
+    /// Makes room for `additional` bytes, of which `pending_max` bytes may wait at once. `false`: there is no
+    /// memory.
     ///
-    /// Amortised O(`additional`): at least one byte was written for each two that are moved, and memory grows by doubling.
-    /// It never holds more than one and a half times `pending_max`, unless that many bytes are asked for.
+    /// Amortised O(`additional`): at least one byte was written for each two that are moved, and memory grows
+    /// by doubling. It never holds more than one and a half times `pending_max`, unless that many bytes are
+    /// asked for.
     #[must_use]
     pub(crate) fn reserve(&mut self, additional: usize, pending_max: usize) -> bool {
         let fits = |bytes: &Vec<u8>| bytes.capacity() - bytes.len() >= additional;

@@ -15,7 +15,7 @@ mod tests;
 /// A bounded buffer of bytes: filled at one end, consumed at the other, contiguous in between.
 ///
 /// Invariant, checked after every change: `head <= tail <= capacity`. Bytes wait in `head..tail`; what lies
-/// before is spent, what lies behind is spare and holds whatever was there before.
+/// before is spent, what lies behind is spare and holds what was there before.
 pub struct Ring {
     /// Its length is the capacity and never changes.
     bytes: Vec<u8>,
@@ -64,8 +64,9 @@ impl Ring {
 
     /// Where the next bytes go; empty only if the ring is full. Say with [`Ring::filled`] how many came.
     ///
-    /// Moves the waiting bytes to the front, so that all that is not in use is offered: the rest of an unfinished frame
-    /// has to fit into one read. O(1), or O([`len`](Ring::len)) when it moves: once for each frame at most.
+    /// Moves the waiting bytes to the front, so that all that is not in use is offered: the rest of an
+    /// unfinished frame has to fit into one read. O(1), or O([`len`](Ring::len)) when it moves: once for each
+    /// frame at most.
     pub fn spare_mut(&mut self) -> &mut [u8] {
         if self.head > 0 {
             self.bytes.copy_within(self.head..self.tail, 0);

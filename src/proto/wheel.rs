@@ -4,7 +4,7 @@
 //! Deadlines move with every message and hardly ever expire. So the owner keeps the true deadline of each key
 //! as a plain value and the wheel only remembers the time a key was *filed* at, which is never later than the
 //! truth. Moving a deadline away costs the owner one store and the wheel nothing: the entry is found stale
-//! when its time is near, and filed anew. Whoever asks for the next deadline gets a true one, to the
+//! when its time is near, and filed anew. The next deadline that it gives is a true one, to the
 //! nanosecond, so nothing wakes in vain.
 //!
 //! One level of 256 slots. A slot is 2^27 ns wide (134 ms), not 128 ms, so that a shift finds it where a

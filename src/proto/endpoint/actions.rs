@@ -1,4 +1,5 @@
-//! What the shell must do: one set of pending actions for each connection, and one queue of connections that have any.
+//! What the shell must do: one set of pending actions for each connection, and one queue of connections that
+//! have any.
 
 use std::collections::VecDeque;
 
@@ -9,7 +10,8 @@ use crate::proto::slots::ConnKey;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Step {
-    /// Write [`Endpoint::output`](super::Endpoint::output) and report with [`Endpoint::sent`](super::Endpoint::sent).
+    /// Write [`Endpoint::output`](super::Endpoint::output) and report with
+    /// [`Endpoint::sent`](super::Endpoint::sent).
     Write,
     /// Reading was refused earlier (no `recv_space`) and is possible again.
     Read,
@@ -17,8 +19,8 @@ pub enum Step {
     ShutWrite,
     /// Close the stream. The key is stale already.
     ///
-    /// Read what is unread in it first, without waiting, and throw it away: closing a Unix socket with unread bytes resets
-    /// the peer, and the peer loses the last lines that were written to it.
+    /// Read what is unread in it first, without waiting, and throw it away: closing a Unix socket with unread
+    /// bytes resets the peer, and the peer loses the last lines that were written to it.
     Close(CloseReason),
 }
 

@@ -1,4 +1,4 @@
-//! Who is served: newcomers are accepted, silent clients make room for them, and connections that end are seen off.
+//! Who is served: newcomers are accepted, silent clients make room for them, and connections are closed.
 
 use std::collections::VecDeque;
 
@@ -17,8 +17,8 @@ pub(super) struct Admission {
     /// Connections that are open, and those that are closing.
     open: usize,
     closing: usize,
-    /// Those that are closing, in the order in which that began, and those of them that linger. Keys of those that are gone
-    /// may still stand in both.
+    /// Those that are closing, in the order in which that began, and those of them that linger. Keys of those
+    /// that are gone may still stand in both.
     by_age: VecDeque<ConnKey>,
     lingering: VecDeque<ConnKey>,
     is_shut_down: bool,
@@ -56,8 +56,8 @@ impl Admission {
         enqueue(&mut self.lingering, key, slots);
     }
 
-    /// The closing connection that is cut off next: first those that linger, then the oldest, but none whose last output
-    /// the shell has not been told to write. Keys of those that are gone are dropped on the way.
+    /// The closing connection that is cut off next: first those that linger, then the oldest, but none whose
+    /// last output the shell has not been told to write. Keys of those that are gone are dropped on the way.
     fn next_to_cut_off(&mut self, slots: &Slots<Connection>) -> Option<(ConnKey, CloseReason)> {
         for queue in [&mut self.lingering, &mut self.by_age] {
             while let Some(&key) = queue.front() {
@@ -72,8 +72,8 @@ impl Admission {
     }
 }
 
-/// Puts `key` at the end of `queue`, in which keys of connections that are gone may still stand: they are thrown out when
-/// there is no room. O(1), amortised: fewer connections are closing than there are slots.
+/// Puts `key` at the end of `queue`, in which keys of connections that are gone may still stand: they are
+/// thrown out when there is no room. O(1), amortised: fewer connections are closing than there are slots.
 fn enqueue(queue: &mut VecDeque<ConnKey>, key: ConnKey, slots: &Slots<Connection>) {
     if queue.len() == queue.capacity() {
         queue.retain(|key| slots.get(*key).is_some());
@@ -82,21 +82,23 @@ fn enqueue(queue: &mut VecDeque<ConnKey>, key: ConnKey, slots: &Slots<Connection
 }
 
 impl Endpoint {
-    /// Whether [`accepted`](Self::accepted) has a slot left in this turn; if not, leave newcomers in the backlog.
+    /// Whether [`accepted`](Self::accepted) has a slot left in this turn; if not, leave newcomers in the
+    /// backlog.
     pub fn can_accept(&self) -> bool {
         !self.admission.is_shut_down && self.slots.has_room()
     }
 
-    /// A connection was made by `peer`. `None`: close it at once, without a word, since it belongs to another user
-    /// or there is no slot even to refuse it politely.
+    /// A connection was made by `peer`. `None`: close it at once and write nothing to it, since it belongs to
+    /// another user or there is no slot in which it could be told why it is refused.
     ///
-    /// When `clients_max` are open, the newcomer takes the slot of the one that has been connected longest without
-    /// authenticating, if that is at least `eviction_age`, those that never sent a byte first. What such a client has sent
-    /// is processed before; one whose bytes were not read yet keeps its slot. Otherwise the key returned is that of a
-    /// connection that is being refused. O(clients) then; otherwise O(1), and with `pid_rate_max` now and then
-    /// O(processes).
+    /// When `clients_max` are open, the newcomer takes the slot of the one that has been connected longest
+    /// without authenticating, if that is at least `eviction_age`, those that never sent a byte first. What
+    /// such a client has sent is processed before; one whose bytes were not read yet keeps its slot.
+    /// Otherwise the key returned is that of a connection that is being refused. O(clients) then; otherwise
+    /// O(1), and with `pid_rate_max` now and then O(processes).
     ///
-    /// Every refused one is told why if its steps are done before the turn ends, after each or after all of them.
+    /// Every refused one is told why if its steps are done before the turn ends, after each or after all of
+    /// them.
     pub fn accepted(&mut self, peer: PeerIdentity, now: Now) -> Option<ConnKey> {
         let now = self.latest.or_later(now);
         if !peer.is_trusted_by(self.owner) {
@@ -123,7 +125,8 @@ impl Endpoint {
         Some(key)
     }
 
-    /// Sees to it that a newcomer finds room, at the cost of a client that has not authenticated. `false`: there is none.
+    /// Sees to it that a newcomer finds room, at the cost of a client that has not authenticated. `false`:
+    /// there is none.
     fn make_room(&mut self, now: Now) -> bool {
         while self.admission.open >= self.limits.clients_max {
             let Some(key) = self.next_to_evict(now.mono) else { return false };
@@ -140,8 +143,8 @@ impl Endpoint {
         self.slots.iter().filter_map(rank).min_by_key(|(rank, _)| *rank).map(|(_, key)| key)
     }
 
-    /// Takes up all that a connection has sent and that was read and left over, which is one buffer at most, before it is
-    /// closed. `false`: there was nothing.
+    /// Takes up all that a connection has sent and that was read and left over, which is one buffer at most,
+    /// before it is closed. `false`: there was nothing.
     pub(super) fn process_early(&mut self, key: ConnKey, now: Now) -> bool {
         let has_lines = self.slots.get_mut(key).is_some_and(Connection::resume_early);
         if has_lines {
@@ -156,8 +159,8 @@ impl Endpoint {
         self.check_invariants();
     }
 
-    /// Stops: nothing more is accepted or processed; pending answers are flushed within `closing_timeout`. Sends no error
-    /// line.
+    /// Stops: nothing more is accepted or processed; pending answers are flushed within `closing_timeout`.
+    /// Sends no error line.
     pub fn shutdown(&mut self, now: Now) {
         let now = self.latest.or_later(now);
         self.admission.is_shut_down = true;

@@ -33,8 +33,9 @@ use crate::proto::time::Mono;
 /// Room beyond the output bound: the longest error line is far below this.
 const ERROR_LINE_MAX: usize = 256;
 
-/// Bytes that a client may send before it authenticates and have them read before it times out, however late the host:
-/// more than the buffer of a socket holds by default. Beyond, it cannot put its timeout off by sending.
+/// Bytes that a client may send before it authenticates and have them read before it times out, however late
+/// the host: more than the buffer of a socket holds by default. Beyond, it cannot put its timeout off by
+/// sending.
 const UNPROVEN_BYTES_MAX: u32 = 512 << 10;
 
 /// Where a connection is on its way from accept to close.
@@ -53,10 +54,11 @@ enum Phase {
 pub(super) enum Pause {
     /// Lines are left over: until the next turn.
     NextTurn,
-    /// The next line found no room in the inbox: until the next turn, before which the owner can drain. Timeouts are
-    /// suspended.
+    /// The next line found no room in the inbox: until the next turn, before which the owner can drain.
+    /// Timeouts are suspended.
     InboxFull,
-    /// Its timeout has come and its stream may hold more: until the next turn, which reads it first. Timeouts are suspended.
+    /// Its timeout has come and its stream may hold more: until the next turn, which reads it first. Timeouts
+    /// are suspended.
     Unread,
     /// Its unread answers have reached the bound: until all of them are taken.
     OutputFull { since: Mono },
@@ -146,7 +148,8 @@ pub(super) struct Connection {
     stream: Stream,
     input: InputBuffer,
     framer: Framer,
-    /// The last byte in either direction, or the last line that was taken: while lines were left over nothing was read.
+    /// The last byte in either direction, or the last line that was taken: while lines were left over nothing
+    /// was read.
     active_at: Mono,
     /// When the first byte of the unfinished line came.
     line_begun_at: Option<Mono>,
@@ -217,8 +220,9 @@ impl Connection {
         }
     }
 
-    /// Whether it may make room for a newcomer, and if so its place in the order in which that happens: those that never
-    /// sent a byte come first, then the oldest. It may not while bytes of it are unread or wait for the inbox.
+    /// Whether it may make room for a newcomer, and if so its place in the order in which that happens: those
+    /// that never sent a byte come first, then the oldest. It may not while bytes of it are unread or wait
+    /// for the inbox.
     pub(super) fn eviction_rank(&self, limits: &Limits, now: Mono) -> Option<(bool, u64)> {
         let may_be_evicted = self.is_open()
             && !self.is_authenticated()
@@ -274,7 +278,8 @@ impl Connection {
         Readiness::Ready
     }
 
-    /// At most `max` bytes of space for the next read. The buffer stays here until [`Self::received`] says what became of it.
+    /// At most `max` bytes of space for the next read. The buffer stays here until [`Self::received`] says
+    /// what became of it.
     pub(super) fn lend_space(&mut self, max: usize) -> Option<&mut [u8]> {
         let InputBuffer::Held { ring, lent } = &mut self.input else { return None };
         let space = ring.spare_mut();
@@ -283,7 +288,8 @@ impl Connection {
         space.get_mut(..n)
     }
 
-    /// How much space the next read may use. Before a connection is closed for a timeout its line is read whole.
+    /// How much space the next read may use. Before a connection is closed for a timeout its line is read
+    /// whole.
     pub(super) fn read_max(&self, limits: &Limits, now: Mono) -> usize {
         let is_due = self.next_deadline(limits).is_some_and(|(deadline, _)| deadline <= now);
         if self.is_authenticated() && !is_due { limits.turn_bytes_max } else { usize::MAX }
@@ -296,7 +302,8 @@ impl Connection {
         }
     }
 
-    /// A read that was refused is possible again, if there is no pause and the connection does not wait for a buffer.
+    /// A read that was refused is possible again, if there is no pause and the connection does not wait for a
+    /// buffer.
     pub(super) fn allow_refused_read(&mut self) {
         if self.stream == Stream::Refused && !self.is_paused() && !self.waits_for_buffer() {
             self.stream = Stream::MayHoldMore;
@@ -363,8 +370,8 @@ impl Connection {
             || matches!(self.stream, Stream::MayHoldMore | Stream::Refused) && is_trusted_to_send
     }
 
-    /// Suspends its timeouts until the next turn, if the stream may hold more. `false`: there is no reason to. Where
-    /// a connection is paused because its answers are unread, what it sends does not matter.
+    /// Suspends its timeouts until the next turn, if the stream may hold more. `false`: there is no reason
+    /// to. Where a connection is paused because its answers are unread, what it sends does not matter.
     pub(super) fn pause_if_unread(&mut self) -> bool {
         let is_unread = !self.is_paused() && self.may_be_behind();
         if is_unread {
@@ -504,7 +511,8 @@ impl Connection {
         true
     }
 
-    /// The peer will read nothing more: unread answers are dropped. Whether it goes on in the next turn because of that.
+    /// The peer will read nothing more: unread answers are dropped. Whether it goes on in the next turn
+    /// because of that.
     pub(super) fn fail_output(&mut self) -> bool {
         self.is_output_failed = true;
         self.output.clear();
@@ -563,8 +571,8 @@ impl Connection {
 
     // It ends.
 
-    /// Begins the end: nothing more is processed, the error line for `reason` is put behind the answers, and all of that
-    /// has to be taken within the closing timeout.
+    /// Begins the end: nothing more is processed, the error line for `reason` is put behind the answers, and
+    /// all of that has to be taken within the closing timeout.
     pub(super) fn close(&mut self, reason: CloseReason, ts: &str, limits: &Limits, now: Mono) {
         debug_assert!(self.is_open(), "closed twice");
         self.phase = Phase::Flushing { reason, deadline: now.plus(limits.closing_timeout) };
@@ -608,7 +616,8 @@ impl Connection {
         self.pending.take(Pending::READ).then_some(Step::Read)
     }
 
-    /// How the stream goes on now that the shell has been told of its output; begins to linger where that is the answer.
+    /// How the stream goes on now that the shell has been told of its output; begins to linger where that is
+    /// the answer.
     pub(super) fn next_ending(&mut self) -> Option<Step> {
         let reason = self.close_reason().filter(|_| self.output.is_empty())?;
         // A peer that was silent cannot lose its last line by a write that fails; one that was sending can.
@@ -641,8 +650,9 @@ impl Connection {
         match self.pause {
             Some(Pause::InboxFull | Pause::Unread) => None,
             Some(Pause::OutputFull { since }) => {
-                // Nothing is read meanwhile: it was active when it last took something. If it did so in this turn, there may
-                // be more that it could not be offered before; the next turn, which is due at once, will tell.
+                // Nothing is read meanwhile: it was active when it last took something. If it did so in this
+                // turn, there may be more that it could not be offered before; the next turn, which is due at
+                // once, will tell.
                 let after_last = self.active_at.plus(Duration::from_nanos(1));
                 let deadline = since.plus(limits.output_timeout).max(after_last);
                 Some((deadline, Due::Close(CloseReason::OutputStalled)))

@@ -2,22 +2,23 @@
 //!
 //! # Driving it
 //!
-//! [`Endpoint`] opens nothing and reads no clock. Whoever drives it does this, turn after turn:
+//! [`Endpoint`] opens nothing and reads no clock. The host does this, turn after turn:
 //!
-//! 1. [`work`](Endpoint::work): frames that a budget left over in an earlier turn.
+//! 1. [`work`](Endpoint::work): lines that a budget left over in an earlier turn.
 //! 2. For each connection that can be read: [`recv_space`](Endpoint::recv_space), read into it,
 //!    [`received`](Endpoint::received); at end of input [`end_of_input`](Endpoint::end_of_input).
-//! 3. Do what [`next_step`](Endpoint::next_step) says until it says nothing more, and call [`sent`](Endpoint::sent)
-//!    for what was written. A connection whose stream takes nothing now is written again when it can be.
+//! 3. Do what [`next_step`](Endpoint::next_step) says until it says nothing more, and call
+//!    [`sent`](Endpoint::sent) for what was written. A connection whose stream takes nothing now is written
+//!    again when it can be.
 //! 4. [`accepted`](Endpoint::accepted) for each new connection.
 //! 5. [`deadlines_reached`](Endpoint::deadlines_reached), then step 3 again.
 //! 6. [`turn_ended`](Endpoint::turn_ended); [`drain_into`](Endpoint::drain_into) whenever the owner likes.
 //! 7. Wait until something is ready or [`next_deadline`](Endpoint::next_deadline); not at all if
 //!    [`has_work`](Endpoint::has_work).
 //!
-//! That order is what makes deadlines judge peers and not a host that stayed away: bytes that arrived in time are
-//! read before their sender is judged, however late the turn. Where the stream may hold more than one read took, the
-//! timeout waits for the next turn.
+//! In that order a late host never times out a peer whose data is waiting: bytes that arrived in time are
+//! read before timeouts are enforced, however late the turn. Where the stream may hold more than one read
+//! took, the timeout waits for the next turn.
 //!
 //! Time never steps back: a `now` before one that was given counts as that one.
 
@@ -56,9 +57,9 @@ const PATH_BYTES_MAX: usize = 512;
 
 /// The sans-IO core of one address. See the [module](self) for how to drive it.
 ///
-/// Memory: `unfinished_bytes_max` and one frame for input, one and a half `output_bytes_max` per client for answers, the inbox
-/// twice while a batch is held, and a few hundred bytes per connection. Every method is O(1) or linear in the bytes
-/// it is given, unless it says otherwise.
+/// Memory: `unfinished_bytes_max` and one frame for input, one and a half `output_bytes_max` per client for
+/// answers, the inbox twice while a batch is held, and a few hundred bytes per connection. Every method is
+/// O(1) or linear in the bytes it is given, unless it says otherwise.
 pub struct Endpoint {
     limits: Limits,
     auth_token: AuthToken,
@@ -123,9 +124,9 @@ impl Endpoint {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidLimit`] if `limits` do not pass [`Limits::check`], [`ErrorKind::InvalidAddress`] if `path`
-    /// is longer than 512 bytes, [`ErrorKind::OutOfMemory`] if the inbox, the slots, the timers or the queues cannot be
-    /// reserved.
+    /// [`ErrorKind::InvalidLimit`] if `limits` do not pass [`Limits::check`], [`ErrorKind::InvalidAddress`]
+    /// if `path` is longer than 512 bytes, [`ErrorKind::OutOfMemory`] if the inbox, the slots, the timers or
+    /// the queues cannot be reserved.
     pub fn new(path: &str, owner: u32, auth_token: AuthToken, limits: Limits) -> Result<Self, Error> {
         limits.check()?;
         if path.len() > PATH_BYTES_MAX {
@@ -160,17 +161,18 @@ impl Endpoint {
         })
     }
 
-    /// Indices of keys are below this: `clients_max` open ones, as many again that are closing, and those freed in
-    /// this turn.
+    /// Indices of keys are below this: `clients_max` open ones, as many again that are closing, and those
+    /// freed in this turn.
     pub fn slots_max(&self) -> usize {
         slots_max(&self.limits)
     }
 
     // Bytes come.
 
-    /// Space for the next read of a connection, at most `turn_bytes_max`, or one frame where it is about to be judged.
-    /// `None`: do not read now; [`Step::Read`] will say when to try again. Follow it with
-    /// [`received`](Self::received), be it with 0 bytes: until then the space stays lent, whatever else is called.
+    /// Space for the next read of a connection, at most `turn_bytes_max`, or one line where its timeout is
+    /// about to be enforced. `None`: do not read now; [`Step::Read`] will say when to try again. Follow it
+    /// with [`received`](Self::received), be it with 0 bytes: until then the space stays lent, also if other
+    /// methods are called.
     pub fn recv_space(&mut self, key: ConnKey, now: Now) -> Option<&mut [u8]> {
         let now = self.latest.or_later(now);
         let read_max = self.slots.get(key)?.read_max(&self.limits, now.mono);
@@ -210,8 +212,9 @@ impl Endpoint {
         self.check_invariants();
     }
 
-    /// For hosts whose reads are completed elsewhere: copies as much of `bytes` as there is space for, `turn_bytes_max`
-    /// or not, and returns how much that was. What is left must be offered again after [`Step::Read`].
+    /// For hosts whose reads are completed elsewhere: copies as much of `bytes` as there is space for,
+    /// `turn_bytes_max` or not, and returns how much that was. What is left must be offered again after
+    /// [`Step::Read`].
     pub fn received_bytes(&mut self, key: ConnKey, bytes: &[u8], now: Now) -> usize {
         let now = self.latest.or_later(now);
         let Some(space) = self.lend_space(key, usize::MAX) else { return 0 };
@@ -228,8 +231,8 @@ impl Endpoint {
         n
     }
 
-    /// The peer will send nothing more (a read of 0, or a reset). What it sent before is processed, it gets the answers
-    /// that it is owed, an unfinished line is dropped, and then the connection ends.
+    /// The peer will send nothing more (a read of 0, or a reset). What it sent before is processed, its
+    /// answers are written, an unfinished line is dropped, and then the connection ends.
     pub fn end_of_input(&mut self, key: ConnKey, now: Now) {
         let now = self.latest.or_later(now);
         if let Some(connection) = self.slots.get_mut(key) {
@@ -239,7 +242,8 @@ impl Endpoint {
         self.check_invariants();
     }
 
-    /// Whether lines are left over for [`work`](Self::work), or there is a step to do: the next turn must not wait.
+    /// Whether lines are left over for [`work`](Self::work), or there is a step to do: the next turn must not
+    /// wait.
     pub fn has_work(&self) -> bool {
         !(self.turns.is_idle() && self.actions.is_empty())
     }
@@ -277,7 +281,8 @@ impl Endpoint {
         self.check_invariants();
     }
 
-    /// The peer will read nothing more (a write failed). What it has sent is still processed; its answers are dropped.
+    /// The peer will read nothing more (a write failed). What it has sent is still processed; its answers are
+    /// dropped.
     pub fn output_failed(&mut self, key: ConnKey) {
         let Some(connection) = self.slots.get_mut(key) else { return };
         if connection.fail_output() {
@@ -329,7 +334,8 @@ impl Endpoint {
 
     // Time passes.
 
-    /// The exact moment of the next deadline, if any. Nothing happens before it unless something arrives. Amortised O(1).
+    /// The exact moment of the next deadline, if any. Nothing happens before it unless something arrives.
+    /// Amortised O(1).
     pub fn next_deadline(&mut self) -> Option<Mono> {
         let (slots, limits) = (&self.slots, &self.limits);
         self.wheel.next_deadline(|key| deadline(slots, limits, key))
@@ -358,8 +364,8 @@ impl Endpoint {
                 self.settle(key);
             }
             Some((_, Due::Close(reason))) if !connection.is_open() => self.remove(key, reason),
-            // What it sent in time may be among the lines that were read and left over, or behind them in the stream: all
-            // of that is looked at first.
+            // What it sent in time may be among the lines that were read and left over, or behind them in the
+            // stream: all of that is looked at first.
             Some((_, Due::Close(reason))) => {
                 if !self.process_early(key, now) && !self.pause_if_unread(key) {
                     self.close(key, reason, now);
@@ -368,8 +374,8 @@ impl Endpoint {
         }
     }
 
-    /// Suspends the timeouts of a connection until the next turn has read its stream once more, if that may hold more.
-    /// `false`: there is no reason to.
+    /// Suspends the timeouts of a connection until the next turn has read its stream once more, if that may
+    /// hold more. `false`: there is no reason to.
     fn pause_if_unread(&mut self, key: ConnKey) -> bool {
         let Some(connection) = self.slots.get_mut(key).filter(|c| c.is_open()) else { return false };
         let is_paused = connection.pause_if_unread();
@@ -381,7 +387,8 @@ impl Endpoint {
         is_paused
     }
 
-    /// The turn is over: slots freed in it may be used again, for no event of this turn can name them any more.
+    /// The turn is over: slots freed in it may be used again, for no event of this turn can name them any
+    /// more.
     pub fn turn_ended(&mut self) {
         self.turns.end();
         self.slots.release_retired();
@@ -391,8 +398,8 @@ impl Endpoint {
 
     // What every part needs.
 
-    /// After any change to a connection: gives back what it no longer needs, files its deadline, and queues it if
-    /// there is something to do for the shell.
+    /// After any change to a connection: gives back what it no longer needs, files its deadline, and queues
+    /// it if there is something to do for the shell.
     fn settle(&mut self, key: ConnKey) {
         let Some(connection) = self.slots.get_mut(key) else { return };
         let ring = connection.take_spent_ring();
@@ -453,12 +460,12 @@ impl Endpoint {
         }
     }
 
-    /// Whether a connection is there and not on its way out.
+    /// Whether a connection is there and not closing.
     pub fn is_open(&self, key: ConnKey) -> bool {
         self.slots.get(key).is_some_and(Connection::is_open)
     }
 
-    /// Every connection as it stands, in no order.
+    /// Every connection as it is now, in no order.
     pub fn connections(&self) -> impl Iterator<Item = ConnectionStats> {
         self.slots.iter().map(|(_, connection)| connection.stats())
     }
@@ -484,7 +491,8 @@ impl Endpoint {
         self.inbox.drain_into(batch)
     }
 
-    /// The waiting messages in a batch of their own. Reusing one with [`drain_into`](Self::drain_into) saves memory.
+    /// The waiting messages in a batch of their own. Reusing one with [`drain_into`](Self::drain_into) saves
+    /// memory.
     pub fn drain(&mut self) -> Batch {
         let mut batch = Batch::new();
         self.drain_into(&mut batch);

@@ -30,9 +30,10 @@ enum Stop {
 impl Endpoint {
     /// Takes up to a budget of lines out of what a connection has sent, and answers them.
     ///
-    /// A message that finds the inbox full is refused only if nothing was put into it in this turn. Otherwise it waits
-    /// for the next one, so that an owner who drains after every turn never has a message refused. Its sender keeps its
-    /// place ahead of those that were served in this turn, and its timeouts are suspended meanwhile.
+    /// A message that finds the inbox full is refused only if nothing was put into it in this turn. Otherwise
+    /// it waits for the next one, so that an owner who drains after every turn never has a message refused.
+    /// Its sender keeps its place ahead of those that were served in this turn, and its timeouts are
+    /// suspended meanwhile.
     pub(super) fn process(&mut self, key: ConnKey, scope: Scope, now: Now) {
         let stop = match self.slots.get(key) {
             Some(connection) if connection.is_open() && !connection.is_paused() => {
@@ -81,7 +82,8 @@ impl Endpoint {
             if turns.has_enqueued() && !connection.next_line_len().is_none_or(has_room) {
                 break Stop::Pause(Pause::InboxFull);
             }
-            // A client that is about to be closed because it has not authenticated may show all that it has sent.
+            // A client that is about to be closed because it has not authenticated may show all that it has
+            // sent.
             let is_paced = rate_max > 0 && (scope == Scope::Budget || connection.is_authenticated());
             if is_paced
                 && let Err(until) = connection.count_line(|| self.rates.take(peer.pid, rate_max, now.mono))

@@ -8,15 +8,17 @@ use crate::proto::time::Mono;
 /// What a process may send at once, after a pause: one second's worth.
 const BURST: Duration = Duration::from_secs(1);
 
-/// When each process will have used up what it may, had it sent at exactly its rate (a generic cell rate algorithm).
+/// When each process will have used up what it may, had it sent at exactly its rate (a generic cell rate
+/// algorithm).
 #[derive(Debug, Default)]
 pub(super) struct RateLimiter {
     used_up_at: HashMap<Option<u32>, Mono>,
 }
 
 impl RateLimiter {
-    /// Takes one line of process `pid`, now if it may send one now; otherwise the error is when, and the line is reserved
-    /// for then. So connections of one process go on in the order in which they had to wait. O(1).
+    /// Takes one line of process `pid`, now if it may send one now; otherwise the error is when, and the line
+    /// is reserved for then. So connections of one process go on in the order in which they had to wait.
+    /// O(1).
     ///
     /// Processes that the system does not name share one bucket.
     pub(super) fn take(&mut self, pid: Option<u32>, lines_per_second: usize, now: Mono) -> Result<(), Mono> {

@@ -19,7 +19,8 @@ pub(super) struct Share {
 pub(super) struct Turns {
     /// The number of this turn. It wraps.
     number: u32,
-    /// Connections that go on in the next turn, or in this one if [`Self::next_ready`] has not given them yet.
+    /// Connections that go on in the next turn, or in this one if [`Self::next_ready`] has not given them
+    /// yet.
     ready: VecDeque<ConnKey>,
     /// Connections of which lines were taken in this turn: in the next one they come after the others.
     next: VecDeque<ConnKey>,
@@ -57,7 +58,8 @@ impl Turns {
         self.has_enqueued
     }
 
-    /// Lets a connection go on in the next turn. One that was served in this turn comes after those that were not.
+    /// Lets a connection go on in the next turn. One that was served in this turn comes after those that were
+    /// not.
     pub(super) fn enqueue(&mut self, key: ConnKey, share: &mut Share) {
         if share.is_queued {
             return;
