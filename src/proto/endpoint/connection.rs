@@ -658,16 +658,20 @@ impl Connection {
                 Some((deadline, Due::Close(CloseReason::OutputStalled)))
             }
             // That it is paused is the server's choice; it still has to authenticate in time.
-            Some(Pause::RateLimited { until }) => earliest([
-                Some((until, Due::Resume)),
-                self.auth_deadline(limits).map(|at| (at, Due::Close(CloseReason::AuthTimeout))),
-                None,
-            ]),
-            Some(Pause::NextTurn) | None => earliest([
-                self.auth_deadline(limits).map(|at| (at, Due::Close(CloseReason::AuthTimeout))),
-                self.line_deadline(limits).map(|at| (at, Due::Close(CloseReason::FrameTimeout))),
-                Some((self.active_at.plus(limits.idle_timeout), Due::Close(CloseReason::IdleTimeout))),
-            ]),
+            Some(Pause::RateLimited { until }) => match self.auth_deadline(limits) {
+                Some(at) if at < until => Some((at, Due::Close(CloseReason::AuthTimeout))),
+                _ => Some((until, Due::Resume)),
+            },
+            Some(Pause::NextTurn) | None => {
+                let mut next = (self.active_at.plus(limits.idle_timeout), CloseReason::IdleTimeout);
+                if let Some(at) = self.line_deadline(limits).filter(|at| *at <= next.0) {
+                    next = (at, CloseReason::FrameTimeout);
+                }
+                if let Some(at) = self.auth_deadline(limits).filter(|at| *at <= next.0) {
+                    next = (at, CloseReason::AuthTimeout);
+                }
+                Some((next.0, Due::Close(next.1)))
+            }
         }
     }
 
@@ -696,9 +700,4 @@ impl Connection {
         );
         debug_assert!(!self.pending.is_forgotten(), "actions that are not queued: {:?}", self.pending);
     }
-}
-
-/// The earliest of some deadlines; of equal ones the first.
-fn earliest(deadlines: [Option<(Mono, Due)>; 3]) -> Option<(Mono, Due)> {
-    deadlines.into_iter().flatten().min_by_key(|(at, _)| *at)
 }
