@@ -69,13 +69,12 @@ pub mod proto;
 mod server;
 
 pub use proto::auth::AuthToken;
-pub use proto::conversation::QueryId;
 pub use proto::endpoint::{Endpoint, Step};
 pub use proto::error::{CloseReason, Error, ErrorKind};
 pub use proto::inbox::{Batch, InboxEntry, MessageId};
 pub use proto::limits::Limits;
 pub use proto::message::{Message, Outgoing};
-pub use proto::outbox::{SendId, SendOutcome};
+pub use proto::outbox::{QueryId, SendId, SendOutcome};
 pub use proto::peer::PeerIdentity;
 pub use proto::slots::ConnKey;
 pub use proto::stats::Stats;

@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
-use udsmsg::proto::message::{Answer, Message, Outgoing, Reply, Request, quoted};
-use udsmsg::proto::scan::{Kind, Redacted};
+use udsmsg::proto::json::{Kind, Redacted, quote};
+use udsmsg::proto::message::{Answer, Message, Outgoing, Reply, Request};
 use udsmsg::{AuthToken, CloseReason, ErrorKind};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -186,7 +186,7 @@ fn tokens_and_payloads_are_not_printed() {
 #[test]
 fn replies_are_written_byte_for_byte() {
     let path = "/tmp/a \"b\"\\\u{1}é.sock";
-    let from_json = quoted(path);
+    let from_json = quote(path);
     for (reply, expected) in [
         (Reply::Response { number: 1 }, r#"{"type":"response","data":"ok","ts":"$N","meta":{"id":"uds-1"}}"#),
         (Reply::Response { number: 0 }, r#"{"type":"response","data":"ok","ts":"$N","meta":{"id":"uds-0"}}"#),
@@ -225,7 +225,7 @@ fn text_is_quoted_as_serde_json_quotes_it() {
         "é\u{7f}😀\u{2028}\"x",
         &every,
     ] {
-        assert_eq!(quoted(text), serde_json::to_string(text).unwrap());
+        assert_eq!(quote(text), serde_json::to_string(text).unwrap());
     }
 }
 

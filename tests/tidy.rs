@@ -153,10 +153,10 @@ fn the_floors_of_the_core_lie_one_above_the_other() {
     let floors: [&[&str]; 6] = [
         &["error", "limits", "time", "peer", "test_scale"],
         &["ring", "framer", "output", "slots", "buffers"],
-        &["auth", "scan", "message"],
+        &["auth", "json", "message"],
         &["stats"],
         &["inbox", "wheel"],
-        &["endpoint", "outbox", "conversation"],
+        &["endpoint", "outbox"],
     ];
     let floor_of = |name: &str| floors.iter().position(|floor| floor.contains(&name));
     let mut wrong = String::new();

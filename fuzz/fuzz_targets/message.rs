@@ -1,12 +1,12 @@
 //! Any bytes as a line: the scanner against `from_utf8`, serde_json's `IgnoredAny` and a counter of depth.
-//! Then all that may be done with a line that was taken.
+//! Then every use of a line that was accepted.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use serde::de::IgnoredAny;
+use udsmsg::proto::json::{DEPTH_MAX, Fault, scan};
 use udsmsg::proto::message::{Answer, Message, Request};
-use udsmsg::proto::scan::{DEPTH_MAX, Fault, scan};
 use udsmsg::{AuthToken, CloseReason};
 
 /// What is made of a line that is not UTF-8 or not JSON.

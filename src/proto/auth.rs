@@ -51,10 +51,10 @@ impl AuthToken {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// Whether `candidate` is this token, in a time that tells nothing about the token.
+    /// Whether `candidate` is this token. The time it takes says nothing about the token.
     ///
-    /// The difference is folded over words and compared once (bench `message`); a compare that is constant-time byte by
-    /// byte takes ten times as long. A wrong length takes the same road.
+    /// The difference is folded over words and compared once (bench `message`); a comparison that is
+    /// constant-time byte by byte takes ten times as long. A wrong length takes the same time.
     pub fn matches(&self, candidate: &[u8]) -> bool {
         let (theirs, wrong_length) = match <&[u8; DIGITS]>::try_from(candidate) {
             Ok(theirs) => (theirs, 0),

@@ -1,4 +1,5 @@
-//! What can go wrong, as a value: [`Error`] for operations that failed, [`CloseReason`] for connections that ended.
+//! What can go wrong, as a value: [`Error`] for operations that failed, [`CloseReason`] for connections that
+//! ended.
 //!
 //! A closed connection is an outcome, not an error: the server goes on. Neither type ever holds a token.
 
@@ -28,7 +29,7 @@ pub enum ErrorKind {
     MessageTooLarge,
     /// A directory is a link, belongs to someone else, or is open to others.
     DirectoryNotPrivate,
-    /// Something that is not a dead server's socket stands at the path.
+    /// There is something at the path that is not a dead server's socket.
     PathOccupied,
     /// A live server owns the path.
     AlreadyRunning,
@@ -38,9 +39,9 @@ pub enum ErrorKind {
     NoDefaultLocation,
     /// There is no capability file for the target.
     CapabilityMissing,
-    /// The capability file exists and must not be believed.
+    /// The capability file exists, but cannot be trusted or read.
     CapabilityUnusable,
-    /// Nobody listens at the target.
+    /// No server listens at the target.
     NoSuchPeer,
     /// The other end belongs to another user.
     ForeignPeer,
@@ -52,7 +53,7 @@ pub enum ErrorKind {
     OutboxFull,
     /// A conversation went back and forth too often: two programs answer each other's answers.
     TooManyHops,
-    /// The time allowed is over.
+    /// It took longer than its timeout.
     TimedOut,
     /// Memory for a bounded buffer could not be had.
     OutOfMemory,
@@ -95,7 +96,8 @@ impl ErrorKind {
     }
 }
 
-/// A failed operation: a [kind](ErrorKind) for machines, one clear sentence for people, and the cause where there is one.
+/// A failed operation: a [kind](ErrorKind) for machines, one clear sentence for people, and the cause if
+/// there is one.
 pub struct Error {
     kind: ErrorKind,
     sentence: Box<str>,
@@ -103,23 +105,19 @@ pub struct Error {
 }
 
 impl Error {
-    /// An error of `kind` that says `sentence`: what failed, on what, why, and what to do. Public for hosts that drive the
-    /// core themselves, and have to tell it what went wrong.
+    /// An error of `kind` that says `sentence`: what failed, on what, why, and what to do. Public for hosts
+    /// that drive the core themselves and have to report what failed.
     pub fn new(kind: ErrorKind, sentence: impl Into<String>) -> Self {
         Self { kind, sentence: sentence.into().into_boxed_str(), source: None }
     }
 
     /// The same with the error that caused it; its text is appended to the sentence by `Display`.
-    #[cfg_attr(
-        not(feature = "os"),
-        allow(dead_code, reason = "the core itself has no foreign error to carry")
-    )]
     pub(crate) fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// The same for somebody else who has to be told; what caused it is in its sentence.
+    /// A copy for another message that failed for the same reason. Its sentence includes the cause.
     pub(crate) fn restated(&self) -> Self {
         Self::new(self.kind, self.to_string())
     }
@@ -172,7 +170,7 @@ pub enum CloseReason {
     InboxFull,
     /// No authenticated message came in time.
     AuthTimeout,
-    /// No byte went in either direction for too long.
+    /// No byte was sent or received for too long.
     IdleTimeout,
     /// A line was begun and not finished in time.
     FrameTimeout,
@@ -185,9 +183,9 @@ pub enum CloseReason {
         /// The limit in force.
         limit: usize,
     },
-    /// The peer finished sending and has been given every answer it was owed.
+    /// The peer finished sending, and all its answers were written.
     PeerFinished,
-    /// The peer is gone; what it was owed was dropped.
+    /// The peer is gone; its pending answers were dropped.
     PeerGone,
     /// The peer did not take its answers in time.
     OutputStalled,
@@ -196,7 +194,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// The `data` of the error line this ending is announced with; `None` where nothing is said.
+    /// The `data` of the error line that the peer is sent; `None` if it is sent none.
     pub fn wire_text(&self) -> Option<Cow<'static, str>> {
         Some(Cow::Borrowed(match self {
             Self::InvalidFrame => "invalid frame",

@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use std::fmt;
 
 use super::error::{Error, ErrorKind};
+use super::json::{Fields, Redacted};
 use super::limits::Limits;
 use super::message::Message;
 use super::peer::PeerIdentity;
-use super::scan::{Fields, Redacted};
 use super::time::Wall;
 
 /// The number of an accepted message, counted from 1 per server; shown as `uds-N`.

@@ -4,18 +4,17 @@
 
 pub mod auth;
 pub mod buffers;
-pub mod conversation;
 pub mod endpoint;
 pub mod error;
 pub mod framer;
 pub mod inbox;
+pub mod json;
 pub mod limits;
 pub mod message;
 pub mod outbox;
 mod output;
 pub mod peer;
 pub mod ring;
-pub mod scan;
 pub mod slots;
 pub mod stats;
 #[cfg(test)]

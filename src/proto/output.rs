@@ -5,6 +5,8 @@
 //! away: [`Output::reserve`] moves the pending bytes to the front once enough lies before them. The memory of
 //! an emptied buffer can be taken out and lent to another connection ([`SpareOutputs`]).
 
+use std::ops::Range;
+
 /// Pending bytes, contiguous, oldest first.
 ///
 /// Invariant, checked after every change: `sent <= bytes.len()`, and `sent` is 0 if nothing is pending.
@@ -68,6 +70,17 @@ impl Output {
     pub(crate) fn advance(&mut self, n: usize) {
         self.sent += n.min(self.len());
         if self.sent == self.bytes.len() {
+            self.clear();
+        }
+        self.check_invariants();
+    }
+
+    /// Takes back the pending bytes in `range`, counted from the oldest.
+    pub(crate) fn remove(&mut self, range: Range<usize>) {
+        let start = self.sent.saturating_add(range.start).min(self.bytes.len());
+        let end = self.sent.saturating_add(range.end).clamp(start, self.bytes.len());
+        self.bytes.drain(start..end);
+        if self.is_empty() {
             self.clear();
         }
         self.check_invariants();

@@ -35,12 +35,11 @@ use crate::os::random::Random;
 #[cfg(unix)]
 use crate::os::sys;
 use crate::os::transport::{Listener, Stream, WakeHandle};
-use crate::proto::conversation::QueryId;
 use crate::proto::endpoint::Endpoint;
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::inbox::{Batch, InboxEntry};
 use crate::proto::message::Outgoing;
-use crate::proto::outbox::{SendId, SendOutcome};
+use crate::proto::outbox::{QueryId, SendId, SendOutcome};
 use crate::proto::slots::ConnKey;
 use crate::proto::stats::{ConnectionStats, Stats};
 use crate::proto::time::Mono;
@@ -465,7 +464,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send), and what [`Queries::ask`](crate::proto::conversation::Queries::ask) refuses.
+    /// As [`send`](Self::send), and what [`Queries::ask`](crate::proto::outbox::Queries::ask) refuses.
     pub fn query(
         &mut self,
         target: &Address,

@@ -12,12 +12,11 @@ use crate::os::address::Address;
 use crate::os::capability::CapabilityDir;
 use crate::os::dial::{ChosenBy, dial};
 use crate::os::transport::{Progress, Stream};
-use crate::proto::conversation::{Queries, QueryId};
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::inbox::InboxEntry;
 use crate::proto::limits::Limits;
 use crate::proto::message::Outgoing;
-use crate::proto::outbox::{LinkStep, Outbox, SendId, SendOutcome};
+use crate::proto::outbox::{LinkStep, Outbox, Queries, QueryId, SendId, SendOutcome};
 use crate::proto::slots::ConnKey;
 use crate::proto::time::{Mono, Now};
 

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use udsmsg::proto::conversation::Queries;
+use udsmsg::proto::outbox::Queries;
 use udsmsg::{Address, Batch, ErrorKind, Message, Mono, Outgoing, SendOutcome, Server, ServerEvent};
 
 use crate::util::real::Home;

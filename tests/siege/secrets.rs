@@ -14,9 +14,9 @@ use udsmsg::os::process::ProcessIdentity;
 use udsmsg::os::random::Random;
 use udsmsg::proto::buffers::BufferPool;
 use udsmsg::proto::framer::Framer;
+use udsmsg::proto::json;
 use udsmsg::proto::message::{Reply, Request};
 use udsmsg::proto::ring::Ring;
-use udsmsg::proto::scan;
 use udsmsg::{
     Address, AuthToken, Batch, Client, Endpoint, Environment, Limits, Message, Namespace, Outgoing, Server,
 };
@@ -243,8 +243,8 @@ fn parts(token: &AuthToken, path: &str, limits: Limits) {
     let line = line.strip_suffix(b"\n").unwrap();
     show(&Request::from_line(line, token));
     show(&Request::from_line(line, &AuthToken::from_bytes([0; 32])));
-    show(&scan::scan(std::str::from_utf8(line).unwrap()));
-    show(&scan::scan(&format!("{{\"a\":{}", token.expose())));
+    show(&json::scan(std::str::from_utf8(line).unwrap()));
+    show(&json::scan(&format!("{{\"a\":{}", token.expose())));
     show(&Message::from_json(std::str::from_utf8(line).unwrap()));
     show(&Reply::Error { text: "x" });
     show(&AuthToken::parse(&format!("{}f", token.expose())));

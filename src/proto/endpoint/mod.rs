@@ -43,8 +43,8 @@ use super::auth::AuthToken;
 use super::buffers::BufferPool;
 use super::error::{CloseReason, Error, ErrorKind};
 use super::inbox::{Batch, Inbox};
+use super::json;
 use super::limits::Limits;
-use super::message;
 use super::output::SpareOutputs;
 use super::ring::Ring;
 use super::slots::{ConnKey, Slots};
@@ -135,7 +135,7 @@ impl Endpoint {
                 format!("a path of {} bytes is longer than {PATH_BYTES_MAX}", path.len()),
             ));
         }
-        let path_json = message::quoted(path);
+        let path_json = json::quote(path);
         // The longest pong and the longest response, whichever is longer; ids have at most 20 digits.
         let answer_bytes_max = path_json.len() + 128;
         let slots_max = slots_max(&limits);

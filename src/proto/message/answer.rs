@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::str;
 
 use crate::proto::error::{Error, ErrorKind};
-use crate::proto::scan::{self, Kind};
+use crate::proto::json::{self, Kind};
 
 /// What a client reads in one line from a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,25 +27,25 @@ pub enum Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
-    /// The answer that `line` is, its newline taken off.
+    /// Reads `line`, its newline taken off, as an answer.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidMessage`] if it is not a JSON object in UTF-8 within the bounds of [`scan::scan`].
+    /// [`ErrorKind::InvalidMessage`] if it is not a JSON object in UTF-8 within the bounds of [`json::scan`].
     pub fn from_line(line: &'a [u8]) -> Result<Self, Error> {
         let line = str::from_utf8(line).map_err(|reason| {
             Error::new(ErrorKind::InvalidMessage, "the answer is not UTF-8").with_source(reason)
         })?;
-        let scan = scan::scan(line)?;
+        let scan = json::scan(line)?;
         if !scan.is_object() {
             return Err(Error::new(ErrorKind::InvalidMessage, "the answer is not a JSON object"));
         }
         let fields = scan.fields();
-        let is = |kind: &str| fields.kind.is_some_and(|field| field.is(line, kind));
+        let is = |kind: &str| fields.kind().is_some_and(|field| field.is(line, kind));
         Ok(if is("response") {
-            Self::Accepted { id: fields.meta.and_then(|meta| scan::member_text(meta.raw(line), "id")) }
+            Self::Accepted { id: fields.meta().and_then(|meta| json::member_text(meta.raw(line), "id")) }
         } else if is("error") {
-            let data = fields.data.filter(|data| data.kind() != Kind::Null);
+            let data = fields.data().filter(|data| data.kind() != Kind::Null);
             Self::Rejected {
                 reason: data.map(|data| data.text(line).unwrap_or_else(|| data.raw(line).into())),
             }

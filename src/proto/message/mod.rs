@@ -16,9 +16,9 @@ pub use self::outgoing::Outgoing;
 pub use self::reply::Reply;
 pub use self::request::Request;
 use super::error::{Error, ErrorKind};
-use super::scan::{self, Field, Fields, Kind};
+use super::json::{self, Field, Fields, Kind};
 
-/// A message, borrowed from wherever its JSON is kept and decoded on demand.
+/// A message, borrowed from the text that holds its JSON and decoded on demand.
 ///
 /// ```
 /// use udsmsg::proto::message::Message;
@@ -35,14 +35,14 @@ pub struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// The message that `json` is. It needs no token; if it holds one, `json()` and `meta()` show it.
+    /// Reads `json` as a message. It needs no token; if it holds one, `json()` and `meta()` show it.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidMessage`] if `json` is not one JSON object within the bounds of [`scan::scan`], if
+    /// [`ErrorKind::InvalidMessage`] if `json` is not one JSON object within the bounds of [`json::scan`], if
     /// `type` is not a string, or `from` or `ts` is neither a string nor null.
     pub fn from_json(json: &'a str) -> Result<Self, Error> {
-        let scan = scan::scan(json)?;
+        let scan = json::scan(json)?;
         if !scan.is_object() {
             return Err(Error::new(ErrorKind::InvalidMessage, "a message must be a JSON object"));
         }
@@ -56,8 +56,9 @@ impl<'a> Message<'a> {
         Ok(Self::from_parts(whole.head, whole.fields))
     }
 
-    /// The message whose JSON has been judged before, with the places of its values in it.
+    /// The message whose JSON has been scanned before, with the places of its values in it.
     pub(crate) fn from_parts(json: &'a str, fields: Fields) -> Self {
+        debug_assert!(has_valid_types(&fields), "the fields of a message have valid types");
         Self { json, fields }
     }
 
@@ -68,27 +69,27 @@ impl<'a> Message<'a> {
 
     /// The `type`. A lone surrogate in it is U+FFFD, as in every text that is decoded here.
     pub fn kind(&self) -> Cow<'a, str> {
-        self.text(self.fields.kind).unwrap_or_default()
+        self.text(self.fields.kind()).unwrap_or_default()
     }
 
     /// The payload, if there is one; JSON's `null` is one.
     pub fn data(&self) -> Option<Data<'a>> {
-        self.fields.data.map(|field| Data { json: self.json, field })
+        self.fields.data().map(|field| Data { json: self.json, field })
     }
 
     /// The path of the sender's socket, as the sender claims it.
     pub fn from(&self) -> Option<Cow<'a, str>> {
-        self.text(self.fields.from)
+        self.text(self.fields.from())
     }
 
     /// The time of sending, as the sender claims it.
     pub fn ts(&self) -> Option<Cow<'a, str>> {
-        self.text(self.fields.ts)
+        self.text(self.fields.ts())
     }
 
     /// The JSON of `meta`: an object in every message that came through a server.
     pub fn meta(&self) -> Option<&'a str> {
-        self.fields.meta.map(|field| field.raw(self.json))
+        self.fields.meta().map(|field| field.raw(self.json))
     }
 
     /// The whole message as a `T`.
@@ -103,7 +104,7 @@ impl<'a> Message<'a> {
     pub fn parse<T: Deserialize<'a>>(&self) -> Result<T, Error> {
         serde_json::from_str(self.json).map_err(|reason| {
             let error = Error::new(ErrorKind::InvalidMessage, "the message cannot be read as asked for");
-            match scan::scan(self.json) {
+            match json::scan(self.json) {
                 Ok(scan) if scan.auth_token().is_none() => error.with_source(reason),
                 _ => error,
             }
@@ -115,7 +116,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Shows the start of the `type`, and how long the whole is: payloads and tokens do not belong in logs.
+/// Shows the start of the `type` and the length of the whole: payloads and tokens do not belong in logs.
 impl fmt::Debug for Message<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind: String = self.kind().chars().take(32).collect();
@@ -166,38 +167,11 @@ impl fmt::Debug for Data<'_> {
     }
 }
 
-/// The third rule of the protocol: what was sent under the keys that every reader relies on can be relied on.
+/// Rule 3 of the protocol: `type` is a string, `from` and `ts` are missing, strings or null.
 fn has_valid_types(fields: &Fields) -> bool {
     let is_text = |field: Field| matches!(field.kind(), Kind::Text { .. });
     let is_text_or_null = |field: Field| is_text(field) || field.kind() == Kind::Null;
-    fields.kind.is_some_and(is_text)
-        && fields.from.is_none_or(is_text_or_null)
-        && fields.ts.is_none_or(is_text_or_null)
-}
-
-/// `text` as a JSON string, quotes and all.
-pub fn quoted(text: &str) -> String {
-    let mut json = String::with_capacity(text.len() + 2);
-    json.push('"');
-    let mut rest = text;
-    loop {
-        let plain_len = rest.len() - scan::skip_plain(rest.as_bytes()).len();
-        let (plain, behind) = rest.split_at_checked(plain_len).unwrap_or((rest, ""));
-        json.push_str(plain);
-        let mut chars = behind.chars();
-        match chars.next() {
-            None => break,
-            Some('"') => json.push_str("\\\""),
-            Some('\\') => json.push_str("\\\\"),
-            Some('\u{8}') => json.push_str("\\b"),
-            Some('\u{c}') => json.push_str("\\f"),
-            Some('\n') => json.push_str("\\n"),
-            Some('\r') => json.push_str("\\r"),
-            Some('\t') => json.push_str("\\t"),
-            Some(control) => json.push_str(&format!("\\u{:04x}", u32::from(control))),
-        }
-        rest = chars.as_str();
-    }
-    json.push('"');
-    json
+    fields.kind().is_some_and(is_text)
+        && fields.from().is_none_or(is_text_or_null)
+        && fields.ts().is_none_or(is_text_or_null)
 }

@@ -5,10 +5,9 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::quoted;
 use crate::proto::auth::AuthToken;
 use crate::proto::error::{Error, ErrorKind};
-use crate::proto::scan::{self, Scan};
+use crate::proto::json::{self, Scan};
 
 /// A message to be sent. It holds no token: [`Outgoing::encode`] puts that in.
 ///
@@ -23,7 +22,7 @@ use crate::proto::scan::{self, Scan};
 /// ```
 #[derive(Clone)]
 pub struct Outgoing {
-    // Each the JSON of its value, on one line.
+    // Each field holds the JSON of its value, on one line.
     kind: String,
     data: Option<String>,
     from: Option<String>,
@@ -32,15 +31,15 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// A message of type `kind` with nothing else in it. Any string is a type, the empty one too.
+    /// A message of type `kind` and nothing else. Any string is a type, the empty one too.
     pub fn new(kind: &str) -> Self {
-        Self { kind: quoted(kind), data: None, from: None, ts: None, meta: None }
+        Self { kind: json::quote(kind), data: None, from: None, ts: None, meta: None }
     }
 
     /// With `text` as payload.
     #[must_use]
     pub fn with_text(mut self, text: &str) -> Self {
-        self.data = Some(quoted(text));
+        self.data = Some(json::quote(text));
         self
     }
 
@@ -48,7 +47,7 @@ impl Outgoing {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidMessage`] if `data` is not JSON as [`scan::scan`] wants it.
+    /// [`ErrorKind::InvalidMessage`] if `data` is not JSON as [`json::scan`] wants it.
     pub fn with_data<T: Serialize + ?Sized>(mut self, data: &T) -> Result<Self, Error> {
         self.data = Some(to_line("data", data)?.0);
         Ok(self)
@@ -57,14 +56,14 @@ impl Outgoing {
     /// With `from` as the socket path to reply to, in place of the sender's own.
     #[must_use]
     pub fn with_from(mut self, from: &str) -> Self {
-        self.from = Some(quoted(from));
+        self.from = Some(json::quote(from));
         self
     }
 
     /// With `ts` as the time of sending, in place of the present.
     #[must_use]
     pub fn with_ts(mut self, ts: &str) -> Self {
-        self.ts = Some(quoted(ts));
+        self.ts = Some(json::quote(ts));
         self
     }
 
@@ -78,8 +77,8 @@ impl Outgoing {
         if !scan.is_object() {
             return Err(Error::new(ErrorKind::InvalidMessage, "`meta` must be a JSON object"));
         }
-        // Alone it is known to be one object, so it stays inside the braces put around it.
-        if scan::scan(&format!("{{\"meta\":{json}}}"))?.auth_token().is_some() {
+        // It is known to be one object, so it cannot close the braces put around it.
+        if json::scan(&format!("{{\"meta\":{json}}}"))?.auth_token().is_some() {
             return Err(Error::new(
                 ErrorKind::InvalidMessage,
                 "`meta` must not have an `authToken`: it is put in when the message is sent",
@@ -94,18 +93,18 @@ impl Outgoing {
         let (value, _) = to_line(key, value)?;
         let meta = self.meta.as_deref().unwrap_or("{}");
         let mut has_it = false;
-        scan::for_each_member(meta, |name, _| has_it |= name == key.as_bytes());
+        json::for_each_member(meta, |name, _| has_it |= name == key.as_bytes());
         if has_it {
             let sentence = format!("`meta` must not have `{key}` already: it is put in for you");
             return Err(Error::new(ErrorKind::InvalidMessage, sentence));
         }
-        let members = meta.strip_suffix('}').unwrap_or(meta);
-        let comma = if members.trim_ascii_end() == "{" { "" } else { "," };
-        self.meta = Some(format!("{members}{comma}{}:{value}}}", quoted(key)));
+        let (members, comma) = opened(meta);
+        self.meta = Some(format!("{members}{comma}{}:{value}}}", json::quote(key)));
         Ok(())
     }
 
-    /// Puts another token into a line that [`Outgoing::encode`] made: it stands in front of what every line ends with.
+    /// Puts another token into a line that [`Outgoing::encode`] made. Every line ends with the token and
+    /// `END`.
     pub(crate) fn set_auth_token(line: &mut [u8], auth_token: &AuthToken) {
         const END: &[u8] = b"\"}}\n";
         let digits = auth_token.expose().as_bytes();
@@ -119,9 +118,9 @@ impl Outgoing {
 
     /// The line to be sent, with its newline: `type`, `data`, `from`, `ts` and `meta`, in this order.
     ///
-    /// `default_from` and `now` (as [`Wall`](super::time::Wall) shows it) are taken where the message has no
-    /// `from` and `ts` of its own, if they are given. The token is the last member of `meta`, so that what
-    /// the receiver's owner gets is `meta` to the byte, or none if there was nothing in it.
+    /// `default_from` and `now` (as [`Wall`](crate::proto::time::Wall) shows it), if given, are used where
+    /// the message has no `from` and `ts` of its own. The token is the last member of `meta`, so that the
+    /// receiver's owner gets `meta` byte for byte, or no `meta` if it was empty.
     ///
     /// # Errors
     ///
@@ -134,8 +133,9 @@ impl Outgoing {
         now: Option<&str>,
         frame_bytes_max: usize,
     ) -> Result<Vec<u8>, Error> {
-        let from = self.from.as_deref().map(Cow::Borrowed).or_else(|| Some(quoted(default_from?).into()));
-        let ts = self.ts.as_deref().map(Cow::Borrowed).or_else(|| Some(quoted(now?).into()));
+        let from =
+            self.from.as_deref().map(Cow::Borrowed).or_else(|| Some(json::quote(default_from?).into()));
+        let ts = self.ts.as_deref().map(Cow::Borrowed).or_else(|| Some(json::quote(now?).into()));
         let mut line = String::from("{\"type\":");
         line.push_str(&self.kind);
         for (key, value) in [
@@ -150,11 +150,9 @@ impl Outgoing {
         }
         line.push_str(",\"meta\":");
         let meta = self.meta.as_deref().unwrap_or("{}");
-        let members = meta.strip_suffix('}').unwrap_or(meta);
+        let (members, comma) = opened(meta);
         line.push_str(members);
-        if members.trim_ascii_end() != "{" {
-            line.push(',');
-        }
+        line.push_str(comma);
         line.push_str("\"authToken\":\"");
         line.push_str(auth_token.expose());
         line.push_str("\"}}");
@@ -167,20 +165,26 @@ impl Outgoing {
                 ),
             ));
         }
-        // Two values that are fine alone may be too deep inside the message.
-        scan::scan(&line)?;
+        // Values that are valid alone may be nested too deep inside the message.
+        json::scan(&line)?;
         line.push('\n');
         Ok(line.into_bytes())
     }
 }
 
-/// Shows the `type` and how long the rest is.
+/// Shows the `type` and the lengths of the rest.
 impl fmt::Debug for Outgoing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind: String = self.kind.chars().take(34).collect();
         let len = |json: &Option<String>| json.as_ref().map_or(0, String::len);
         write!(f, "Outgoing({kind}, {} bytes of data, {} of meta)", len(&self.data), len(&self.meta))
     }
+}
+
+/// The JSON object `meta` without its `}`, and the comma that another member needs before it.
+fn opened(meta: &str) -> (&str, &'static str) {
+    let members = meta.strip_suffix('}').unwrap_or(meta);
+    (members, if members.trim_ascii_end() == "{" { "" } else { "," })
 }
 
 /// The JSON of `value` on one line, scanned. `name` is what it is called in an error.
@@ -191,6 +195,6 @@ fn to_line<T: Serialize + ?Sized>(name: &str, value: &T) -> Result<(String, Scan
     })?;
     // In valid JSON a raw newline is white space, and it would end the line.
     let json = json.trim_ascii().replace('\n', " ");
-    let scan = scan::scan(&json)?;
+    let scan = json::scan(&json)?;
     Ok((json, scan))
 }

@@ -2,8 +2,7 @@
 
 use std::str;
 
-use super::quoted;
-use crate::proto::scan;
+use crate::proto::json;
 
 /// What a server writes on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,12 +14,12 @@ pub enum Reply<'a> {
     },
     /// The answer to a `ping`.
     Pong {
-        /// The server's own socket path as a JSON string: [`quoted`] once, and kept.
+        /// The server's own socket path as a JSON string: [`json::quote`] once, and kept.
         from_json: &'a str,
     },
-    /// The last line before the connection is closed: [`wire_text`](super::error::CloseReason::wire_text).
+    /// The last line before the connection is closed.
     Error {
-        /// What was wrong.
+        /// What was wrong: [`CloseReason::wire_text`](crate::proto::error::CloseReason::wire_text).
         text: &'a str,
     },
 }
@@ -28,10 +27,10 @@ pub enum Reply<'a> {
 impl Reply<'_> {
     /// Appends the reply and its newline to `out`.
     ///
-    /// `ts` is the time as [`Wall`](super::time::Wall) shows it, so that it is formatted once per turn at
-    /// most; it is written as it is.
+    /// `ts` is the time as [`Wall`](crate::proto::time::Wall) shows it, formatted once per turn at most; it
+    /// is written as it is.
     pub fn encode(&self, ts: &str, out: &mut Vec<u8>) {
-        debug_assert!(scan::skip_plain(ts.as_bytes()).is_empty(), "`ts` has to be escaped: {ts:?}");
+        debug_assert!(json::is_plain(ts), "`ts` has to be escaped: {ts:?}");
         let mut put =
             |pieces: &[&str]| pieces.iter().for_each(|piece| out.extend_from_slice(piece.as_bytes()));
         match *self {
@@ -50,7 +49,7 @@ impl Reply<'_> {
                 put(&[r#"{"type":"pong","from":"#, from_json, r#","ts":""#, ts, "\"}\n"]);
             }
             Self::Error { text } => {
-                put(&[r#"{"type":"error","data":"#, &quoted(text), r#","ts":""#, ts, "\"}\n"]);
+                put(&[r#"{"type":"error","data":"#, &json::quote(text), r#","ts":""#, ts, "\"}\n"]);
             }
         }
     }

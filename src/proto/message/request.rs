@@ -5,7 +5,7 @@ use std::str;
 use super::has_valid_types;
 use crate::proto::auth::AuthToken;
 use crate::proto::error::CloseReason;
-use crate::proto::scan::{self, Redacted, Scan};
+use crate::proto::json::{self, Redacted, Scan};
 
 /// What one line of a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,14 +32,14 @@ impl<'a> Request<'a> {
         }
         let unreadable = (Self::Refuse(CloseReason::InvalidFrame), false);
         let Ok(line) = str::from_utf8(line) else { return unreadable };
-        let Ok(scan) = scan::scan(line) else { return unreadable };
+        let Ok(scan) = json::scan(line) else { return unreadable };
         if !carries(&scan, line, auth_token) {
             return (Self::Refuse(CloseReason::Unauthorized), false);
         }
         let fields = scan.fields();
         let request = if !has_valid_types(&fields) {
             Self::Refuse(CloseReason::InvalidFrame)
-        } else if fields.kind.is_some_and(|kind| kind.is(line, "ping")) {
+        } else if fields.kind().is_some_and(|kind| kind.is(line, "ping")) {
             Self::Ping
         } else {
             Self::Deliver(scan.redact(line))

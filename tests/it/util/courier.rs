@@ -1,6 +1,7 @@
-//! An `Outbox` that sends to real `Endpoint`s over pipes in memory that fail: what the random test and the fuzzer share.
+//! An `Outbox` that sends to real `Endpoint`s over pipes in memory that fail, for the random test and the
+//! fuzzer.
 //!
-//! Operations come as triples of bytes. Whatever they are, at the end the inboxes and the outcomes are compared.
+//! Operations come as triples of bytes; any are valid. At the end the inboxes and the outcomes are compared.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
@@ -189,7 +190,8 @@ pub struct World {
     /// Streams that are gone: what is reported of them must change nothing.
     stale: VecDeque<ConnKey>,
     counts: Counts,
-    /// Connections wanted at this moment for a receiver since it last answered and since the last message for it.
+    /// Connections wanted at this moment for a receiver since it last answered and since the last message to
+    /// it.
     attempts: [usize; RECEIVERS],
     batch: Batch,
 }
@@ -615,7 +617,8 @@ impl World {
         }
     }
 
-    /// Everything heals and comes to rest; then outcomes and inboxes are compared. Says what the outcomes were.
+    /// Ends all faults and runs until nothing is left to do; then compares outcomes and inboxes. Returns the
+    /// outcomes.
     pub fn finish(mut self) -> Counts {
         for at in 0..RECEIVERS {
             (self.receivers[at].is_down, self.receivers[at].is_full) = (false, false);

@@ -1,25 +1,25 @@
 //! Questions and answers on top of single messages: `meta.queryId`, `meta.inReplyTo` and `meta.hops`.
 //!
-//! A plain message has none of these. [`Outgoing::in_reply_to`] makes an answer out of a message, and [`Queries`] knows
-//! which questions are still open: each is answered once, and late answers find none.
+//! A plain message has none of these. [`Outgoing::in_reply_to`] makes a message the answer to another, and
+//! [`Queries`] holds the questions that are open: each is answered once, and late answers find none.
 
 use std::fmt;
 
-use super::error::{Error, ErrorKind};
-use super::message::{Message, Outgoing};
-use super::scan::{self, Kind};
-use super::slots::{ConnKey, Slots};
-use super::time::Mono;
-use super::wheel::Wheel;
+use crate::proto::error::{Error, ErrorKind};
+use crate::proto::json::{self, Kind};
+use crate::proto::message::{Message, Outgoing};
+use crate::proto::slots::{ConnKey, Slots};
+use crate::proto::time::Mono;
+use crate::proto::wheel::Wheel;
 
-/// How often a conversation may go on: an answer to an answer to … is refused beyond.
+/// How many answers in a row a conversation may have; the next one is refused.
 pub const HOPS_MAX: u64 = 8;
 
-/// How many answers `meta` says that a conversation has had: the largest `hops` in it. A number that is no small integer
-/// is beyond every limit.
+/// How many answers a conversation has had according to `meta`: the largest `hops` in it. A number that is no
+/// small integer is beyond every limit.
 fn hops(meta: &str) -> u64 {
     let mut hops = 0;
-    scan::for_each_member(meta, |key, value| {
+    json::for_each_member(meta, |key, value| {
         if key == b"hops" && value.kind() == Kind::Number {
             hops = hops.max(value.raw(meta).parse().unwrap_or(u64::MAX));
         }
@@ -28,13 +28,14 @@ fn hops(meta: &str) -> u64 {
 }
 
 impl Outgoing {
-    /// Makes this the answer to `received`: `meta.inReplyTo` names its `meta.queryId` if it has one, and `meta.hops` is one
-    /// more than its own.
+    /// Makes this the answer to `received`: `meta.inReplyTo` is its `meta.queryId` if it has one, and
+    /// `meta.hops` is one more than its own.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TooManyHops`] if the conversation has gone on for [`HOPS_MAX`] answers: two programs that answer
-    /// whatever they get would never stop. [`ErrorKind::InvalidMessage`] if `meta` has one of these members already.
+    /// [`ErrorKind::TooManyHops`] if the conversation has had [`HOPS_MAX`] answers: two programs that answer
+    /// every message would never stop. [`ErrorKind::InvalidMessage`] if `meta` has one of these members
+    /// already.
     pub fn in_reply_to(mut self, received: &Message<'_>) -> Result<Self, Error> {
         let meta = received.meta().unwrap_or_default();
         let hops = hops(meta);
@@ -44,7 +45,7 @@ impl Outgoing {
                 format!("the conversation has gone on for {HOPS_MAX} answers; this one was not sent"),
             ));
         }
-        if let Some(query_id) = scan::member_text(meta, "queryId") {
+        if let Some(query_id) = json::member_text(meta, "queryId") {
             self.add_meta("inReplyTo", &query_id)?;
         }
         self.add_meta("hops", &(hops + 1))?;
@@ -60,12 +61,13 @@ pub struct QueryId(ConnKey);
 pub struct Queries {
     open: Slots<Mono>,
     wheel: Wheel,
-    /// Tells our questions from those of others, and of our predecessors.
+    /// Tells our questions from those of other askers, and of earlier processes.
     nonce: Box<str>,
 }
 
 impl Queries {
-    /// Room for `queries_max` open questions. `nonce` must differ from that of any other asker: it stands in their ids.
+    /// Room for `queries_max` open questions. `nonce` must differ from that of any other asker: it stands in
+    /// their ids.
     ///
     /// # Errors
     ///
@@ -74,11 +76,12 @@ impl Queries {
         Ok(Self { open: Slots::new(queries_max)?, wheel: Wheel::new(queries_max)?, nonce: nonce.into() })
     }
 
-    /// Makes a question out of `message`: it gets a `meta.queryId`, and is open until `deadline`.
+    /// Makes `message` a question: it gets a `meta.queryId`, and is open until `deadline`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::OutboxFull`] if too many are open; [`ErrorKind::InvalidMessage`] if `meta` has a `queryId` already.
+    /// [`ErrorKind::OutboxFull`] if too many are open; [`ErrorKind::InvalidMessage`] if `meta` has a
+    /// `queryId` already.
     pub fn ask(&mut self, mut message: Outgoing, deadline: Mono) -> Result<(QueryId, Outgoing), Error> {
         let key = self.open.insert(deadline).ok_or_else(|| {
             Error::new(ErrorKind::OutboxFull, format!("{} questions are open already", self.open.len()))
@@ -94,14 +97,14 @@ impl Queries {
 
     /// The question that `message` answers. Each is answered once: later answers to it find none.
     pub fn answered(&mut self, message: &Message<'_>) -> Option<QueryId> {
-        let in_reply_to = scan::member_text(message.meta()?, "inReplyTo")?;
+        let in_reply_to = json::member_text(message.meta()?, "inReplyTo")?;
         let mut parts = in_reply_to.strip_prefix(&*self.nonce)?.strip_prefix('-')?.split('-');
         let (index, generation) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
         let id = QueryId(ConnKey::new(index, generation));
         (parts.next().is_none() && self.close(id)).then_some(id)
     }
 
-    /// Gives a question up; whether it was open.
+    /// Closes a question that needs no answer any more. `false`: it was closed already.
     pub fn close(&mut self, id: QueryId) -> bool {
         self.wheel.cancel(id.0);
         self.open.remove(id.0).is_some()
@@ -113,7 +116,7 @@ impl Queries {
         self.wheel.next_deadline(|key| open.get(key).copied())
     }
 
-    /// A question that has not been answered in time, which is closed thereby.
+    /// Closes a question that was not answered in time, and names it.
     pub fn next_expired(&mut self, now: Mono) -> Option<QueryId> {
         let open = &self.open;
         let key = self.wheel.next_expired(now, |key| open.get(key).copied())?;

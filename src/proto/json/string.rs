@@ -1,0 +1,167 @@
+//! JSON strings: text quoted, and their contents decoded. Lone surrogates become U+FFFD.
+
+/// `text` as a JSON string, quotes and all.
+pub fn quote(text: &str) -> String {
+    let mut json = String::with_capacity(text.len() + 2);
+    json.push('"');
+    let mut rest = text;
+    loop {
+        let plain_len = rest.len() - skip_plain(rest.as_bytes()).len();
+        let (plain, behind) = rest.split_at_checked(plain_len).unwrap_or((rest, ""));
+        json.push_str(plain);
+        let mut chars = behind.chars();
+        match chars.next() {
+            None => break,
+            Some('"') => json.push_str("\\\""),
+            Some('\\') => json.push_str("\\\\"),
+            Some('\u{8}') => json.push_str("\\b"),
+            Some('\u{c}') => json.push_str("\\f"),
+            Some('\n') => json.push_str("\\n"),
+            Some('\r') => json.push_str("\\r"),
+            Some('\t') => json.push_str("\\t"),
+            Some(control) => json.push_str(&format!("\\u{:04x}", u32::from(control))),
+        }
+        rest = chars.as_str();
+    }
+    json.push('"');
+    json
+}
+
+/// Whether `text` can stand between quotes as it is.
+pub(crate) fn is_plain(text: &str) -> bool {
+    skip_plain(text.as_bytes()).is_empty()
+}
+
+/// The rest of `bytes` from the first one on that a JSON string cannot hold as it is: `"`, `\` or a control
+/// character.
+#[inline(always)]
+pub(super) fn skip_plain(bytes: &[u8]) -> &[u8] {
+    let mut rest = bytes;
+    let mut is_long = false;
+    while let Some((word, behind)) = rest.split_first_chunk() {
+        let special = special_bytes(u64::from_le_bytes(*word));
+        if special != 0 {
+            return rest.get((special.trailing_zeros() / 8) as usize..).unwrap_or_default();
+        }
+        rest = behind;
+        if !is_long {
+            is_long = true;
+            // Branch-free in each block, so that it becomes vector instructions.
+            while let Some((block, behind)) = rest.split_first_chunk::<32>() {
+                if block.iter().fold(false, |found, byte| found | ((byte ^ 2) < 0x21) | (*byte == b'\\')) {
+                    break;
+                }
+                rest = behind;
+            }
+        }
+    }
+    while let Some((byte, behind)) = rest.split_first() {
+        if matches!(byte, b'"' | b'\\' | ..b' ') {
+            break;
+        }
+        rest = behind;
+    }
+    rest
+}
+
+/// Finds the bytes of `word` that are `"`, `\` or below 0x20: the top bit of the lowest such byte is set, and
+/// no bit below it.
+///
+/// Flipping bit 1 makes `"` change places with the space, right behind the control characters, which stay
+/// below it. Subtracting `n` sets the top bit of a byte below `n`, unless it was set before; a borrow changes
+/// only bytes above one that was found.
+#[inline(always)]
+fn special_bytes(word: u64) -> u64 {
+    const ONES: u64 = u64::MAX / 0xff;
+    const TOPS: u64 = ONES << 7;
+    let control_or_quote = (word ^ (ONES * 2)).wrapping_sub(ONES * 0x21);
+    let backslash = (word ^ (ONES * 0x5c)).wrapping_sub(ONES);
+    (control_or_quote | backslash) & !word & TOPS
+}
+
+/// The characters that the contents of a JSON string decode to.
+struct Unescaped<'a> {
+    rest: &'a str,
+}
+
+impl Unescaped<'_> {
+    /// The character for the escape whose `\` has been taken.
+    fn escape(&mut self) -> char {
+        let mut chars = self.rest.chars();
+        let letter = chars.next();
+        self.rest = chars.as_str();
+        match letter {
+            Some('b') => '\u{8}',
+            Some('f') => '\u{c}',
+            Some('n') => '\n',
+            Some('r') => '\r',
+            Some('t') => '\t',
+            Some('u') => self.code_point(),
+            Some(itself) => itself,
+            None => char::REPLACEMENT_CHARACTER,
+        }
+    }
+
+    /// The character for an escape whose `\u` has been taken, and for the one behind it if they are a pair.
+    fn code_point(&mut self) -> char {
+        let unit = self.unit();
+        if (0xd800..0xdc00).contains(&unit)
+            && let Some(behind) = self.rest.strip_prefix("\\u")
+        {
+            let mut ahead = Unescaped { rest: behind };
+            let low = ahead.unit();
+            if (0xdc00..0xe000).contains(&low) {
+                self.rest = ahead.rest;
+                let point = 0x1_0000 + ((unit - 0xd800) << 10) + (low - 0xdc00);
+                return char::from_u32(point).unwrap_or(char::REPLACEMENT_CHARACTER);
+            }
+        }
+        char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER)
+    }
+
+    /// Four hex digits as a number; in a text that was not scanned U+DFFF, a surrogate that begins no pair.
+    fn unit(&mut self) -> u32 {
+        let Some((digits, rest)) = self.rest.split_at_checked(4) else { return 0xdfff };
+        self.rest = rest;
+        u32::from_str_radix(digits, 16).unwrap_or(0xdfff)
+    }
+}
+
+impl Iterator for Unescaped<'_> {
+    type Item = char;
+
+    fn next(&mut self) -> Option<char> {
+        let mut chars = self.rest.chars();
+        let next = chars.next()?;
+        self.rest = chars.as_str();
+        Some(if next == '\\' { self.escape() } else { next })
+    }
+}
+
+/// Whether the contents of a JSON string decode to `text`.
+pub(super) fn unescapes_to(contents: &str, text: &str) -> bool {
+    Unescaped { rest: contents }.eq(text.chars())
+}
+
+/// The contents of a JSON string, decoded.
+pub(super) fn unescape(contents: &str) -> String {
+    let mut decoded = String::with_capacity(contents.len());
+    let mut rest = Unescaped { rest: contents };
+    while let Some((plain, behind)) = rest.rest.split_once('\\') {
+        decoded.push_str(plain);
+        rest.rest = behind;
+        decoded.push(rest.escape());
+    }
+    decoded.push_str(rest.rest);
+    decoded
+}
+
+/// The contents of a JSON string, decoded into `buffer`; `None` if they do not fit.
+pub(super) fn unescape_into<'b>(contents: &str, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+    let mut len = 0;
+    for char in (Unescaped { rest: contents }) {
+        let space = buffer.get_mut(len..len + char.len_utf8())?;
+        len += char.encode_utf8(space).len();
+    }
+    buffer.get(..len)
+}
