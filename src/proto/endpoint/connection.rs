@@ -401,7 +401,7 @@ impl Connection {
         self.pause.take_if(has_lines).is_some()
     }
 
-    /// Every answer was taken, or its process may send again: whether it now goes on in the next turn.
+    /// What it was paused for is over: it goes on in the next turn.
     fn resume_later(&mut self) {
         self.pause = Some(Pause::NextTurn);
     }
