@@ -4,8 +4,9 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
+use udsmsg::proto::buffers::BufferPool;
 use udsmsg::proto::framer::{FrameOutcome, Framer};
-use udsmsg::proto::ring::{Ring, RingPool};
+use udsmsg::proto::ring::Ring;
 
 const LIMIT: usize = 65_536;
 
@@ -43,7 +44,7 @@ fn bench(c: &mut Criterion) {
     group.finish();
 
     c.bench_function("lend_and_give_back", |b| {
-        let mut pool = RingPool::new(LIMIT + 1, 128);
+        let mut pool = BufferPool::new(LIMIT + 1, 128);
         b.iter(|| {
             let ring = pool.lend().unwrap();
             pool.give_back(black_box(ring));

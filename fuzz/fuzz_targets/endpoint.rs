@@ -1,7 +1,8 @@
-//! `Endpoint` under any list of operations: peers that connect, send, stop, take and vanish while time passes.
+//! `Endpoint` under any list of operations: peers that connect, send, stop, take and vanish while time
+//! passes.
 //!
-//! The token is fixed, so that the fuzzer gets past authentication. After each operation the bounds must hold; at the
-//! end everybody has been answered exactly as often as frames of theirs were taken.
+//! The token is fixed, so that the fuzzer gets past authentication. After each operation the bounds must
+//! hold; at the end each peer has been answered exactly as often as lines of it were taken.
 #![no_main]
 
 use std::collections::{HashSet, VecDeque};
@@ -240,7 +241,8 @@ impl World {
                 Step::Close(reason) => {
                     let peer = &mut self.peers[at];
                     peer.is_closed = true;
-                    // Behind an error line nothing can be missing, and whoever finished got all if no time passed.
+                    // Behind an error line nothing can be missing, and a peer that finished got all if no
+                    // time passed.
                     let has_all = peer.has_error || (reason == CloseReason::PeerFinished && self.now_ms == 0);
                     peer.has_lost |= !has_all;
                 }
@@ -414,7 +416,7 @@ fuzz_target!(|input: Input| {
         world.apply(operation);
         world.check();
     }
-    // Everybody takes what is left and goes; it must come to rest, and to nothing.
+    // Every peer takes what is left and goes: the endpoint must come to rest, and hold nothing.
     for peer in &mut world.peers {
         peer.room = usize::MAX;
         peer.has_finished = true;
@@ -429,7 +431,7 @@ fuzz_target!(|input: Input| {
             break;
         }
     }
-    assert!(world.peers.iter().all(|peer| peer.is_closed), "somebody is never let go");
+    assert!(world.peers.iter().all(|peer| peer.is_closed), "a connection is never closed");
     // Keys of those that are gone may still stand in a queue; one turn throws them out.
     world.turn();
     assert_eq!(world.endpoint.clients(), 0);

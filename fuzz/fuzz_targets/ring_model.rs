@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use udsmsg::proto::ring::{Ring, RingPool};
+use udsmsg::proto::buffers::BufferPool;
+use udsmsg::proto::ring::Ring;
 
 #[derive(Arbitrary, Debug)]
 enum Op<'a> {
@@ -41,7 +42,7 @@ fn pick(lent: &mut Lent, which: u8) -> Option<(usize, &mut (Ring, VecDeque<u8>))
 
 fuzz_target!(|input: Input| {
     let (ring_bytes, rings_max) = (usize::from(input.ring_bytes), usize::from(input.rings_max % 8));
-    let mut pool = RingPool::new(ring_bytes, rings_max);
+    let mut pool = BufferPool::new(ring_bytes, rings_max);
     let mut lent = Lent::new();
     for op in input.ops {
         match op {

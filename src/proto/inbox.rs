@@ -1,7 +1,8 @@
 //! The bounded store of messages that wait for the owner, and the batches in which it is handed over.
 //!
-//! Bytes are kept, not trees: 64 KiB of hostile JSON is 64 KiB here and would be 6.4 MB as a parsed value. Each message
-//! is copied once, without its token, behind the others in one text; draining swaps that text out.
+//! Bytes are kept, not trees: 64 KiB of hostile JSON is 64 KiB here and would be 6.4 MB as a parsed value.
+//! Each message is copied once, without its token, behind the others in one text; draining swaps that text
+//! out.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -55,7 +56,8 @@ impl Store {
         self.records.clear();
     }
 
-    /// Room for all that an inbox may hold, so that taking a message in never allocates. Untouched pages cost nothing.
+    /// Room for all that an inbox may hold, so that taking a message in never allocates. Untouched pages cost
+    /// nothing.
     fn reserve(
         &mut self,
         bytes_max: usize,
@@ -152,7 +154,7 @@ impl<'b> InboxEntry<'b> {
         self.record.received_at
     }
 
-    /// Who sent it, as the kernel vouches; `message().from()` is only what the sender claims.
+    /// The process that sent it, as the kernel says; `message().from()` is only what the sender claims.
     pub fn peer(&self) -> PeerIdentity {
         self.record.peer
     }
@@ -182,8 +184,9 @@ pub(crate) struct Inbox {
     store: Store,
     entries_max: usize,
     bytes_max: usize,
-    /// Percent of it that one process may fill, and what each holds, which is kept only if that is less than all.
-    share_max: usize,
+    /// Percentage of it that one process may fill.
+    share_percent: usize,
+    /// Messages and bytes of each process, which are kept only if that is less than all.
     held: HashMap<Option<u32>, (usize, usize)>,
     accepted: u64,
 }
@@ -204,7 +207,7 @@ impl Inbox {
             store,
             entries_max,
             bytes_max,
-            share_max: limits.inbox_share_max,
+            share_percent: limits.inbox_share_max,
             held: HashMap::new(),
             accepted: 0,
         })
@@ -220,14 +223,14 @@ impl Inbox {
         self.accepted
     }
 
-    /// Whether a message of `len` bytes from process `pid` fits. One fits an empty share, however small that is: it could
-    /// never be sent otherwise.
+    /// Whether a message of `len` bytes from process `pid` fits. One fits an empty share, however small that
+    /// is: it could never be sent otherwise.
     pub(crate) fn has_room(&self, pid: Option<u32>, len: usize) -> bool {
         if self.len() == self.entries_max || len > self.bytes_max - self.bytes() {
             return false;
         }
         let Some((held_entries, held_bytes)) = self.held.get(&pid) else { return true };
-        let share = |max: usize| max / 100 * self.share_max + max % 100 * self.share_max / 100;
+        let share = |max: usize| max / 100 * self.share_percent + max % 100 * self.share_percent / 100;
         *held_entries < share(self.entries_max) && held_bytes + len <= share(self.bytes_max)
     }
 
@@ -249,7 +252,7 @@ impl Inbox {
         let store = &mut self.store;
         // Only the first message after a swap with a new batch finds anything to reserve.
         store.reserve(self.bytes_max, self.entries_max).map_err(|_| InboxFull)?;
-        if self.share_max < 100 {
+        if self.share_percent < 100 {
             let held = self.held.entry(peer.pid).or_default();
             *held = (held.0 + 1, held.1 + message.len());
         }
@@ -266,6 +269,7 @@ impl Inbox {
             end: store.text.len(),
             fields: message.fields,
         });
+        self.check_invariants();
         Ok(id)
     }
 
@@ -276,6 +280,18 @@ impl Inbox {
         if self.len() > 0 {
             std::mem::swap(&mut self.store, &mut batch.store);
         }
+        self.check_invariants();
         batch.len()
+    }
+
+    /// The bounds hold, texts lie end to end, and ids have no gap. O(1).
+    fn check_invariants(&self) {
+        let (entries, bytes) = (self.len(), self.bytes());
+        debug_assert!(entries <= self.entries_max, "{entries} of {} messages", self.entries_max);
+        debug_assert!(bytes <= self.bytes_max, "{bytes} of {} bytes", self.bytes_max);
+        let last = self.store.records.last();
+        debug_assert_eq!(last.map_or(0, |last| last.end), bytes, "a text without a record");
+        debug_assert!(last.is_none_or(|last| last.id.0 == self.accepted), "the newest message has an old id");
+        debug_assert!(self.held.len() <= entries, "{} processes share {entries} messages", self.held.len());
     }
 }

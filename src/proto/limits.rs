@@ -22,15 +22,18 @@ pub struct Limits {
     pub inbox_bytes_max: usize,
     /// Clients served at once. Default 128; at most 65,536. As many again may be on their way out.
     pub clients_max: usize,
-    /// Bytes of unfinished lines, all clients together; one frame more is there for reading. Default 8 MiB; at most 1 GiB.
+    /// Bytes of unfinished lines, all clients together; one frame more is there for reading. Default 8 MiB;
+    /// at most 1 GiB.
     pub unfinished_bytes_max: usize,
-    /// Bytes of answers a client may leave unread. Default 64 KiB, at least 4 KiB; one error line fits beyond it. Its
-    /// buffer is never more than half as large again.
+    /// Bytes of answers a client may leave unread. Default 64 KiB, at least 4 KiB; one error line fits beyond
+    /// it. Its buffer is never more than half as large again.
     pub output_bytes_max: usize,
-    /// Percent of the inbox that the messages of one process may fill, one message of any size at least. Default 100: all of it.
+    /// Percent of the inbox that the messages of one process may fill, one message of any size at least.
+    /// Default 100: all of it.
     pub inbox_share_max: usize,
-    /// Lines a second, blank ones not counted, that are taken from one process; beyond, its connections are not read for a
-    /// while, and go on in turn. Bursts of one second's worth are fine. Default 0: as many as come.
+    /// Lines a second, blank ones not counted, that are taken from one process; beyond, its connections are
+    /// not read for a while, and go on in turn. Bursts of one second's worth are fine. Default 0: as many as
+    /// come.
     pub pid_rate_max: usize,
     /// Messages on their way to other servers. Default 1,000.
     pub outbox_entries_max: usize,
@@ -54,8 +57,9 @@ pub struct Limits {
     pub eviction_age: Duration,
     /// Lines of one client that one turn handles. Default 16.
     pub turn_frames_max: usize,
-    /// Bytes of one client that one read takes, and a turn reads each client once. Default 16 KiB. One that has not
-    /// authenticated, or whose time is up, is read as far as its line may go: nobody is judged by half of what came.
+    /// Bytes of one client that one read takes, and a turn reads each client once. Default 16 KiB. One that
+    /// has not authenticated, or whose timeout has come, is read as far as its line may go: no client is
+    /// closed because of half of what it sent.
     pub turn_bytes_max: usize,
     /// Connections that one turn accepts. Default 64.
     pub turn_accepts_max: usize,

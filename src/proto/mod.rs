@@ -3,7 +3,7 @@
 //! [`endpoint::Endpoint`] is given bytes, time and facts about peers, and gives back bytes, deadlines and outcomes.
 
 pub mod auth;
-mod connection;
+pub mod buffers;
 pub mod endpoint;
 pub mod error;
 pub mod framer;
@@ -19,6 +19,5 @@ pub mod slots;
 pub mod stats;
 #[cfg(test)]
 mod test_scale;
-mod throttle;
 pub mod time;
 pub mod wheel;

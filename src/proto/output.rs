@@ -1,8 +1,9 @@
-//! Where bytes wait to be written: [`Output`], one buffer that is appended to at one end and written from the other.
+//! Where bytes wait to be written: [`Output`], one buffer that is appended to at one end and written from the
+//! other.
 //!
-//! A peer that always leaves something unread must not cost more with time, so what was written is thrown away:
-//! [`Output::reserve`] moves the pending bytes to the front once enough lies before them. The memory of an emptied buffer
-//! can be taken out and lent to another connection.
+//! A peer that always leaves something unread must not cost more with time, so what was written is thrown
+//! away: [`Output::reserve`] moves the pending bytes to the front once enough lies before them. The memory of
+//! an emptied buffer can be taken out and lent to another connection ([`SpareOutputs`]).
 
 use std::ops::Range;
 
@@ -32,10 +33,12 @@ impl Output {
         self.len() == 0
     }
 
-    /// Makes room for `additional` bytes, of which `pending_max` bytes may wait at once. `false`: there is no memory.
+    /// Makes room for `additional` bytes, of which `pending_max` bytes may wait at once. `false`: there is no
+    /// memory.
     ///
-    /// Amortised O(`additional`): at least one byte was written for each two that are moved, and memory grows by doubling.
-    /// It never holds more than one and a half times `pending_max`, unless that many bytes are asked for.
+    /// Amortised O(`additional`): at least one byte was written for each two that are moved, and memory grows
+    /// by doubling. It never holds more than one and a half times `pending_max`, unless that many bytes are
+    /// asked for.
     #[must_use]
     pub(crate) fn reserve(&mut self, additional: usize, pending_max: usize) -> bool {
         let fits = |bytes: &Vec<u8>| bytes.capacity() - bytes.len() >= additional;
@@ -60,7 +63,7 @@ impl Output {
         let before = self.bytes.len();
         write(&mut self.bytes);
         debug_assert!(before <= self.bytes.len(), "bytes are only added");
-        self.check();
+        self.check_invariants();
     }
 
     /// The oldest `n` bytes were written; all of them, if there are fewer. O(1).
@@ -69,7 +72,7 @@ impl Output {
         if self.sent == self.bytes.len() {
             self.clear();
         }
-        self.check();
+        self.check_invariants();
     }
 
     /// Takes back the pending bytes in `range`, counted from the oldest.
@@ -80,7 +83,7 @@ impl Output {
         if self.is_empty() {
             self.clear();
         }
-        self.check();
+        self.check_invariants();
     }
 
     /// Drops what is pending.
@@ -95,9 +98,9 @@ impl Output {
     }
 
     /// Takes memory from `spare`, if it has none of its own.
-    pub(crate) fn lend_memory(&mut self, spare: &mut Vec<Vec<u8>>) {
+    pub(crate) fn lend_memory(&mut self, spare: &mut SpareOutputs) {
         if self.bytes.capacity() == 0
-            && let Some(memory) = spare.pop()
+            && let Some(memory) = spare.0.pop()
         {
             debug_assert!(memory.is_empty(), "memory is lent empty");
             self.bytes = memory;
@@ -110,8 +113,29 @@ impl Output {
         self.sent = 0;
     }
 
-    fn check(&self) {
+    fn check_invariants(&self) {
         debug_assert!(self.sent <= self.bytes.len(), "{} of {} bytes sent", self.sent, self.bytes.len());
         debug_assert!(self.sent == 0 || !self.is_empty(), "an empty buffer starts anew");
+    }
+}
+
+/// The memory of emptied buffers, kept for the next connections that have something to say.
+#[derive(Default)]
+pub(crate) struct SpareOutputs(Vec<Vec<u8>>);
+
+impl SpareOutputs {
+    /// How many are kept.
+    const COUNT_MAX: usize = 4;
+    /// How large each may be.
+    const BYTES_MAX: usize = 16 << 10;
+
+    /// Keeps `memory`, if it is not too large and not too many are kept.
+    pub(crate) fn keep(&mut self, memory: Option<Vec<u8>>) {
+        if let Some(memory) = memory
+            && memory.capacity() <= Self::BYTES_MAX
+            && self.0.len() < Self::COUNT_MAX
+        {
+            self.0.push(memory);
+        }
     }
 }

@@ -1,10 +1,10 @@
-//! What an endpoint has done so far, for people who wonder.
+//! What an endpoint has done so far: counters, and each connection as it is now.
 
 use super::error::CloseReason;
 use super::peer::PeerIdentity;
 use super::time::Mono;
 
-/// Counters since the start, and how high things have stood. Copied out in O(1); counting costs an addition.
+/// Counters since the start, and the peaks. Copied out in O(1); counting costs an addition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -14,7 +14,7 @@ pub struct Stats {
     pub clients_peak: usize,
     /// Connections that were accepted, those that were told `too many clients` included.
     pub connections: u64,
-    /// Connections of other users, closed without a word.
+    /// Connections of other users, closed without an answer.
     pub strangers: u64,
     /// Messages put into the inbox.
     pub messages: u64,
@@ -38,6 +38,43 @@ pub struct Stats {
     pub closed: ClosedStats,
 }
 
+impl Stats {
+    pub(crate) fn note_clients(&mut self, clients: usize) {
+        self.clients_peak = self.clients_peak.max(clients);
+    }
+
+    /// The inbox only grows until it is drained, so its peak is known if this is called before each drain.
+    pub(crate) fn note_inbox(&mut self, entries: usize, bytes: usize) {
+        (self.inbox_entries, self.inbox_bytes) = (entries, bytes);
+        self.inbox_entries_peak = self.inbox_entries_peak.max(entries);
+        self.inbox_bytes_peak = self.inbox_bytes_peak.max(bytes);
+    }
+
+    pub(crate) fn count_stranger(&mut self) {
+        self.strangers += 1;
+    }
+
+    pub(crate) fn count_ping(&mut self) {
+        self.pings += 1;
+    }
+
+    pub(crate) fn count_throttled(&mut self) {
+        self.throttled += 1;
+    }
+
+    pub(crate) fn count_read(&mut self, bytes: usize) {
+        self.bytes_read += bytes as u64;
+    }
+
+    pub(crate) fn count_written(&mut self, bytes: usize) {
+        self.bytes_written += bytes as u64;
+    }
+
+    pub(crate) fn count_closed(&mut self, reason: CloseReason) {
+        self.closed.count(reason);
+    }
+}
+
 /// How many connections ended for which reason; see [`CloseReason`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -58,8 +95,7 @@ pub struct ClosedStats {
 }
 
 impl ClosedStats {
-    /// Counts one.
-    pub(crate) fn count(&mut self, reason: CloseReason) {
+    fn count(&mut self, reason: CloseReason) {
         let counter = match reason {
             CloseReason::InvalidFrame => &mut self.invalid_frame,
             CloseReason::Unauthorized => &mut self.unauthorized,
@@ -78,19 +114,19 @@ impl ClosedStats {
     }
 }
 
-/// One connection as it stands now.
+/// One connection as it is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionStats {
-    /// Who is there.
+    /// The process at the other end.
     pub peer: PeerIdentity,
-    /// Since when, on the clock of whoever drives the endpoint.
+    /// Since when, on the clock of the host.
     pub accepted_at: Mono,
     /// When the last byte went in either direction.
     pub active_at: Mono,
     /// It has shown the token.
     pub is_authenticated: bool,
-    /// It is on its way out.
+    /// It is closing.
     pub is_closing: bool,
     /// Bytes of a line that is not finished, or of lines not looked at yet.
     pub unfinished_bytes: usize,

@@ -1,4 +1,4 @@
-//! Time as plain values. Nothing here reads a clock: whoever drives the core says what time it is.
+//! Time as plain values. Nothing here reads a clock: the host says what time it is.
 
 use std::fmt;
 use std::time::Duration;
@@ -95,7 +95,7 @@ impl Latest {
     }
 }
 
-/// What time it is, on both clocks. Read once per turn by whoever drives the core.
+/// What time it is, on both clocks. Read once per turn by the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
     /// For deadlines.

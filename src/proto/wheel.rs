@@ -4,7 +4,7 @@
 //! Deadlines move with every message and hardly ever expire. So the owner keeps the true deadline of each key
 //! as a plain value and the wheel only remembers the time a key was *filed* at, which is never later than the
 //! truth. Moving a deadline away costs the owner one store and the wheel nothing: the entry is found stale
-//! when its time is near, and filed anew. Whoever asks for the next deadline gets a true one, to the
+//! when its time is near, and filed anew. The next deadline that it gives is a true one, to the
 //! nanosecond, so nothing wakes in vain.
 //!
 //! One level of 256 slots. A slot is 2^27 ns wide (134 ms), not 128 ms, so that a shift finds it where a
@@ -103,6 +103,7 @@ impl Wheel {
         if self.earliest.is_some_and(|(_, earliest)| deadline < earliest) {
             self.earliest = Some((key, deadline));
         }
+        self.check_invariants();
     }
 
     /// Forgets `key`. O(1).
@@ -110,6 +111,7 @@ impl Wheel {
         if self.holds(key) {
             self.unlink(node_of(key));
         }
+        self.check_invariants();
     }
 
     /// The earliest true deadline; `None` if there is none. Keys that `truth` knows nothing of are dropped.
@@ -140,6 +142,7 @@ impl Wheel {
                 }
             }
         }
+        self.check_invariants();
         self.earliest.map(|(_, deadline)| deadline)
     }
 
@@ -162,9 +165,11 @@ impl Wheel {
         while let Some(at) = self.first_in(DUE) {
             if self.confirm(at, &mut truth).is_some() {
                 self.unlink(at);
+                self.check_invariants();
                 return Some(self.node(at).key);
             }
         }
+        self.check_invariants();
         None
     }
 
@@ -250,6 +255,33 @@ impl Wheel {
         // What is left alone is a head, or the node itself if it was in no list.
         if next == prev && (next as usize) < LISTS {
             self.set_occupied(next as usize, false);
+        }
+    }
+
+    /// The list of what is due and the slot of the present, in debug builds; every list in white-box tests.
+    fn check_invariants(&self) {
+        if cfg!(test) {
+            (0..LISTS).for_each(|list| self.check_list(list));
+        } else if cfg!(debug_assertions) {
+            self.check_list(DUE);
+            self.check_list(slot_of(tick_of(self.reached)));
+        }
+    }
+
+    fn check_list(&self, list: usize) {
+        let is_occupied = self.occupied.get(list / 64).is_some_and(|word| word >> (list % 64) & 1 == 1);
+        debug_assert_eq!(is_occupied, self.first_in(list).is_some(), "list {list} is said to be occupied");
+        if let Some(first) = self.first_in(list).map(|at| self.node(at)) {
+            debug_assert!(first.prev == link(list), "list {list} is no circle");
+            debug_assert!(list == DUE || first.filed > self.reached, "list {list} holds what is due");
+        }
+        if cfg!(test) {
+            let mut next = self.first_in(list);
+            while let Some(at) = next {
+                next = self.after(at, list);
+                let follows = next.is_none_or(|next| self.node(at).filed <= self.node(next).filed);
+                debug_assert!(list == DUE || follows, "list {list} is not in order");
+            }
         }
     }
 

@@ -12,10 +12,11 @@ use udsmsg::os::files::capability::CapabilityDir;
 use udsmsg::os::files::process::ProcessIdentity;
 use udsmsg::os::names::location::Location;
 use udsmsg::os::random::Random;
+use udsmsg::proto::buffers::BufferPool;
 use udsmsg::proto::framer::Framer;
 use udsmsg::proto::json;
 use udsmsg::proto::message::{Reply, Request};
-use udsmsg::proto::ring::{Ring, RingPool};
+use udsmsg::proto::ring::Ring;
 use udsmsg::{
     Address, AuthToken, Batch, Client, Endpoint, Environment, Limits, Message, Namespace, Outgoing, Server,
 };
@@ -233,7 +234,7 @@ fn parts(token: &AuthToken, path: &str, limits: Limits) {
     show(&ring);
     show(&framer.next_frame(&mut ring));
     show(&ring);
-    let mut pool = RingPool::new(1 << 12, 1);
+    let mut pool = BufferPool::new(1 << 12, 1);
     let mut lent = pool.lend().unwrap();
     lent.spare_mut()[..line.len()].copy_from_slice(&line);
     lent.filled(line.len());

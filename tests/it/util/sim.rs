@@ -322,7 +322,7 @@ impl Sim {
         }
     }
 
-    /// Time passes and nobody looks: the host is away.
+    /// Time passes without a turn: the host is away.
     pub fn host_away(&mut self, ms: u64) {
         self.now_ms += ms;
     }

@@ -3,24 +3,26 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::time::Mono;
+use crate::proto::time::Mono;
 
 /// What a process may send at once, after a pause: one second's worth.
 const BURST: Duration = Duration::from_secs(1);
 
-/// When each process will have used up what it may, had it sent at exactly its rate (a generic cell rate algorithm).
+/// When each process will have used up what it may, had it sent at exactly its rate (a generic cell rate
+/// algorithm).
 #[derive(Debug, Default)]
-pub(crate) struct Throttle {
+pub(super) struct RateLimiter {
     used_up_at: HashMap<Option<u32>, Mono>,
 }
 
-impl Throttle {
-    /// Takes one line of process `pid`, now if it may send one now; otherwise the error is when, and the line is reserved
-    /// for then. So connections of one process go on in the order in which they had to wait. O(1).
+impl RateLimiter {
+    /// Takes one line of process `pid`, now if it may send one now; otherwise the error is when, and the line
+    /// is reserved for then. So connections of one process go on in the order in which they had to wait.
+    /// O(1).
     ///
     /// Processes that the system does not name share one bucket.
-    pub(crate) fn take(&mut self, pid: Option<u32>, per_second: usize, now: Mono) -> Result<(), Mono> {
-        let each = interval(per_second);
+    pub(super) fn take(&mut self, pid: Option<u32>, lines_per_second: usize, now: Mono) -> Result<(), Mono> {
+        let each = interval(lines_per_second);
         let used_up_at = self.used_up_at.entry(pid).or_default();
         *used_up_at = (*used_up_at).max(now).plus(each);
         let (ahead, burst) = (used_up_at.since(now), BURST.max(each));
@@ -28,7 +30,7 @@ impl Throttle {
     }
 
     /// Forgets processes that may send at full rate again, if there are more than `max`. O(processes).
-    pub(crate) fn prune(&mut self, max: usize, now: Mono) {
+    pub(super) fn prune(&mut self, max: usize, now: Mono) {
         if self.used_up_at.len() > max {
             self.used_up_at.retain(|_, used_up_at| *used_up_at > now);
         }
@@ -36,6 +38,6 @@ impl Throttle {
 }
 
 /// From one line to the next.
-fn interval(per_second: usize) -> Duration {
-    Duration::from_nanos(1_000_000_000 / u64::try_from(per_second).unwrap_or(u64::MAX).max(1))
+fn interval(lines_per_second: usize) -> Duration {
+    Duration::from_nanos(1_000_000_000 / u64::try_from(lines_per_second).unwrap_or(u64::MAX).max(1))
 }
