@@ -424,8 +424,8 @@ impl Claim {
             Some((pid, false)) if !sys::is_refusal_proof(&**self.socket.dir()) => {
                 let why = format!(
                     "the socket there refuses a connection from here, and it cannot be told whether its \
-                     server has ended (process {pid} in its capability file, perhaps in a container or on another \
-                     machine); use another path, or make sure that it has and move the socket out of there"
+                     server has ended (process {pid} in its capability file, perhaps in a container or on \
+                     another machine); use another path, or move the socket out of there if it has ended"
                 );
                 Err(self.socket.occupied(&why))
             }
