@@ -10,8 +10,9 @@
 //! depend on it anyway: it holds `/`, our capability files, or our own socket.
 
 use std::io;
+use std::path::Path;
 #[cfg(not(target_os = "linux"))]
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::os::sys::{self, Facts};
 
@@ -68,6 +69,18 @@ impl Reach {
 
     pub(crate) fn reach(&self, path: &Path) -> Result<Reached, Unreached> {
         Ok(Reached { facts: sys::facts_of_path(path)? })
+    }
+}
+
+impl Reach {
+    /// Whether everything on the way to `path` answers by itself, so that looking at it cannot take for ever; or
+    /// why not.
+    pub(crate) fn check_answers(&self, path: &Path) -> Result<(), String> {
+        match self.reach(path) {
+            Err(Unreached::MayNotAnswer(why)) => Err(format!("it {why}")),
+            // What else is wrong is found where it is opened.
+            Ok(_) | Err(Unreached::Refused(_)) => Ok(()),
+        }
     }
 }
 
