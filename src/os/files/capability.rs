@@ -129,27 +129,26 @@ impl CapabilityDir {
         random: &mut Random,
     ) -> Result<(Publication, MadeDirs), Error> {
         let mut made = MadeDirs::default();
-        for attempt in 1.. {
-            let error = match self.open_for_writing() {
-                Ok(mut dir) => {
-                    made.append(dir.dir.take_made());
-                    match dir.publish(address, auth_token, random) {
-                        Ok(file) => {
-                            let path = self.path.join(Self::file_name(address));
-                            return Ok((Publication { dir, path, file }, made));
-                        }
-                        Err(error) => error,
-                    }
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let opened = PrivateDir::open_or_create(&self.path, Purpose::Capabilities);
+            let published = opened.and_then(|mut dir| {
+                made.append(dir.take_made());
+                let dir = OpenCapabilityDir { dir, path: self.path.clone() };
+                let file = dir.publish(address, auth_token, random)?;
+                Ok(Publication { dir, path: self.path.join(Self::file_name(address)), file })
+            });
+            match published {
+                Ok(published) => return Ok((published, made)),
+                // Another start that failed can have removed the directory between two of our looks at it.
+                Err(error) if is_not_found(&error) && attempts < PUBLISH_ATTEMPTS_MAX => {}
+                Err(error) => {
+                    made.remove();
+                    return Err(error);
                 }
-                Err(error) => error,
-            };
-            // Another start that failed can have removed the directory between two of our looks at it.
-            if !is_not_found(&error) || attempt >= PUBLISH_ATTEMPTS_MAX {
-                made.remove();
-                return Err(error);
             }
         }
-        Err(Error::new(ErrorKind::Io, "the capability file was not published"))
     }
 
     /// Reads the right to talk to the server at `address`.
@@ -199,16 +198,7 @@ impl CapabilityDir {
     /// Opens the directory, if it is there.
     pub(crate) fn open_existing(&self) -> Result<Option<OpenCapabilityDir>, Error> {
         let dir = PrivateDir::open_existing(&self.path, Purpose::Capabilities)?;
-        Ok(dir.map(|dir| self.opened(dir)))
-    }
-
-    /// Opens the directory; it is created if need be.
-    pub(crate) fn open_for_writing(&self) -> Result<OpenCapabilityDir, Error> {
-        Ok(self.opened(PrivateDir::open_or_create(&self.path, Purpose::Capabilities)?))
-    }
-
-    fn opened(&self, dir: PrivateDir) -> OpenCapabilityDir {
-        OpenCapabilityDir { dir, path: self.path.clone() }
+        Ok(dir.map(|dir| OpenCapabilityDir { dir, path: self.path.clone() }))
     }
 }
 

@@ -173,6 +173,16 @@ impl PrivateDir {
     }
 }
 
+/// Removes the directory at `path`, unless it is gone or something is in it.
+pub(crate) fn remove_if_empty(path: &Path) -> io::Result<()> {
+    match fs::remove_dir(path) {
+        Err(cause) if matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+            Ok(())
+        }
+        removed => removed,
+    }
+}
+
 /// Directories that a start has made, each before those in it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MadeDirs(Vec<MadeDir>);
@@ -197,19 +207,13 @@ impl MadeDirs {
             let removed = sys::facts_of_path(&made.path).and_then(|found| {
                 let is_ours = found.kind == FileKind::Directory && found.uid == sys::effective_uid();
                 let is_same = made.id.is_none_or(|id| found.id == id);
-                if is_ours && is_same { fs::remove_dir(&made.path) } else { Ok(()) }
+                if is_ours && is_same { remove_if_empty(&made.path) } else { Ok(()) }
             });
-            match removed {
-                Err(error)
-                    if !matches!(
-                        error.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
-                    ) =>
-                {
-                    let directory = made.path.display();
-                    tracing::warn!(%directory, %error, "a directory of a refused start is left behind");
-                }
-                _ => {}
+            if let Err(error) = removed
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                let directory = made.path.display();
+                tracing::warn!(%directory, %error, "a directory of a refused start is left behind");
             }
         }
     }

@@ -73,8 +73,8 @@ impl Reach {
 }
 
 impl Reach {
-    /// Whether everything on the way to `path` answers by itself, so that looking at it cannot take for ever; or
-    /// why not.
+    /// Whether everything on the way to `path` answers by itself, so that looking at it cannot take for ever;
+    /// or why not.
     pub(crate) fn check_answers(&self, path: &Path) -> Result<(), String> {
         match self.reach(path) {
             Err(Unreached::MayNotAnswer(why)) => Err(format!("it {why}")),

@@ -8,8 +8,6 @@
 //!
 //! What is made is on record before the next system call can fail, so a start that fails leaves nothing.
 
-use std::fs;
-use std::io;
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -24,7 +22,7 @@ use super::lock::{LOCK_TIMEOUT, Lock};
 use super::probe::{SECOND_LOOK, Standing};
 use crate::os::clock::Clock;
 use crate::os::files::capability::{CapabilityDir, Publication};
-use crate::os::files::private_dir::{MadeDirs, PrivateDir, Purpose};
+use crate::os::files::private_dir::{MadeDirs, PrivateDir, Purpose, remove_if_empty};
 use crate::os::files::process::{ProcessIdentity, ProcessStart, ProcessState, is_gone};
 use crate::os::names::address::Address;
 use crate::os::names::location::Location;
@@ -462,17 +460,7 @@ impl Claim {
         let dir = self.socket.dir();
         let cannot = |cause| refused(format!("cannot remove the directory {:?}", dir.path()), cause);
         if dir.stands().map_err(cannot)? {
-            match fs::remove_dir(dir.path()) {
-                Err(cause)
-                    if !matches!(
-                        cause.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
-                    ) =>
-                {
-                    return Err(cannot(cause));
-                }
-                _ => {}
-            }
+            remove_if_empty(dir.path()).map_err(cannot)?;
         }
         self.has_made_dir = false;
         Ok(())
