@@ -326,6 +326,7 @@ impl Claim {
         // What is left now is left to others.
         self.socket.forget();
         (self.published, self.has_made_dir) = (None, false);
+        debug_assert!(self.what_is_left().is_empty());
     }
 
     pub(super) fn publish(&mut self, capabilities: &CapabilityDir, random: &mut Random) -> Result<(), Error> {
