@@ -129,27 +129,26 @@ impl CapabilityDir {
         random: &mut Random,
     ) -> Result<(Publication, MadeDirs), Error> {
         let mut made = MadeDirs::default();
-        for attempt in 1.. {
-            let error = match self.open_for_writing() {
-                Ok(mut dir) => {
-                    made.append(dir.dir.take_made());
-                    match dir.publish(address, auth_token, random) {
-                        Ok(file) => {
-                            let path = self.path.join(Self::file_name(address));
-                            return Ok((Publication { dir, path, file }, made));
-                        }
-                        Err(error) => error,
-                    }
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let opened = PrivateDir::open_or_create(&self.path, Purpose::Capabilities);
+            let published = opened.and_then(|mut dir| {
+                made.append(dir.take_made());
+                let dir = OpenCapabilityDir { dir, path: self.path.clone() };
+                let file = dir.publish(address, auth_token, random)?;
+                Ok(Publication { dir, path: self.path.join(Self::file_name(address)), file })
+            });
+            match published {
+                Ok(published) => return Ok((published, made)),
+                // Another start that failed can have removed the directory between two of our looks at it.
+                Err(error) if is_not_found(&error) && attempts < PUBLISH_ATTEMPTS_MAX => {}
+                Err(error) => {
+                    made.remove();
+                    return Err(error);
                 }
-                Err(error) => error,
-            };
-            // Another start that failed can have removed the directory between two of our looks at it.
-            if !is_not_found(&error) || attempt >= PUBLISH_ATTEMPTS_MAX {
-                made.remove();
-                return Err(error);
             }
         }
-        Err(Error::new(ErrorKind::Io, "the capability file was not published"))
     }
 
     /// Reads the right to talk to the server at `address`.
@@ -199,16 +198,7 @@ impl CapabilityDir {
     /// Opens the directory, if it is there.
     pub(crate) fn open_existing(&self) -> Result<Option<OpenCapabilityDir>, Error> {
         let dir = PrivateDir::open_existing(&self.path, Purpose::Capabilities)?;
-        Ok(dir.map(|dir| self.opened(dir)))
-    }
-
-    /// Opens the directory; it is created if need be.
-    pub(crate) fn open_for_writing(&self) -> Result<OpenCapabilityDir, Error> {
-        Ok(self.opened(PrivateDir::open_or_create(&self.path, Purpose::Capabilities)?))
-    }
-
-    fn opened(&self, dir: PrivateDir) -> OpenCapabilityDir {
-        OpenCapabilityDir { dir, path: self.path.clone() }
+        Ok(dir.map(|dir| OpenCapabilityDir { dir, path: self.path.clone() }))
     }
 }
 
@@ -339,87 +329,7 @@ impl OpenCapabilityDir {
         name: &str,
         wanted: Option<&Address>,
     ) -> Result<FoundCapability, Error> {
-        let path = || self.path.join(name);
-        let refuse = |why: fmt::Arguments<'_>| {
-            let whose = wanted.map_or_else(String::new, |address| format!(" for {:?}", address.path()));
-            let sentence = format!("the capability file {:?}{whose} is not to be believed: {why}", path());
-            Error::new(ErrorKind::CapabilityUnusable, sentence)
-        };
-        let cannot =
-            |cause: io::Error| refused(format!("cannot read the capability file {:?}", path()), cause);
-        let open = || sys::open_unmounted(&self.dir, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK);
-        // A sweep may have renamed it for a moment, to look at it.
-        let is_gone = |cause: &io::Error| cause.kind() == io::ErrorKind::NotFound;
-        let file = match open().or_else(|cause| if is_gone(&cause) { open() } else { Err(cause) }) {
-            Ok(file) => file,
-            Err(cause) if cause.raw_os_error() == Some(Errno::EXDEV as i32) => {
-                return Err(refuse(format_args!("something is mounted on it")));
-            }
-            Err(cause) => {
-                // What stands there says why `open` failed: each system has its own errno for a link.
-                return Err(match sys::facts_at(&self.dir, name) {
-                    Ok(facts) if facts.kind != FileKind::Regular => refuse(format_args!(
-                        "it is {}, not a regular file; move it out of there",
-                        facts.kind.name()
-                    )),
-                    found if is_gone(&cause) || found.as_ref().is_err_and(is_gone) => {
-                        let sentence = format!("there is no capability file {:?}", path());
-                        Error::new(ErrorKind::CapabilityMissing, sentence)
-                    }
-                    _ => cannot(cause),
-                });
-            }
-        };
-        let facts = sys::facts_of(&file).map_err(cannot)?;
-        if facts.kind != FileKind::Regular {
-            let kind = facts.kind.name();
-            return Err(refuse(format_args!("it is {kind}, not a regular file; move it out of there")));
-        }
-        let own_uid = sys::effective_uid();
-        if facts.uid != own_uid {
-            return Err(refuse(format_args!("it belongs to uid {}, and you are uid {own_uid}", facts.uid)));
-        }
-        if facts.is_open_to_others() && intent == Intent::ToBelieve {
-            let (mode, list) = (facts.mode.bits(), sys::access_list_noted(&path()));
-            return Err(refuse(format_args!(
-                "its mode {mode:04o}{list} lets others in; start the server anew"
-            )));
-        }
-        let mut bytes = Vec::new();
-        if facts.len <= FILE_BYTES_MAX {
-            file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
-        }
-        let len = facts.len.max(bytes.len() as u64);
-        if len > FILE_BYTES_MAX {
-            return Err(refuse(format_args!(
-                "it has {len} bytes, more than the {FILE_BYTES_MAX} that one can have"
-            )));
-        }
-        // The parser's own words could repeat a part of the file, and so of the token; where it stopped is
-        // enough.
-        let read: ReadFile = serde_json::from_slice(&bytes).map_err(|cause| {
-            refuse(format_args!(
-                "it is no JSON object with the texts \"socketPath\" and \"authToken\" (line {}, column {})",
-                cause.line(),
-                cause.column()
-            ))
-        })?;
-        let address = match (wanted, Address::from_path(&read.socket_path)) {
-            (Some(wanted), Ok(address)) if *wanted == address => address,
-            (None, Ok(address))
-                if intent == Intent::ToRemove || CapabilityDir::file_name(&address) == name =>
-            {
-                address
-            }
-            _ => return Err(refuse(format_args!("it is for the socket {:?}", read.socket_path))),
-        };
-        let auth_token = AuthToken::parse(&read.auth_token)
-            .map_err(|_| refuse(format_args!("its \"authToken\" is not 64 lower-case hex digits")))?;
-        let pid = read.pid.as_u64().and_then(|pid| u32::try_from(pid).ok());
-        let start = ProcessStart::deserialize(read.process).unwrap_or_default();
-        let process = pid.map(|pid| ProcessIdentity { pid, start });
-        let capability = Capability { address, auth_token, process, published_at: facts.modified };
-        Ok(FoundCapability { capability, id: facts.id, bytes: Contents(bytes) })
+        Reading { dir: self, intent, name, wanted }.run()
     }
 
     pub(crate) fn remove_if_ours(&self, address: &Address, auth_token: &AuthToken) -> Result<bool, Error> {
@@ -566,6 +476,121 @@ enum Intent {
     ToBelieve,
     /// It is to be removed if it holds a token of ours; its mode does not matter.
     ToRemove,
+}
+
+/// The reading of one file, checked at every step.
+struct Reading<'a> {
+    dir: &'a OpenCapabilityDir,
+    intent: Intent,
+    name: &'a str,
+    /// The only address that it may be for; without one, any that fits its name.
+    wanted: Option<&'a Address>,
+}
+
+impl Reading<'_> {
+    fn run(&self) -> Result<FoundCapability, Error> {
+        let file = self.open()?;
+        let facts = sys::facts_of(&file).map_err(|cause| self.cannot(cause))?;
+        self.check(&facts)?;
+        let bytes = self.bytes_of(file, &facts)?;
+        let capability = self.parse(&bytes, &facts)?;
+        Ok(FoundCapability { capability, id: facts.id, bytes: Contents(bytes) })
+    }
+
+    fn open(&self) -> Result<File, Error> {
+        let open = || sys::open_unmounted(&self.dir.dir, self.name, OFlag::O_RDONLY | OFlag::O_NONBLOCK);
+        let is_gone = |cause: &io::Error| cause.kind() == io::ErrorKind::NotFound;
+        // A sweep may have renamed it for a moment, to look at it.
+        let opened = open().or_else(|cause| if is_gone(&cause) { open() } else { Err(cause) });
+        opened.map_err(|cause| {
+            if cause.raw_os_error() == Some(Errno::EXDEV as i32) {
+                return self.refuse("something is mounted on it");
+            }
+            // What stands there says why `open` failed: each system has its own errno for a link.
+            match sys::facts_at(&self.dir.dir, self.name) {
+                Ok(facts) if facts.kind != FileKind::Regular => self.refuse_kind(facts.kind),
+                found if is_gone(&cause) || found.as_ref().is_err_and(is_gone) => {
+                    let sentence = format!("there is no capability file {:?}", self.path());
+                    Error::new(ErrorKind::CapabilityMissing, sentence)
+                }
+                _ => self.cannot(cause),
+            }
+        })
+    }
+
+    /// Checks that it is a regular file of ours, and private if it is to be believed.
+    fn check(&self, facts: &Facts) -> Result<(), Error> {
+        if facts.kind != FileKind::Regular {
+            return Err(self.refuse_kind(facts.kind));
+        }
+        let own_uid = sys::effective_uid();
+        if facts.uid != own_uid {
+            return Err(self.refuse(&format!("it belongs to uid {}, and you are uid {own_uid}", facts.uid)));
+        }
+        if facts.is_open_to_others() && self.intent == Intent::ToBelieve {
+            let (mode, list) = (facts.mode.bits(), sys::access_list_noted(&self.path()));
+            let why = format!("its mode {mode:04o}{list} lets others in; start the server anew");
+            return Err(self.refuse(&why));
+        }
+        Ok(())
+    }
+
+    fn bytes_of(&self, file: File, facts: &Facts) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        if facts.len <= FILE_BYTES_MAX {
+            file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|cause| self.cannot(cause))?;
+        }
+        let len = facts.len.max(bytes.len() as u64);
+        if len > FILE_BYTES_MAX {
+            let why = format!("it has {len} bytes, more than the {FILE_BYTES_MAX} that one can have");
+            return Err(self.refuse(&why));
+        }
+        Ok(bytes)
+    }
+
+    fn parse(&self, bytes: &[u8], facts: &Facts) -> Result<Capability, Error> {
+        // The parser's own words could repeat a part of the file, and so of the token; where it stopped is
+        // enough.
+        let read: ReadFile = serde_json::from_slice(bytes).map_err(|cause| {
+            self.refuse(&format!(
+                "it is no JSON object with the texts \"socketPath\" and \"authToken\" (line {}, column {})",
+                cause.line(),
+                cause.column()
+            ))
+        })?;
+        let fits = |address: &Address| match self.wanted {
+            Some(wanted) => wanted == address,
+            None => self.intent == Intent::ToRemove || CapabilityDir::file_name(address) == self.name,
+        };
+        let address = Address::from_path(&read.socket_path)
+            .ok()
+            .filter(fits)
+            .ok_or_else(|| self.refuse(&format!("it is for the socket {:?}", read.socket_path)))?;
+        let auth_token = AuthToken::parse(&read.auth_token)
+            .map_err(|_| self.refuse("its \"authToken\" is not 64 lower-case hex digits"))?;
+        let pid = read.pid.as_u64().and_then(|pid| u32::try_from(pid).ok());
+        let start = ProcessStart::deserialize(read.process).unwrap_or_default();
+        let process = pid.map(|pid| ProcessIdentity { pid, start });
+        Ok(Capability { address, auth_token, process, published_at: facts.modified })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path.join(self.name)
+    }
+
+    fn refuse_kind(&self, kind: FileKind) -> Error {
+        self.refuse(&format!("it is {}, not a regular file; move it out of there", kind.name()))
+    }
+
+    fn refuse(&self, why: &str) -> Error {
+        let whose = self.wanted.map_or_else(String::new, |address| format!(" for {:?}", address.path()));
+        let sentence = format!("the capability file {:?}{whose} is not to be believed: {why}", self.path());
+        Error::new(ErrorKind::CapabilityUnusable, sentence)
+    }
+
+    fn cannot(&self, cause: io::Error) -> Error {
+        refused(format!("cannot read the capability file {:?}", self.path()), cause)
+    }
 }
 
 /// Writes `bytes` to the new `file`, which no other process can have opened: it is 0600 from the start, or

@@ -20,7 +20,7 @@ use std::fs::{self, File};
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag};
@@ -28,12 +28,10 @@ use nix::sys::stat::Mode;
 
 use super::group;
 use super::remedy;
+use super::{LINKS_MAX, steps_of};
 use crate::os::refused;
 use crate::os::sys::{self, Facts, FileId, FileKind};
 use crate::proto::error::{Error, ErrorKind};
-
-/// Links that one walk follows, as the kernel does.
-const LINKS_MAX: u32 = 40;
 
 /// What a directory is for, in the words of its errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +173,16 @@ impl PrivateDir {
     }
 }
 
+/// Removes the directory at `path`, unless it is gone or something is in it.
+pub(crate) fn remove_if_empty(path: &Path) -> io::Result<()> {
+    match fs::remove_dir(path) {
+        Err(cause) if matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+            Ok(())
+        }
+        removed => removed,
+    }
+}
+
 /// Directories that a start has made, each before those in it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MadeDirs(Vec<MadeDir>);
@@ -199,19 +207,13 @@ impl MadeDirs {
             let removed = sys::facts_of_path(&made.path).and_then(|found| {
                 let is_ours = found.kind == FileKind::Directory && found.uid == sys::effective_uid();
                 let is_same = made.id.is_none_or(|id| found.id == id);
-                if is_ours && is_same { fs::remove_dir(&made.path) } else { Ok(()) }
+                if is_ours && is_same { remove_if_empty(&made.path) } else { Ok(()) }
             });
-            match removed {
-                Err(error)
-                    if !matches!(
-                        error.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
-                    ) =>
-                {
-                    let directory = made.path.display();
-                    tracing::warn!(%directory, %error, "a directory of a refused start is left behind");
-                }
-                _ => {}
+            if let Err(error) = removed
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                let directory = made.path.display();
+                tracing::warn!(%directory, %error, "a directory of a refused start is left behind");
             }
         }
     }
@@ -260,9 +262,9 @@ impl<'a> Walk<'a> {
             let current = env::current_dir().map_err(|cause| {
                 refused(format!("cannot say which directory {given:?} is relative to"), cause)
             })?;
-            push_components(&mut pending, &current);
+            push_steps(&mut pending, &current);
         }
-        push_components(&mut pending, given);
+        push_steps(&mut pending, given);
         if let Some(last) = pending.back_mut() {
             last.is_last = true;
         }
@@ -287,9 +289,6 @@ impl<'a> Walk<'a> {
             self.check_ancestor(&self.at, &root)?;
         }
         while let Some(step) = self.pending.pop_front() {
-            if step.name == OsStr::new(".") {
-                continue;
-            }
             if step.name == OsStr::new("..") {
                 // No component of `at` is a link, so its parent is what its text says.
                 self.at.pop();
@@ -396,7 +395,7 @@ impl<'a> Walk<'a> {
         }
         let target = fs::read_link(path).map_err(|cause| self.cannot_look(path, cause))?;
         let mut steps = VecDeque::new();
-        push_components(&mut steps, &target);
+        push_steps(&mut steps, &target);
         steps.append(&mut self.pending);
         self.pending = steps;
         if target.is_absolute() {
@@ -499,11 +498,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Appends the components of `path`: names, `..`, and nothing for `/` and `.`.
-fn push_components(steps: &mut VecDeque<Step>, path: &Path) {
-    for component in path.components() {
-        if matches!(component, Component::Normal(_) | Component::ParentDir) {
-            steps.push_back(Step { name: component.as_os_str().to_owned(), is_last: false });
-        }
-    }
+/// Appends what is to be walked along `path`.
+fn push_steps(steps: &mut VecDeque<Step>, path: &Path) {
+    steps.extend(steps_of(path).map(|name| Step { name: name.to_owned(), is_last: false }));
 }

@@ -10,8 +10,9 @@
 //! depend on it anyway: it holds `/`, our capability files, or our own socket.
 
 use std::io;
+use std::path::Path;
 #[cfg(not(target_os = "linux"))]
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::os::sys::{self, Facts};
 
@@ -71,6 +72,18 @@ impl Reach {
     }
 }
 
+impl Reach {
+    /// Whether everything on the way to `path` answers by itself, so that looking at it cannot take for ever;
+    /// or why not.
+    pub(crate) fn check_answers(&self, path: &Path) -> Result<(), String> {
+        match self.reach(path) {
+            Err(Unreached::MayNotAnswer(why)) => Err(format!("it {why}")),
+            // What else is wrong is found where it is opened.
+            Ok(_) | Err(Unreached::Refused(_)) => Ok(()),
+        }
+    }
+}
+
 /// Whether the files of `dir` are provably this machine's alone: no other one can have put them there.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn is_local(dir: &impl std::os::fd::AsFd) -> bool {
@@ -97,6 +110,7 @@ mod linux {
     use nix::sys::stat::Mode;
 
     use super::{Reached, Unreached, sys};
+    use crate::os::files::{LINKS_MAX, steps_of};
     use crate::os::sys::FileKind;
 
     /// Types of file systems whose files are on this machine alone and which wait for no other machine or
@@ -105,9 +119,6 @@ mod linux {
         "bcachefs", "btrfs", "devtmpfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs",
         "rootfs", "squashfs", "tmpfs", "xfs", "zfs",
     ];
-
-    /// Links that are followed, as the kernel does.
-    const LINKS_MAX: u32 = 40;
 
     /// Opens nothing but the name itself, of any kind of file.
     const BARE: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
@@ -327,12 +338,10 @@ mod linux {
         Unreached::MayNotAnswer(sentence)
     }
 
-    /// Puts the components of `path` before what is still to be walked: names and `..`, nothing for `/` and
-    /// `.`.
+    /// Puts the steps along `path` before what is still to be walked.
     fn prepend(pending: &mut VecDeque<OsString>, path: &Path) {
-        let names = path.components().filter(|it| matches!(it, Component::Normal(_) | Component::ParentDir));
-        for component in names.rev() {
-            pending.push_front(component.as_os_str().to_owned());
+        for step in steps_of(path).rev() {
+            pending.push_front(step.to_owned());
         }
     }
 }

@@ -18,7 +18,7 @@ use super::capability::{
 };
 use super::private_dir::{PrivateDir, Purpose};
 use super::process::{self, Origin, ProcessIdentity, ProcessState};
-use super::reach::{Reach, Unreached, is_local};
+use super::reach::{Reach, is_local};
 use super::remedy;
 use crate::os::clock::Clock;
 use crate::os::names::address::Address;
@@ -186,7 +186,7 @@ impl<'a> Sweep<'a> {
             Ok(parts) => parts,
             Err(error) => return self.keep(Remains::Capability, path, &error.to_string()),
         };
-        if let Err(why) = self.check_answers(Path::new(address.path())) {
+        if let Err(why) = self.reach.check_answers(Path::new(address.path())) {
             return self.keep(Remains::Capability, path, &why);
         }
         for _ in 0..DIR_ATTEMPTS_MAX {
@@ -298,7 +298,7 @@ impl<'a> Sweep<'a> {
 
     /// Directories of single servers in one that they share.
     fn sweep_shared(&mut self, shared: &Path) {
-        if let Err(why) = self.check_answers(shared) {
+        if let Err(why) = self.reach.check_answers(shared) {
             return self.keep(Remains::Directory, shared.to_owned(), &why);
         }
         let dir = match PrivateDir::open_existing(shared, Purpose::Sockets) {
@@ -353,7 +353,7 @@ impl<'a> Sweep<'a> {
             return;
         }
         let keep = |sweep: &mut Self, why: &str| sweep.keep(Remains::Directory, path.to_owned(), why);
-        if let Err(why) = self.check_answers(&path.join(SOCKET_NAME)) {
+        if let Err(why) = self.reach.check_answers(&path.join(SOCKET_NAME)) {
             return keep(self, &why);
         }
         let dir = match PrivateDir::open_existing(path, Purpose::Sockets) {
@@ -397,16 +397,6 @@ impl<'a> Sweep<'a> {
     fn is_unchanged(&self, files: &OpenCapabilityDir, name: &str, found: &FoundCapability) -> bool {
         let now = files.read_named(name);
         now.is_ok_and(|now| now.is_same(found) && now.publisher_state(self.origin).0 == ProcessState::Dead)
-    }
-
-    /// Whether everything on the way to `path` answers by itself, so that looking at it cannot take for ever;
-    /// or why not.
-    fn check_answers(&self, path: &Path) -> Result<(), String> {
-        match self.reach.reach(path) {
-            Err(Unreached::MayNotAnswer(why)) => Err(format!("it {why}")),
-            // What else is wrong is found where it is opened.
-            Ok(_) | Err(Unreached::Refused(_)) => Ok(()),
-        }
     }
 
     /// Whether a capability is published for the socket in the directory `path` of one server.

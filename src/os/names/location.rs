@@ -9,7 +9,7 @@ use std::process;
 use super::address::Address;
 use super::namespace::{Environment, Namespace, SOCKET_NAME};
 use crate::os::files::private_dir::{MadeDirs, PrivateDir, Purpose};
-use crate::os::files::reach::{Reach, Unreached};
+use crate::os::files::reach::Reach;
 use crate::os::random::Random;
 use crate::os::refused;
 use crate::os::sys;
@@ -101,7 +101,9 @@ impl Location {
         for directory in shared_directories(namespace, environment) {
             let address = usable(&directory, &format!("{pid}-{nonce}"));
             let checked = address.and_then(|address| {
-                check_answers(&reach, Path::new(&directory))?;
+                // Others can put something there before us.
+                let answers = reach.check_answers(Path::new(&directory));
+                answers.map_err(|why| Error::new(ErrorKind::NotLocal, why))?;
                 Ok((address, prepare(Path::new(&directory))?))
             });
             match checked {
@@ -198,15 +200,6 @@ fn usable(directory: &OsString, own_name: &str) -> Result<Address, Error> {
     let address = Address::from_path(&path.join(own_name).join(SOCKET_NAME))?;
     address.check_length()?;
     Ok(address)
-}
-
-/// Checks that `directory` can be looked at without waiting: others can put something there before us.
-fn check_answers(reach: &Reach, directory: &Path) -> Result<(), Error> {
-    match reach.reach(directory) {
-        Err(Unreached::MayNotAnswer(why)) => Err(Error::new(ErrorKind::NotLocal, format!("it {why}"))),
-        // What else is wrong is found where it is opened.
-        Ok(_) | Err(Unreached::Refused(_)) => Ok(()),
-    }
 }
 
 /// The address of a socket in a `directory` directly in `/tmp` that does not exist yet.

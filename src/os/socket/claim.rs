@@ -8,8 +8,6 @@
 //!
 //! What is made is on record before the next system call can fail, so a start that fails leaves nothing.
 
-use std::fs;
-use std::io;
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -24,7 +22,7 @@ use super::lock::{LOCK_TIMEOUT, Lock};
 use super::probe::{SECOND_LOOK, Standing};
 use crate::os::clock::Clock;
 use crate::os::files::capability::{CapabilityDir, Publication};
-use crate::os::files::private_dir::{MadeDirs, PrivateDir, Purpose};
+use crate::os::files::private_dir::{MadeDirs, PrivateDir, Purpose, remove_if_empty};
 use crate::os::files::process::{ProcessIdentity, ProcessStart, ProcessState, is_gone};
 use crate::os::names::address::Address;
 use crate::os::names::location::Location;
@@ -328,6 +326,7 @@ impl Claim {
         // What is left now is left to others.
         self.socket.forget();
         (self.published, self.has_made_dir) = (None, false);
+        debug_assert!(self.what_is_left().is_empty());
     }
 
     pub(super) fn publish(&mut self, capabilities: &CapabilityDir, random: &mut Random) -> Result<(), Error> {
@@ -424,8 +423,8 @@ impl Claim {
             Some((pid, false)) if !sys::is_refusal_proof(&**self.socket.dir()) => {
                 let why = format!(
                     "the socket there refuses a connection from here, and it cannot be told whether its \
-                     server has ended (process {pid} in its capability file, perhaps in a container or on another \
-                     machine); use another path, or make sure that it has and move the socket out of there"
+                     server has ended (process {pid} in its capability file, perhaps in a container or on \
+                     another machine); use another path, or move the socket out of there if it has ended"
                 );
                 Err(self.socket.occupied(&why))
             }
@@ -462,17 +461,7 @@ impl Claim {
         let dir = self.socket.dir();
         let cannot = |cause| refused(format!("cannot remove the directory {:?}", dir.path()), cause);
         if dir.stands().map_err(cannot)? {
-            match fs::remove_dir(dir.path()) {
-                Err(cause)
-                    if !matches!(
-                        cause.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
-                    ) =>
-                {
-                    return Err(cannot(cause));
-                }
-                _ => {}
-            }
+            remove_if_empty(dir.path()).map_err(cannot)?;
         }
         self.has_made_dir = false;
         Ok(())

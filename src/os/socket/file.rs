@@ -118,6 +118,7 @@ impl SocketFile {
 
     /// A socket bound to the path; `None` if something stands there.
     pub(crate) fn bind(&mut self) -> Result<Option<OwnedFd>, Error> {
+        debug_assert!(matches!(self.own, Own::None), "what is ours would be forgotten: {self:?}");
         let name = UnixAddr::new(self.address.path());
         let name = name.map_err(|cause| self.cannot("make an address of", cause.into()))?;
         let socket = sys::stream_socket().map_err(|cause| self.cannot("make a socket for", cause))?;
@@ -146,6 +147,7 @@ impl SocketFile {
 
     /// Remembers which file our socket is, and makes sure of its mode.
     fn identify(&mut self) -> Result<(), Error> {
+        debug_assert!(matches!(self.own, Own::Unidentified), "only what was bound can listen: {self:?}");
         let made =
             self.facts()?.filter(|facts| facts.kind == FileKind::Socket && facts.uid == sys::effective_uid());
         let Some(made) = made else {
@@ -176,6 +178,7 @@ impl SocketFile {
 
     /// Remembers that the file `id` is the socket of a listener that the caller has made.
     pub(crate) fn adopt(&mut self, id: FileId) -> Result<(), Error> {
+        debug_assert!(matches!(self.own, Own::None), "what is ours would be forgotten: {self:?}");
         self.own = Own::Adopted(self.pinned(id)?);
         Ok(())
     }
