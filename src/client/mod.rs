@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use self::stream::{ClientStream, Read};
 use crate::os::clock::Clock;
-use crate::os::dial::{ChosenBy, dial};
 use crate::os::files::capability::CapabilityDir;
 use crate::os::names::address::Address;
 use crate::os::names::namespace::{Environment, Namespace};
+use crate::os::socket::connect::{ChosenBy, connect};
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::limits::Limits;
 use crate::proto::message::Outgoing;
@@ -223,9 +223,9 @@ impl Client {
 
     fn connect(&mut self, key: ConnKey, now: Now) {
         let chosen_by = self.claimed.as_deref().map_or(ChosenBy::Us, ChosenBy::Peer);
-        let dialled = Address::from_path(self.outbox.target(key))
-            .and_then(|target| dial(&self.capabilities, &target, chosen_by));
-        match dialled {
+        let connected = Address::from_path(self.outbox.target(key))
+            .and_then(|target| connect(&self.capabilities, &target, chosen_by));
+        match connected {
             Ok((stream, auth_token)) => {
                 self.streams.push(ClientStream::new(key, stream));
                 self.outbox.connected(key, auth_token, now);

@@ -16,8 +16,6 @@
 
 pub mod clock;
 #[cfg(unix)]
-pub(crate) mod dial;
-#[cfg(unix)]
 pub mod files;
 #[cfg(unix)]
 pub mod names;

@@ -25,13 +25,13 @@ pub use self::builder::ServerBuilder;
 use self::event_loop::EventLoop;
 use self::sending::Sending;
 use crate::os::clock::Clock;
-use crate::os::dial::check_claimed;
 use crate::os::files::capability::CapabilityDir;
 use crate::os::names::address::Address;
 use crate::os::names::location::Location;
 use crate::os::names::namespace::Namespace;
 use crate::os::random::Random;
 use crate::os::socket::claim::Claim;
+use crate::os::socket::connect::check_claimed;
 #[cfg(unix)]
 use crate::os::sys;
 use crate::os::transport::{Listener, Stream, WakeHandle};

@@ -8,9 +8,9 @@ use mio::event::Event;
 use mio::{Interest, Registry, Token};
 
 use super::ServerEvent;
-use crate::os::dial::{ChosenBy, dial};
 use crate::os::files::capability::CapabilityDir;
 use crate::os::names::address::Address;
+use crate::os::socket::connect::{ChosenBy, connect};
 use crate::os::transport::{Progress, Stream};
 use crate::proto::conversation::{Queries, QueryId};
 use crate::proto::error::{Error, ErrorKind};
@@ -210,13 +210,13 @@ impl Sending {
     }
 
     fn connect(&mut self, key: ConnKey, registry: &Registry, capabilities: &CapabilityDir, now: Now) {
-        let dialled = Address::from_path(self.outbox.target(key)).and_then(|target| {
+        let connected = Address::from_path(self.outbox.target(key)).and_then(|target| {
             let is_claimed = self.replies.values().any(|claimed| *claimed == target);
             let chosen_by = if is_claimed { ChosenBy::Peer(&self.own) } else { ChosenBy::Us };
-            dial(capabilities, &target, chosen_by)
+            connect(capabilities, &target, chosen_by)
         });
-        let (stream, auth_token) = match dialled {
-            Ok(dialled) => dialled,
+        let (stream, auth_token) = match connected {
+            Ok(connected) => connected,
             Err(error) => return self.outbox.connect_failed(key, &error, now),
         };
         let mut stream = Stream::new(stream);

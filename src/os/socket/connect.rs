@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::socket::{UnixAddr, connect};
+use nix::sys::socket::{self, UnixAddr};
 
 use crate::os::files::capability::{Capability, CapabilityDir};
 use crate::os::files::reach::{Reach, Reached, Unreached};
@@ -31,17 +31,17 @@ pub(crate) enum ChosenBy<'a> {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::PathTooLong`]; what [`CapabilityDir::read`] refuses; [`ErrorKind::NoSuchPeer`] if nobody listens;
+/// [`ErrorKind::PathTooLong`]; what [`CapabilityDir::read`] refuses; [`ErrorKind::NoSuchPeer`] if no process listens;
 /// [`ErrorKind::NotLocal`] if a peer chose a path that may not answer; [`ErrorKind::Busy`] if the backlog is full;
 /// [`ErrorKind::ForeignPeer`] if another user does; [`ErrorKind::Io`].
-pub(crate) fn dial(
+pub(crate) fn connect(
     capabilities: &CapabilityDir,
     target: &Address,
     chosen_by: ChosenBy<'_>,
 ) -> Result<(UnixStream, AuthToken), Error> {
     let capability = look_up(capabilities, target)?;
     let stream = match chosen_by {
-        ChosenBy::Us => open(target, target.path())?,
+        ChosenBy::Us => open_at(target, target.path())?,
         ChosenBy::Peer(own) => {
             let reached = reach_target(target, own)?;
             if reached.facts.kind == sys::FileKind::Link {
@@ -49,7 +49,7 @@ pub(crate) fn dial(
                 return Err(Error::new(ErrorKind::NoSuchPeer, sentence));
             }
             let path = reached.path();
-            open(target, path.as_deref().unwrap_or_else(|| target.path()))?
+            open_at(target, path.as_deref().unwrap_or_else(|| target.path()))?
         }
     };
     // The token must not leave before it is known who will get it.
@@ -130,14 +130,12 @@ fn reach_target(target: &Address, own: &[PathBuf]) -> Result<Reached, Error> {
             let sentence = format!("{:?} was not connected to, because it {why}", target.path());
             Error::new(ErrorKind::NotLocal, sentence)
         }
-        Unreached::Refused(cause) => {
-            cannot_connect(target, Errno::from_raw(cause.raw_os_error().unwrap_or(0)))
-        }
+        Unreached::Refused(cause) => cannot_connect(target, cause),
     })
 }
 
-fn cannot_connect(target: &Address, errno: Errno) -> Error {
-    let (kind, why) = match errno {
+fn cannot_connect(target: &Address, cause: io::Error) -> Error {
+    let (kind, why) = match Errno::from_raw(cause.raw_os_error().unwrap_or_default()) {
         Errno::ENOENT => (ErrorKind::NoSuchPeer, "there is no socket"),
         Errno::ENOTDIR => (ErrorKind::NoSuchPeer, "a part of its path is no directory"),
         Errno::ECONNREFUSED => (ErrorKind::NoSuchPeer, "nobody listens"),
@@ -147,19 +145,25 @@ fn cannot_connect(target: &Address, errno: Errno) -> Error {
         _ => (ErrorKind::Io, "the system refuses"),
     };
     let sentence = format!("cannot connect to {:?}: {why}", target.path());
-    Error::new(kind, sentence).with_source(io::Error::from(errno))
+    Error::new(kind, sentence).with_source(cause)
 }
 
 /// A stream to `target` at `path`, which leads there.
-fn open(target: &Address, path: &str) -> Result<UnixStream, Error> {
-    let fd =
-        sys::stream_socket().map_err(|e| Error::new(ErrorKind::Io, "cannot make a socket").with_source(e))?;
-    let address = UnixAddr::new(path).map_err(|errno| cannot_connect(target, errno))?;
+fn open_at(target: &Address, path: &str) -> Result<UnixStream, Error> {
+    UnixAddr::new(path)
+        .map_err(io::Error::from)
+        .and_then(|name| open(&name))
+        .map_err(|cause| cannot_connect(target, cause))
+}
+
+/// A stream, which does not block, to what listens at `name`. Returns at once; a full backlog is `EAGAIN`.
+pub(crate) fn open(name: &UnixAddr) -> io::Result<UnixStream> {
+    let socket = sys::stream_socket()?;
     loop {
-        match connect(fd.as_raw_fd(), &address) {
-            Ok(()) => return Ok(UnixStream::from(fd)),
+        match socket::connect(socket.as_raw_fd(), name) {
+            Ok(()) => return Ok(UnixStream::from(socket)),
             Err(Errno::EINTR) => {}
-            Err(errno) => return Err(cannot_connect(target, errno)),
+            Err(errno) => return Err(errno.into()),
         }
     }
 }
