@@ -61,6 +61,8 @@ compile_error!(
 #[cfg(feature = "os")]
 pub mod client;
 #[cfg(feature = "os")]
+mod links;
+#[cfg(feature = "os")]
 pub mod os;
 #[cfg(feature = "os")]
 pub mod peers;

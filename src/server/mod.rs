@@ -32,9 +32,10 @@ use crate::os::names::namespace::Namespace;
 use crate::os::random::Random;
 use crate::os::socket::claim::Claim;
 use crate::os::socket::connect::check_claimed;
+use crate::os::socket::stream::ReadyStream;
 #[cfg(unix)]
 use crate::os::sys;
-use crate::os::transport::{Listener, Stream, WakeHandle};
+use crate::os::transport::{Listener, WakeHandle, readiness};
 use crate::proto::conversation::QueryId;
 use crate::proto::endpoint::Endpoint;
 use crate::proto::error::{Error, ErrorKind};
@@ -118,12 +119,10 @@ impl Waker {
     }
 }
 
-/// A stream and what is known of its readiness.
+/// The stream of a client.
 struct Client {
     key: ConnKey,
-    stream: Stream,
-    is_readable: bool,
-    is_writable: bool,
+    stream: ReadyStream,
     /// It stands in the ready list.
     is_queued: bool,
 }
@@ -258,7 +257,7 @@ impl Server {
             Some(TIMER) => {}
             Some(number) if streams.contains(&number) => self.note_event(number - STREAMS, event),
             Some(number) if number < streams.end + self.sending.streams_max() => {
-                self.sending.note_event(number - streams.end, event);
+                self.sending.note(number - streams.end, readiness(event));
             }
             _ => return false,
         }
@@ -325,7 +324,7 @@ impl Server {
             Error::new(ErrorKind::ForeignPeer, format!("the peer is user id {}, who is not let in", peer.uid))
         })?;
         let is_admitted = self.endpoint.is_open(key);
-        let taken = self.take_stream(key, Stream::new(stream));
+        let taken = self.take_stream(key, ReadyStream::new(stream));
         self.take_steps(now);
         self.arm();
         taken?;

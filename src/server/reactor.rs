@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use mio::Interest;
 use mio::event::Event;
 
 use super::event_loop::Source;
 use super::{ACCEPT_RETRY, Accepting, Client, STREAMS, Server, Turn};
-use crate::os::transport::{AcceptError, Progress, Stream};
+use crate::os::socket::stream::{Progress, ReadyStream};
+use crate::os::transport::{AcceptError, readiness, unwatch, watch};
 use crate::proto::endpoint::{Endpoint, Step};
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::slots::ConnKey;
@@ -94,13 +94,13 @@ impl Server {
     /// Remembers what the kernel said of the stream in a slot.
     pub(super) fn note_event(&mut self, index: usize, event: &Event) {
         let Some(client) = self.clients.get_mut(index).and_then(Option::as_mut) else { return };
-        client.is_readable |= client.stream.note_event(event);
-        if client.is_readable && !client.is_queued {
+        let was_writable = client.stream.is_writable();
+        client.stream.note(readiness(event));
+        if client.stream.is_readable() && !client.is_queued {
             client.is_queued = true;
             self.ready.push_back(client.key);
         }
-        if event.is_writable() && !client.is_writable {
-            client.is_writable = true;
+        if client.stream.is_writable() && !was_writable {
             self.unblocked.push_back(client.key);
         }
     }
@@ -113,25 +113,17 @@ impl Server {
             client.is_queued = false;
             // Without space it is not ready, whatever the kernel says; a step will tell when it is.
             let Some(space) = self.endpoint.recv_space(key, now) else { continue };
-            let asked = space.len();
-            match client.stream.read(space) {
-                moved @ (Progress::Moved(n) | Progress::Cut(n)) => {
-                    let is_cut = matches!(moved, Progress::Cut(_));
-                    client.is_readable = n == asked || is_cut;
-                    if client.is_readable {
-                        client.is_queued = true;
-                        self.ready.push_back(key);
-                    }
-                    self.endpoint.received(key, n, now);
-                }
-                Progress::Blocked => {
-                    client.is_readable = false;
+            let progress = client.stream.read(space);
+            if client.stream.is_readable() {
+                client.is_queued = true;
+                self.ready.push_back(key);
+            }
+            match progress {
+                Progress::Moved(n) => self.endpoint.received(key, n, now),
+                Progress::Blocked => self.endpoint.received(key, 0, now),
+                Progress::End | Progress::Gone => {
                     self.endpoint.received(key, 0, now);
-                }
-                end @ (Progress::End | Progress::Gone) => {
-                    client.is_readable = false;
-                    self.endpoint.received(key, 0, now);
-                    if matches!(end, Progress::Gone) {
+                    if progress == Progress::Gone {
                         self.endpoint.output_failed(key);
                     }
                     self.endpoint.end_of_input(key, now);
@@ -148,15 +140,12 @@ impl Server {
     /// One write of what a client is owed, if its stream may take it.
     fn write(endpoint: &mut Endpoint, client: &mut Client, now: Now) {
         let output = endpoint.output(client.key);
-        if output.is_empty() || !client.is_writable {
+        if output.is_empty() || !client.stream.is_writable() {
             return;
         }
         match client.stream.write(output) {
-            Progress::Moved(n) | Progress::Cut(n) => {
-                client.is_writable = n == output.len();
-                endpoint.sent(client.key, n, now);
-            }
-            Progress::Blocked => client.is_writable = false,
+            Progress::Moved(n) => endpoint.sent(client.key, n, now),
+            Progress::Blocked => {}
             Progress::End | Progress::Gone => endpoint.output_failed(client.key),
         }
     }
@@ -168,7 +157,7 @@ impl Server {
             match step {
                 Step::Write => Self::write(&mut self.endpoint, client, now),
                 Step::Read => {
-                    if client.is_readable && !client.is_queued {
+                    if client.stream.is_readable() && !client.is_queued {
                         client.is_queued = true;
                         self.ready.push_back(key);
                     }
@@ -225,15 +214,14 @@ impl Server {
     }
 
     /// Puts a new stream in its slot and under watch.
-    pub(super) fn take_stream(&mut self, key: ConnKey, mut stream: Stream) -> Result<(), Error> {
+    pub(super) fn take_stream(&mut self, key: ConnKey, stream: ReadyStream) -> Result<(), Error> {
         let token = self.event_loop.token(STREAMS + key.index());
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.event_loop.registry().register(&mut stream, token, interest) {
+        if let Err(error) = watch(self.event_loop.registry(), &stream, token) {
             self.endpoint.broken(key);
             return Err(Error::new(ErrorKind::Io, "cannot watch a new connection").with_source(error));
         }
         if let Some(slot) = self.clients.get_mut(key.index()) {
-            *slot = Some(Client { key, stream, is_readable: false, is_writable: true, is_queued: false });
+            *slot = Some(Client { key, stream, is_queued: false });
         }
         Ok(())
     }
@@ -270,11 +258,10 @@ impl Server {
         let (from, to) = (from.registry(), self.event_loop.registry());
         let cannot = |e| Error::new(ErrorKind::Io, "cannot move to another event queue").with_source(e);
         self.sending.move_streams(from, to).map_err(cannot)?;
-        for client in self.clients.iter_mut().flatten() {
+        for client in self.clients.iter().flatten() {
             let token = self.event_loop.token(STREAMS + client.key.index());
-            from.deregister(&mut client.stream).map_err(cannot)?;
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            to.register(&mut client.stream, token, interest).map_err(cannot)?;
+            unwatch(from, &client.stream).map_err(cannot)?;
+            watch(to, &client.stream, token).map_err(cannot)?;
         }
         Ok(())
     }

@@ -4,34 +4,26 @@ use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mio::event::Event;
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 
 use super::ServerEvent;
+use crate::links::Links;
 use crate::os::files::capability::CapabilityDir;
 use crate::os::names::address::Address;
 use crate::os::socket::connect::{ChosenBy, connect};
-use crate::os::transport::{Progress, Stream};
+use crate::os::socket::stream::Readiness;
+use crate::os::transport::{unwatch, watch};
 use crate::proto::conversation::{Queries, QueryId};
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::inbox::InboxEntry;
 use crate::proto::limits::Limits;
 use crate::proto::message::Outgoing;
-use crate::proto::outbox::{LinkStep, Outbox, SendId, SendOutcome};
-use crate::proto::slots::ConnKey;
+use crate::proto::outbox::{SendId, SendOutcome};
 use crate::proto::time::{Mono, Now};
-
-/// A stream to a receiver and what is known of its readiness.
-struct LinkStream {
-    key: ConnKey,
-    stream: Stream,
-    is_readable: bool,
-    is_writable: bool,
-}
 
 /// Everything that a server has on its way to others.
 pub(super) struct Sending {
-    outbox: Outbox,
+    links: Links,
     queries: Queries,
     /// Questions whose message has no outcome yet.
     asked: HashMap<SendId, QueryId>,
@@ -39,8 +31,6 @@ pub(super) struct Sending {
     replies: HashMap<SendId, Address>,
     /// Directories of ours, as for [`ChosenBy::Peer`].
     own: Vec<PathBuf>,
-    /// Few, and none in a server that sends nothing.
-    streams: Vec<LinkStream>,
     /// The token of a stream is this plus the index of its link.
     base: Token,
     /// Bounded: nothing is sent while as many wait as messages may be on their way.
@@ -51,8 +41,7 @@ pub(super) struct Sending {
 impl Sending {
     pub(super) fn new(limits: &Limits, nonce: &str, own: Vec<PathBuf>) -> Result<Self, Error> {
         Ok(Self {
-            outbox: Outbox::new(limits.clone())?,
-            streams: Vec::new(),
+            links: Links::new(limits.clone())?,
             queries: Queries::new(limits.outbox_entries_max, nonce)?,
             asked: HashMap::new(),
             replies: HashMap::new(),
@@ -69,22 +58,20 @@ impl Sending {
     }
 
     /// Moves the streams from one event queue into another.
-    pub(super) fn move_streams(&mut self, from: &Registry, to: &Registry) -> std::io::Result<()> {
-        for link in &mut self.streams {
-            from.deregister(&mut link.stream)?;
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            to.register(&mut link.stream, Token(self.base.0 + link.key.index()), interest)?;
-        }
-        Ok(())
+    pub(super) fn move_streams(&self, from: &Registry, to: &Registry) -> std::io::Result<()> {
+        self.links.streams().try_for_each(|(key, stream)| {
+            unwatch(from, stream)?;
+            watch(to, stream, Token(self.base.0 + key.index()))
+        })
     }
 
     /// Streams that can be open at once.
     pub(super) fn streams_max(&self) -> usize {
-        self.outbox.slots_max()
+        self.links.slots_max()
     }
 
     pub(super) fn outstanding(&self) -> usize {
-        self.outbox.outstanding()
+        self.links.outstanding()
     }
 
     pub(super) fn send(
@@ -95,12 +82,11 @@ impl Sending {
         timeout: Duration,
         now: Now,
     ) -> Result<SendId, Error> {
-        target.check_length()?;
         if self.events.len() >= self.events_max {
-            let sentence = format!("{} outcomes wait for whoever takes the events", self.events.len());
+            let sentence = format!("{} outcomes wait to be taken; take the events first", self.events.len());
             return Err(Error::new(ErrorKind::OutboxFull, sentence));
         }
-        self.outbox.send(target.path(), message, Some(from.path()), timeout, now)
+        self.links.send(target, message, Some(from), timeout, now)
     }
 
     /// Directories of ours, on whose file systems we depend anyway.
@@ -147,24 +133,23 @@ impl Sending {
         self.queries.answered(&entry.message())
     }
 
-    /// Remembers what the kernel said of the stream of the link with this index.
-    pub(super) fn note_event(&mut self, index: usize, event: &Event) {
-        if let Some(link) = self.streams.iter_mut().find(|link| link.key.index() == index) {
-            link.is_readable |= link.stream.note_event(event);
-            link.is_writable |= event.is_writable();
-        }
+    /// Remembers what the kernel says of the stream with this index.
+    pub(super) fn note(&mut self, index: usize, told: Readiness) {
+        self.links.note(index, told);
     }
 
-    /// One turn: reads what has come, writes what can go, judges what is due.
+    /// One turn: reads what has come, writes what can go, and enforces what is due.
     pub(super) fn turn(&mut self, registry: &Registry, capabilities: &CapabilityDir, now: Now) {
-        for link in &mut self.streams {
-            read_and_write(&mut self.outbox, link, now);
-        }
-        self.take_steps(registry, capabilities, now);
-        self.outbox.deadlines_reached(now);
-        self.take_steps(registry, capabilities, now);
-        self.outbox.turn_ended();
-        while let Some((id, outcome)) = self.outbox.next_outcome() {
+        let (replies, own, base) = (&self.replies, &self.own, self.base.0);
+        self.links.turn(now, |key, target| {
+            let is_claimed = replies.values().any(|claimed| claimed == target);
+            let chosen_by = if is_claimed { ChosenBy::Peer(own) } else { ChosenBy::Us };
+            let (stream, auth_token) = connect(capabilities, target, chosen_by)?;
+            watch(registry, &stream, Token(base + key.index()))
+                .map_err(|cause| Error::new(ErrorKind::Io, "cannot watch a connection").with_source(cause))?;
+            Ok((stream, auth_token))
+        });
+        while let Some((id, outcome)) = self.links.next_outcome() {
             let query = self.asked.remove(&id);
             self.replies.remove(&id);
             // What was surely not delivered will not be answered.
@@ -184,90 +169,10 @@ impl Sending {
 
     /// Whether there is something to do without waiting.
     pub(super) fn has_more(&self) -> bool {
-        self.outbox.has_steps() || self.streams.iter().any(|link| link.is_readable)
+        self.links.has_more()
     }
 
     pub(super) fn next_deadline(&mut self) -> Option<Mono> {
-        [self.outbox.next_deadline(), self.queries.next_deadline()].into_iter().flatten().min()
-    }
-
-    fn take_steps(&mut self, registry: &Registry, capabilities: &CapabilityDir, now: Now) {
-        while let Some((key, step)) = self.outbox.next_step() {
-            match step {
-                LinkStep::Connect => self.connect(key, registry, capabilities, now),
-                LinkStep::Write => {
-                    if let Some(link) = self.streams.iter_mut().find(|link| link.key == key) {
-                        read_and_write(&mut self.outbox, link, now);
-                    }
-                }
-                LinkStep::Close => {
-                    if let Some(at) = self.streams.iter().position(|link| link.key == key) {
-                        self.streams.swap_remove(at).stream.close();
-                    }
-                }
-            }
-        }
-    }
-
-    fn connect(&mut self, key: ConnKey, registry: &Registry, capabilities: &CapabilityDir, now: Now) {
-        let connected = Address::from_path(self.outbox.target(key)).and_then(|target| {
-            let is_claimed = self.replies.values().any(|claimed| *claimed == target);
-            let chosen_by = if is_claimed { ChosenBy::Peer(&self.own) } else { ChosenBy::Us };
-            connect(capabilities, &target, chosen_by)
-        });
-        let (stream, auth_token) = match connected {
-            Ok(connected) => connected,
-            Err(error) => return self.outbox.connect_failed(key, &error, now),
-        };
-        let mut stream = Stream::new(stream);
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = registry.register(&mut stream, Token(self.base.0 + key.index()), interest) {
-            let error = Error::new(ErrorKind::Io, "cannot watch a connection").with_source(error);
-            return self.outbox.connect_failed(key, &error, now);
-        }
-        self.streams.push(LinkStream { key, stream, is_readable: false, is_writable: true });
-        self.outbox.connected(key, auth_token, now);
-    }
-}
-
-/// One read, and one write of what a link has to say if nothing is left to read: what was there before a line was
-/// written is no answer to it.
-fn read_and_write(outbox: &mut Outbox, link: &mut LinkStream, now: Now) {
-    let can_write =
-        |outbox: &Outbox, link: &LinkStream| link.is_writable && !outbox.output(link.key).is_empty();
-    if link.is_readable || can_write(outbox, link) {
-        read(outbox, link, now);
-    }
-    if !link.is_readable && can_write(outbox, link) {
-        write(outbox, link);
-    }
-}
-
-fn read(outbox: &mut Outbox, link: &mut LinkStream, now: Now) {
-    let Some(space) = outbox.recv_space(link.key) else { return };
-    let asked = space.len();
-    match link.stream.read(space) {
-        moved @ (Progress::Moved(n) | Progress::Cut(n)) => {
-            let is_cut = matches!(moved, Progress::Cut(_));
-            link.is_readable = n == asked || is_cut;
-            outbox.received(link.key, n, now);
-        }
-        Progress::Blocked => link.is_readable = false,
-        Progress::End | Progress::Gone => {
-            link.is_readable = false;
-            outbox.ended(link.key, now);
-        }
-    }
-}
-
-fn write(outbox: &mut Outbox, link: &mut LinkStream) {
-    let output = outbox.output(link.key);
-    match link.stream.write(output) {
-        Progress::Moved(n) | Progress::Cut(n) => {
-            link.is_writable = n == output.len();
-            outbox.sent(link.key, n);
-        }
-        Progress::Blocked => link.is_writable = false,
-        Progress::End | Progress::Gone => outbox.output_failed(link.key),
+        [self.links.next_deadline(), self.queries.next_deadline()].into_iter().flatten().min()
     }
 }

@@ -11,6 +11,7 @@ use nix::sys::socket::{self, UnixAddr};
 use crate::os::files::capability::{Capability, CapabilityDir};
 use crate::os::files::reach::{Reach, Reached, Unreached};
 use crate::os::names::address::Address;
+use crate::os::socket::stream::ReadyStream;
 use crate::os::sys;
 use crate::proto::auth::AuthToken;
 use crate::proto::error::{Error, ErrorKind};
@@ -38,7 +39,7 @@ pub(crate) fn connect(
     capabilities: &CapabilityDir,
     target: &Address,
     chosen_by: ChosenBy<'_>,
-) -> Result<(UnixStream, AuthToken), Error> {
+) -> Result<(ReadyStream, AuthToken), Error> {
     let capability = look_up(capabilities, target)?;
     let stream = match chosen_by {
         ChosenBy::Us => open_at(target, target.path())?,
@@ -72,7 +73,7 @@ pub(crate) fn connect(
             "the server is another process than published"
         );
     }
-    Ok((stream, capability.auth_token))
+    Ok((ReadyStream::new(stream), capability.auth_token))
 }
 
 /// Checks what a message claims to come from, before it gets an answer: a socket of ours stands there, at an absolute

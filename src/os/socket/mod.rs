@@ -6,3 +6,4 @@ pub(crate) mod connect;
 mod file;
 pub(crate) mod lock;
 pub(crate) mod probe;
+pub(crate) mod stream;

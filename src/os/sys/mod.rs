@@ -4,7 +4,8 @@
 //! A platform supplies:
 //!
 //! - who we are and who the peer is: `effective_uid`, `peer_identity`
-//! - writing to a peer that may be gone without a signal in the host: `send`
+//! - writing to a peer that may be gone without a signal in the host: `send`; reading from it: `receive`
+//! - waiting for descriptors: `wait`
 //! - what stands at a name without following it, and which file it is: `Facts`, `FileId`
 //! - sockets that refuse descriptors, and whether there are such: `refuse_descriptors`,
 //!   `can_refuse_descriptors`
@@ -13,15 +14,16 @@
 #[cfg(unix)]
 mod unix;
 
+#[cfg(all(unix, feature = "server"))]
+pub(crate) use unix::refuse_descriptors;
 #[cfg(unix)]
 pub(crate) use unix::{
     Facts, FileId, FileKind, SUN_PATH_BYTES, access_list_noted, chmod_unfollowed, facts_at, facts_of,
     facts_of_path, facts_unmounted, has_nothing_but, home_directory, is_refusal_proof, is_shut_down,
-    is_writable, names_in, open_at, open_unmounted, pin, process_exists, stream_socket, take_over,
+    is_writable, names_in, open_at, open_unmounted, pin, process_exists, receive, stream_socket, take_over,
+    wait,
 };
 #[cfg(unix)]
 pub use unix::{can_refuse_descriptors, effective_uid, peer_identity, send};
 #[cfg(target_os = "linux")]
 pub(crate) use unix::{open_here, open_path};
-#[cfg(all(unix, feature = "server"))]
-pub(crate) use unix::{receive, refuse_descriptors};

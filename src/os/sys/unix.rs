@@ -5,6 +5,7 @@ use std::io;
 use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::NixPath;
 use nix::errno::Errno;
@@ -94,7 +95,6 @@ pub fn send(fd: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
 /// # Errors
 ///
 /// What the system says; `WouldBlock` is ordinary.
-#[cfg(feature = "server")]
 pub(crate) fn receive(fd: &impl AsFd, space: &mut [u8]) -> io::Result<(usize, bool)> {
     let mut parts = [io::IoSliceMut::new(space)];
     // Without room for control messages none is taken in; what was thrown away is flagged on Linux, and not
@@ -168,6 +168,19 @@ pub(crate) fn take_over(fd: &impl AsFd) -> io::Result<()> {
     let flags = FdFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFD)?);
     fcntl(fd, FcntlArg::F_SETFD(flags | FdFlag::FD_CLOEXEC))?;
     Ok(())
+}
+
+/// Waits until one of `fds` is ready, for at most `timeout`; `None` is as long as it takes. A signal ends it early.
+///
+/// The timeout is rounded up to whole milliseconds, so that a deadline is not waited for in steps of zero.
+pub(crate) fn wait(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<()> {
+    let timeout = timeout.map_or(PollTimeout::NONE, |timeout| {
+        PollTimeout::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(PollTimeout::MAX)
+    });
+    match poll(fds, timeout) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Whether the socket `fd` was shut, be it by another process that holds it.

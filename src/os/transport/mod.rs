@@ -1,11 +1,11 @@
-//! Non-blocking streams over mio: what the reactor needs from a platform, and nothing else.
+//! What the reactor needs from a platform and from mio, and nothing else.
 //!
-//! A platform supplies these types.
+//! A platform supplies these items.
 //!
-//! | type | what it does |
+//! | item | what it does |
 //! |---|---|
-//! | `Listener` | a `mio::event::Source`; `note_event` takes what the kernel says of it; `accept()` gives the next `(Stream, PeerIdentity)`, or why there is none |
-//! | `Stream` | watched with `STREAM_INTEREST`; `note_event` says what an event means; `read`, `write` report a [`Progress`]; `shut_write`; `close` (never resets the peer) |
+//! | `Listener` | a `mio::event::Source`; `note_event` takes what the kernel says of it; `accept()` gives the next `(ReadyStream, PeerIdentity)`, or why there is none |
+//! | `watch`, `unwatch`, `readiness` | a [`ReadyStream`](crate::os::socket::stream::ReadyStream) in an event queue, and what an event says of it |
 //! | `WakeSource`, `WakeHandle` | the two ends of a waker, made by `wake_pair()`; the source is a `mio::event::Source` |
 //! | `Timer` | where the queue's own descriptor can be made readable by a timer (Linux) |
 //!
@@ -17,22 +17,7 @@ mod unix;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) use unix::Timer;
 #[cfg(unix)]
-pub(crate) use unix::{Listener, Stream, WakeHandle, WakeSource, wake_pair};
-
-/// How far one read or write came.
-#[derive(Debug)]
-pub(crate) enum Progress {
-    /// So many bytes, at least one.
-    Moved(usize),
-    /// Reading: the same, but however few they are there may be more, and no event will tell of it. Read on.
-    Cut(usize),
-    /// Nothing now; an event will tell.
-    Blocked,
-    /// Reading: the peer has sent all that it will send.
-    End,
-    /// The peer is gone: reading, nothing more will come; writing, nobody will read it.
-    Gone,
-}
+pub(crate) use unix::{Listener, WakeHandle, WakeSource, readiness, unwatch, wake_pair, watch};
 
 /// Why no connection was accepted.
 #[derive(Debug)]

@@ -1,26 +1,24 @@
 //! Unix domain sockets over mio.
 
 use std::io::{self, ErrorKind, Read};
-use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use mio::event::{Event, Source};
 use mio::net::{UnixListener, UnixStream};
+use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
 
-use super::{AcceptError, Progress};
+use super::AcceptError;
+use crate::os::socket::stream::{Readiness, ReadyStream};
 use crate::os::sys;
 use crate::proto::peer::PeerIdentity;
-
-/// Reads that [`Stream::close`] makes at most: more than a default receive queue holds.
-const CLOSE_READS_MAX: usize = 16;
 
 /// A listening socket.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: UnixListener,
-    /// Another process that holds it too has shut it: accepting fails as if only nobody were waiting.
+    /// Another process that holds it too has shut it: accepting fails as if no connection were waiting.
     is_shut: bool,
 }
 
@@ -36,7 +34,7 @@ impl Listener {
     }
 
     /// The next connection, with the facts that the kernel vouches for.
-    pub(crate) fn accept(&self) -> Result<(Stream, PeerIdentity), AcceptError> {
+    pub(crate) fn accept(&self) -> Result<(ReadyStream, PeerIdentity), AcceptError> {
         let stream = match self.socket.accept() {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -60,7 +58,7 @@ impl Listener {
         sys::refuse_descriptors(&stream);
         // A peer whose identity the kernel does not tell is a stranger.
         let peer = sys::peer_identity(&stream).map_err(|_| AcceptError::Aborted)?;
-        Ok((Stream { socket: stream, reads_on: false }, peer))
+        Ok((ReadyStream::new(stream.into()), peer))
     }
 }
 
@@ -70,99 +68,37 @@ impl AsFd for Listener {
     }
 }
 
-/// One connection.
-#[derive(Debug)]
-pub(crate) struct Stream {
-    socket: UnixStream,
-    /// A short read does not prove that nothing is left: an event said that the peer has finished sending, or that it has
-    /// sent urgent data, before which a read ends.
-    reads_on: bool,
-}
-
-impl Stream {
-    /// Takes over a connection that does not block.
-    pub(crate) fn new(stream: std::os::unix::net::UnixStream) -> Self {
-        Self { socket: UnixStream::from_std(stream), reads_on: false }
-    }
-
-    /// Takes what the kernel says of it: whether there may be something to read.
-    ///
-    /// What arrives after an event and before the read causes an event of its own, so nothing is lost between the two.
-    pub(crate) fn note_event(&mut self, event: &Event) -> bool {
-        let has_ended = event.is_read_closed() || event.is_error();
-        self.reads_on |= has_ended || event.is_priority();
-        event.is_readable() || has_ended
-    }
-
-    /// One read into `space`, which must not be empty.
-    pub(crate) fn read(&mut self, space: &mut [u8]) -> Progress {
-        loop {
-            return match sys::receive(&self.socket, space) {
-                Ok((0, _)) => Progress::End,
-                Ok((n, is_cut)) if is_cut || self.reads_on => Progress::Cut(n),
-                Ok((n, _)) => Progress::Moved(n),
-                Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => Progress::Blocked,
-                    ErrorKind::Interrupted => continue,
-                    // What came before the reset has been read: the kernel hands it out first.
-                    _ => Progress::Gone,
-                },
-            };
-        }
-    }
-
-    /// One plain write. Never a signal: the host may have left SIGPIPE at its default.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Progress {
-        loop {
-            return match sys::send(&self.socket, bytes) {
-                Ok(n) => Progress::Moved(n),
-                Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => Progress::Blocked,
-                    ErrorKind::Interrupted => continue,
-                    _ => Progress::Gone,
-                },
-            };
-        }
-    }
-
-    /// Tells the peer that nothing more will come; it can go on sending.
-    pub(crate) fn shut_write(&self) {
-        // It fails only if the peer is gone, which the next read reports.
-        let _ = self.socket.shutdown(Shutdown::Write);
-    }
-
-    /// Closes the connection so that the peer can still read what it was sent.
-    ///
-    /// Closing a Unix socket with unread bytes in it resets the peer. After both sides are shut nothing more can come
-    /// in, so that what is left can be read away first.
-    pub(crate) fn close(mut self) {
-        if self.socket.shutdown(Shutdown::Both).is_ok() {
-            let mut scrap = [0; 16 << 10];
-            for _ in 0..CLOSE_READS_MAX {
-                if !matches!(self.read(&mut scrap), Progress::Moved(_) | Progress::Cut(_)) {
-                    break;
-                }
-            }
-        }
+/// What an event says of the stream that it names.
+pub(crate) fn readiness(event: &Event) -> Readiness {
+    let has_ended = event.is_read_closed() || event.is_error();
+    Readiness {
+        is_readable: event.is_readable() || has_ended,
+        is_writable: event.is_writable(),
+        reads_on: has_ended || event.is_priority(),
     }
 }
 
-/// What a stream is watched for, if that is asked for: urgent data has an event of its own where there is any.
+/// Has a queue report the readiness of a stream with `token`, until the stream is closed or [`unwatch`]ed.
+pub(crate) fn watch(registry: &Registry, stream: &ReadyStream, token: Token) -> io::Result<()> {
+    registry.register(&mut SourceFd(&stream.as_fd().as_raw_fd()), token, STREAM_INTEREST)
+}
+
+/// Has a queue report nothing more of a stream.
+pub(crate) fn unwatch(registry: &Registry, stream: &ReadyStream) -> io::Result<()> {
+    registry.deregister(&mut SourceFd(&stream.as_fd().as_raw_fd()))
+}
+
+/// Urgent data has an event of its own where it can be asked for.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn and_urgent(interest: Interest) -> Interest {
-    interest | Interest::PRIORITY
-}
-
+const STREAM_INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn and_urgent(interest: Interest) -> Interest {
-    interest
-}
+const STREAM_INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 macro_rules! source {
-    ($type:ident, $field:tt, $watched_for:expr) => {
+    ($type:ident, $field:tt) => {
         impl Source for $type {
             fn register(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
-                self.$field.register(registry, token, $watched_for(interest))
+                self.$field.register(registry, token, interest)
             }
 
             fn reregister(
@@ -171,7 +107,7 @@ macro_rules! source {
                 token: Token,
                 interest: Interest,
             ) -> io::Result<()> {
-                self.$field.reregister(registry, token, $watched_for(interest))
+                self.$field.reregister(registry, token, interest)
             }
 
             fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
@@ -181,8 +117,7 @@ macro_rules! source {
     };
 }
 
-source!(Listener, socket, std::convert::identity);
-source!(Stream, socket, and_urgent);
+source!(Listener, socket);
 
 /// The end of a waker that stands in the loop.
 #[derive(Debug)]
@@ -219,7 +154,7 @@ pub(crate) fn wake_pair() -> io::Result<(WakeSource, WakeHandle)> {
     Ok((WakeSource(UnixStream::from_std(source)), WakeHandle(handle)))
 }
 
-source!(WakeSource, 0, std::convert::identity);
+source!(WakeSource, 0);
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) use self::timer::Timer;

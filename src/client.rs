@@ -1,16 +1,13 @@
 //! The sender: one call, one answer that cannot be mistaken.
 //!
-//! [`Client`] blocks its caller and nothing else. What may be written when, whose answer is whose and what can be sent
-//! again is decided by [`Outbox`]; here are the sockets and one `poll(2)`.
-
-mod stream;
+//! [`Client`] blocks its caller and nothing else: it drives the connections of an outbox with one `poll(2)`.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use self::stream::{ClientStream, Read};
+use crate::links::Links;
 use crate::os::clock::Clock;
 use crate::os::files::capability::CapabilityDir;
 use crate::os::names::address::Address;
@@ -19,9 +16,7 @@ use crate::os::socket::connect::{ChosenBy, connect};
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::limits::Limits;
 use crate::proto::message::Outgoing;
-use crate::proto::outbox::{LinkStep, Outbox, SendId, SendOutcome};
-use crate::proto::slots::ConnKey;
-use crate::proto::time::Now;
+use crate::proto::outbox::{SendId, SendOutcome};
 
 /// How long a message may take from the call to its answer, unless told otherwise.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,8 +50,7 @@ pub struct Client {
     /// If peers chose the targets: see [`ChosenBy::Peer`].
     claimed: Option<Vec<PathBuf>>,
     clock: Clock,
-    outbox: Outbox,
-    streams: Vec<ClientStream>,
+    links: Links,
     /// Outcomes that were not asked for yet.
     outcomes: VecDeque<(SendId, SendOutcome)>,
 }
@@ -88,8 +82,7 @@ impl Client {
             from: None,
             claimed: None,
             clock: Clock::new(),
-            outbox: Outbox::new(Limits::default())?,
-            streams: Vec::new(),
+            links: Links::new(Limits::default())?,
             outcomes: VecDeque::new(),
         })
     }
@@ -145,21 +138,19 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Nothing was taken: what [`Outbox::send`] and [`Address::check_length`] refuse, and [`ErrorKind::OutboxFull`] while
+    /// Nothing was taken: what [`Outbox::send`](crate::proto::outbox::Outbox::send) and [`Address::check_length`] refuse, and [`ErrorKind::OutboxFull`] while
     /// 1,000 outcomes wait for [`next_outcome`](Self::next_outcome).
     pub fn start(&mut self, target: &Address, message: &Outgoing) -> Result<SendId, Error> {
-        target.check_length()?;
         if self.outcomes.len() >= OUTCOMES_MAX {
             let sentence = format!("{OUTCOMES_MAX} outcomes wait to be taken; ask for them first");
             return Err(Error::new(ErrorKind::OutboxFull, sentence));
         }
         let now = self.clock.now();
-        let from = self.from.as_ref().map(Address::path);
-        let id = self.outbox.send(target.path(), message, from, self.timeout, now)?;
-        self.take_steps(now);
+        let id = self.links.send(target, message, self.from.as_ref(), self.timeout, now)?;
+        let chosen_by = self.claimed.as_deref().map_or(ChosenBy::Us, ChosenBy::Peer);
+        self.links.begin(now, |_, target| connect(&self.capabilities, target, chosen_by));
         // What failed at once has its outcome already, and leaves its place to others.
         self.collect();
-        self.outbox.turn_ended();
         Ok(id)
     }
 
@@ -170,7 +161,7 @@ impl Client {
     ///
     /// [`ErrorKind::Io`](crate::ErrorKind::Io): the system refuses to wait. What is on its way stays so; ask again.
     pub fn next_outcome(&mut self) -> Result<Option<(SendId, SendOutcome)>, Error> {
-        while self.outcomes.is_empty() && self.outbox.outstanding() > 0 {
+        while self.outcomes.is_empty() && self.links.outstanding() > 0 {
             self.turn()?;
         }
         Ok(self.outcomes.pop_front())
@@ -178,106 +169,32 @@ impl Client {
 
     /// Messages that have no outcome yet.
     pub fn outstanding(&self) -> usize {
-        self.outbox.outstanding() + self.outcomes.len()
+        self.links.outstanding() + self.outcomes.len()
     }
 
     /// Waits for the sockets or a deadline, and does what there is to do.
     fn turn(&mut self) -> Result<(), Error> {
-        let timeout = if self.outbox.has_steps() {
+        let timeout = if self.links.has_more() {
             Some(Duration::ZERO)
         } else {
-            self.outbox.next_deadline().map(|at| at.since(self.clock.now().mono))
+            self.links.next_deadline().map(|at| at.since(self.clock.now().mono))
         };
-        stream::wait(&mut self.streams, timeout)?;
-        let now = self.clock.now();
-        for stream in &mut self.streams {
-            read_and_write(&mut self.outbox, stream, now);
-        }
-        self.take_steps(now);
-        self.outbox.deadlines_reached(now);
-        self.take_steps(now);
+        self.links.wait(timeout)?;
+        let chosen_by = self.claimed.as_deref().map_or(ChosenBy::Us, ChosenBy::Peer);
+        self.links.turn(self.clock.now(), |_, target| connect(&self.capabilities, target, chosen_by));
         self.collect();
-        self.outbox.turn_ended();
         Ok(())
     }
 
     fn collect(&mut self) {
-        while let Some(outcome) = self.outbox.next_outcome() {
+        while let Some(outcome) = self.links.next_outcome() {
             self.outcomes.push_back(outcome);
         }
-    }
-
-    fn take_steps(&mut self, now: Now) {
-        while let Some((key, step)) = self.outbox.next_step() {
-            match step {
-                LinkStep::Connect => self.connect(key, now),
-                LinkStep::Write => {
-                    if let Some(stream) = self.streams.iter_mut().find(|stream| stream.key == key) {
-                        read_and_write(&mut self.outbox, stream, now);
-                    }
-                }
-                LinkStep::Close => self.streams.retain(|stream| stream.key != key),
-            }
-        }
-    }
-
-    fn connect(&mut self, key: ConnKey, now: Now) {
-        let chosen_by = self.claimed.as_deref().map_or(ChosenBy::Us, ChosenBy::Peer);
-        let connected = Address::from_path(self.outbox.target(key))
-            .and_then(|target| connect(&self.capabilities, &target, chosen_by));
-        match connected {
-            Ok((stream, auth_token)) => {
-                self.streams.push(ClientStream::new(key, stream));
-                self.outbox.connected(key, auth_token, now);
-            }
-            Err(error) => self.outbox.connect_failed(key, &error, now),
-        }
-    }
-}
-
-/// One read, and one write of what a link has to say if nothing is left to read: what was there before a line was
-/// written is no answer to it.
-fn read_and_write(outbox: &mut Outbox, stream: &mut ClientStream, now: Now) {
-    let can_write =
-        |outbox: &Outbox, stream: &ClientStream| !stream.is_blocked && !outbox.output(stream.key).is_empty();
-    if stream.is_readable || can_write(outbox, stream) {
-        read(outbox, stream, now);
-    }
-    if !stream.is_readable && can_write(outbox, stream) {
-        write(outbox, stream);
-    }
-}
-
-fn read(outbox: &mut Outbox, stream: &mut ClientStream, now: Now) {
-    stream.is_readable = false;
-    let Some(space) = outbox.recv_space(stream.key) else { return };
-    let asked = space.len();
-    match stream.read(space) {
-        Read::Some(n) => {
-            stream.is_readable = n == asked;
-            outbox.received(stream.key, n, now);
-        }
-        Read::Nothing => {}
-        Read::End => outbox.ended(stream.key, now),
-    }
-}
-
-fn write(outbox: &mut Outbox, stream: &mut ClientStream) {
-    let output = outbox.output(stream.key);
-    match stream.write(output) {
-        Ok(n) => {
-            stream.is_blocked = n < output.len();
-            outbox.sent(stream.key, n);
-        }
-        Err(_) => outbox.output_failed(stream.key),
     }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client")
-            .field("from", &self.from)
-            .field("outbox", &self.outbox)
-            .finish_non_exhaustive()
+        f.debug_struct("Client").field("from", &self.from).field("links", &self.links).finish_non_exhaustive()
     }
 }

@@ -1,0 +1,201 @@
+//! An outbox and the streams under it: what the server and the blocking client send with.
+//!
+//! [`Outbox`] decides what may be written when, which answer belongs to which message, and what can be sent again. The
+//! caller makes the connections, and has their streams watched in its own way.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags};
+
+use crate::os::names::address::Address;
+use crate::os::socket::stream::{Progress, Readiness, ReadyStream};
+use crate::os::sys;
+use crate::proto::auth::AuthToken;
+use crate::proto::error::{Error, ErrorKind};
+use crate::proto::limits::Limits;
+use crate::proto::message::Outgoing;
+use crate::proto::outbox::{LinkStep, Outbox, SendId, SendOutcome};
+use crate::proto::slots::ConnKey;
+use crate::proto::time::{Mono, Now};
+
+/// A new connection to a receiver, and the token that the receiver asks for.
+pub(crate) type Connected = (ReadyStream, AuthToken);
+
+/// The stream of one connection to a receiver.
+#[derive(Debug)]
+struct Link {
+    key: ConnKey,
+    stream: ReadyStream,
+}
+
+/// Messages on their way, and the connections that carry them.
+#[derive(Debug)]
+pub(crate) struct Links {
+    outbox: Outbox,
+    /// Few, and none in a server that sends nothing.
+    links: Vec<Link>,
+}
+
+impl Links {
+    pub(crate) fn new(limits: Limits) -> Result<Self, Error> {
+        Ok(Self { outbox: Outbox::new(limits)?, links: Vec::new() })
+    }
+
+    /// As [`Outbox::send`], and refuses what [`Address::check_length`] refuses. Nothing is written yet.
+    pub(crate) fn send(
+        &mut self,
+        target: &Address,
+        message: &Outgoing,
+        from: Option<&Address>,
+        timeout: Duration,
+        now: Now,
+    ) -> Result<SendId, Error> {
+        target.check_length()?;
+        self.outbox.send(target.path(), message, from.map(Address::path), timeout, now)
+    }
+
+    /// One turn: reads what has come, writes what can go, and enforces what is due.
+    ///
+    /// `connect` makes a connection to a receiver, without waiting, and names it with the key from now on.
+    pub(crate) fn turn(
+        &mut self,
+        now: Now,
+        mut connect: impl FnMut(ConnKey, &Address) -> Result<Connected, Error>,
+    ) {
+        for link in &mut self.links {
+            read_and_write(&mut self.outbox, link, now);
+        }
+        self.take_steps(now, &mut connect);
+        self.outbox.deadlines_reached(now);
+        self.take_steps(now, &mut connect);
+        self.outbox.turn_ended();
+    }
+
+    /// Begins what was sent, without a look at what has come: no deadline is enforced.
+    pub(crate) fn begin(
+        &mut self,
+        now: Now,
+        mut connect: impl FnMut(ConnKey, &Address) -> Result<Connected, Error>,
+    ) {
+        self.take_steps(now, &mut connect);
+        self.outbox.turn_ended();
+    }
+
+    /// What became of the next message.
+    pub(crate) fn next_outcome(&mut self) -> Option<(SendId, SendOutcome)> {
+        self.outbox.next_outcome()
+    }
+
+    /// Messages that have no outcome yet.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.outbox.outstanding()
+    }
+
+    /// Whether there is something to do without waiting.
+    pub(crate) fn has_more(&self) -> bool {
+        self.outbox.has_steps() || self.links.iter().any(|link| link.stream.is_readable())
+    }
+
+    pub(crate) fn next_deadline(&mut self) -> Option<Mono> {
+        self.outbox.next_deadline()
+    }
+
+    /// Waits until a stream can be read, or written again, for at most `timeout`. A signal ends it early.
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
+        let hung_up = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+        let asked = |link: &Link| {
+            let mut asked = PollFlags::POLLIN;
+            asked.set(PollFlags::POLLOUT, !link.stream.is_writable());
+            asked
+        };
+        let mut fds: Vec<PollFd<'_>> =
+            self.links.iter().map(|link| PollFd::new(link.stream.as_fd(), asked(link))).collect();
+        sys::wait(&mut fds, timeout)
+            .map_err(|cause| Error::new(ErrorKind::Io, "cannot wait for the receivers").with_source(cause))?;
+        let told: Vec<PollFlags> = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
+        for (link, told) in self.links.iter_mut().zip(told) {
+            let has_hung_up = told.intersects(hung_up);
+            link.stream.note(Readiness {
+                is_readable: has_hung_up || told.contains(PollFlags::POLLIN),
+                is_writable: has_hung_up || told.contains(PollFlags::POLLOUT),
+                reads_on: has_hung_up,
+            });
+        }
+        Ok(())
+    }
+
+    /// Keys of connections have indices below this.
+    #[cfg(feature = "server")]
+    pub(crate) fn slots_max(&self) -> usize {
+        self.outbox.slots_max()
+    }
+
+    /// Remembers what the kernel says of the stream whose key has this index.
+    #[cfg(feature = "server")]
+    pub(crate) fn note(&mut self, index: usize, told: Readiness) {
+        if let Some(link) = self.links.iter_mut().find(|link| link.key.index() == index) {
+            link.stream.note(told);
+        }
+    }
+
+    /// Every stream, and the key that names it.
+    #[cfg(feature = "server")]
+    pub(crate) fn streams(&self) -> impl Iterator<Item = (ConnKey, &ReadyStream)> {
+        self.links.iter().map(|link| (link.key, &link.stream))
+    }
+
+    fn take_steps(
+        &mut self,
+        now: Now,
+        connect: &mut impl FnMut(ConnKey, &Address) -> Result<Connected, Error>,
+    ) {
+        while let Some((key, step)) = self.outbox.next_step() {
+            match step {
+                LinkStep::Connect => {
+                    let target = Address::from_path(self.outbox.target(key));
+                    match target.and_then(|target| connect(key, &target)) {
+                        Ok((stream, auth_token)) => {
+                            self.links.push(Link { key, stream });
+                            self.outbox.connected(key, auth_token, now);
+                        }
+                        Err(error) => self.outbox.connect_failed(key, &error, now),
+                    }
+                }
+                LinkStep::Write => {
+                    if let Some(link) = self.links.iter_mut().find(|link| link.key == key) {
+                        read_and_write(&mut self.outbox, link, now);
+                    }
+                }
+                LinkStep::Close => {
+                    if let Some(at) = self.links.iter().position(|link| link.key == key) {
+                        self.links.swap_remove(at).stream.close();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One read, and one write of what a link has to send if nothing is left to read: what was there before a line was
+/// written is no answer to it.
+fn read_and_write(outbox: &mut Outbox, link: &mut Link, now: Now) {
+    let can_write =
+        |outbox: &Outbox, link: &Link| link.stream.is_writable() && !outbox.output(link.key).is_empty();
+    if (link.stream.is_readable() || can_write(outbox, link))
+        && let Some(space) = outbox.recv_space(link.key)
+    {
+        match link.stream.read(space) {
+            Progress::Moved(n) => outbox.received(link.key, n, now),
+            Progress::Blocked => {}
+            Progress::End | Progress::Gone => outbox.ended(link.key, now),
+        }
+    }
+    if !link.stream.is_readable() && can_write(outbox, link) {
+        match link.stream.write(outbox.output(link.key)) {
+            Progress::Moved(n) => outbox.sent(link.key, n),
+            Progress::Blocked => {}
+            Progress::End | Progress::Gone => outbox.output_failed(link.key),
+        }
+    }
+}
