@@ -5,7 +5,7 @@
 #![allow(clippy::print_stdout, reason = "printing is what an example is for")]
 
 use std::error::Error;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::Duration;
 
@@ -29,10 +29,11 @@ async fn turn_is_due(fd: &Async<OwnedFd>, next: Option<Duration>) -> std::io::Re
 
 async fn host(mut server: Server) -> Result<(), Box<dyn Error>> {
     // A copy of the descriptor, so that the server stays free to be turned.
-    let fd = Async::new_nonblocking(server.as_fd().try_clone_to_owned()?)?;
+    let queue = server.event_queue().ok_or("the server lives in another loop")?;
+    let fd = Async::new_nonblocking(queue.try_clone_to_owned()?)?;
     let mut batch = Batch::new();
     while batch.is_empty() {
-        let _ = server.turn(Some(Duration::ZERO))?;
+        let _ = server.process()?;
         server.drain_into(&mut batch);
         for entry in &batch {
             println!("{} from uid {}: {}", entry.id(), entry.peer().uid, entry.message().json());

@@ -5,7 +5,6 @@
 #![allow(clippy::print_stdout, reason = "printing is what an example is for")]
 
 use std::error::Error;
-use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
@@ -27,7 +26,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut event_loop = EventLoop::<Host>::try_new()?;
 
     // A copy of the descriptor, because the server lives in the host's state. Level-triggered, nothing else will do.
-    let watched = Generic::new(server.as_fd().try_clone_to_owned()?, Interest::READ, Mode::Level);
+    let queue = server.event_queue().ok_or("the server lives in another loop")?;
+    let watched = Generic::new(queue.try_clone_to_owned()?, Interest::READ, Mode::Level);
     let token = event_loop.handle().insert_source(watched, |_, _, _| Ok(PostAction::Continue))?;
     // The host has work of its own.
     let tick = Timer::from_duration(Duration::from_millis(10));
@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // turn can be made in the callback.)
         let timeout = host.server.next_timeout();
         event_loop.dispatch(timeout, &mut host)?;
-        let _ = host.server.turn(Some(Duration::ZERO))?;
+        let _ = host.server.process()?;
         host.server.drain_into(&mut host.batch);
         for entry in &host.batch {
             println!("{} from uid {}: {}", entry.id(), entry.peer().uid, entry.message().json());

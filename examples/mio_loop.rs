@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
         // Then one turn, which never waits here.
-        let _ = server.turn(None)?;
+        let _ = server.process()?;
         arrived += server.drain_into(&mut batch);
         for entry in &batch {
             println!("{} from uid {}: {}", entry.id(), entry.peer().uid, entry.message().json());

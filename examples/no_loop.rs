@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         frames += 1;
         // Never waits. What it leaves undone (`Turn::more`) comes in the next frame.
         let begun = Instant::now();
-        let _ = server.turn(Some(Duration::ZERO))?;
+        let _ = server.process()?;
         longest = longest.max(begun.elapsed());
         server.drain_into(&mut batch);
         for entry in &batch {

@@ -23,14 +23,14 @@ fn poll_timeout(next: Option<Duration>) -> PollTimeout {
 }
 
 /// Waits; says whether the pipe can be read.
-fn wait(server: &mut Server, pipe: &PipeReader) -> Result<bool, Errno> {
+fn wait(server: &mut Server, pipe: &PipeReader) -> Result<bool, Box<dyn Error>> {
     let timeout = poll_timeout(server.next_timeout());
-    let mut watched =
-        [PollFd::new(server.as_fd(), PollFlags::POLLIN), PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    let queue = server.event_queue().ok_or("the server lives in another loop")?;
+    let mut watched = [PollFd::new(queue, PollFlags::POLLIN), PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
     match poll(&mut watched, timeout) {
         Ok(_) => Ok(watched[1].any().unwrap_or(false)),
         Err(Errno::EINTR) => Ok(false),
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -61,7 +61,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
         // Whatever ended the waiting: a turn that does not wait costs little when there is nothing to do.
-        let _ = server.turn(Some(Duration::ZERO))?;
+        let _ = server.process()?;
         arrived += server.drain_into(&mut batch);
         for entry in &batch {
             println!("{} from uid {}: {}", entry.id(), entry.peer().uid, entry.message().json());

@@ -15,7 +15,6 @@ fn main() -> Result<(), Box<dyn Error>> {
 #[cfg(target_os = "linux")]
 fn main() -> Result<(), Box<dyn Error>> {
     use std::io::Read;
-    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
     use std::thread;
     use std::time::Duration;
@@ -41,12 +40,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut batch = Batch::new();
     while batch.is_empty() {
+        let queue = server.event_queue().ok_or("the server lives in another loop")?;
         // For ever: the timer is in the descriptor.
-        match poll(&mut [PollFd::new(server.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+        match poll(&mut [PollFd::new(queue, PollFlags::POLLIN)], PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let _ = server.turn(Some(Duration::ZERO))?;
+        let _ = server.process()?;
         server.drain_into(&mut batch);
         for entry in &batch {
             println!("{} from uid {}: {}", entry.id(), entry.peer().uid, entry.message().json());

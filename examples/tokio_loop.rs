@@ -5,7 +5,7 @@
 #![allow(clippy::print_stdout, reason = "printing is what an example is for")]
 
 use std::error::Error;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::Duration;
 
@@ -34,15 +34,16 @@ async fn turn_is_due(fd: &AsyncFd<OwnedFd>, next: Option<Duration>) -> std::io::
     deprecated,
     reason = "its safe form is; what `register` asks for in `unsafe` is kept by owning the copy"
 )]
-fn watch(server: &Server) -> std::io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(server.as_fd().try_clone_to_owned()?, Interest::READABLE)
+fn watch(server: &Server) -> Result<AsyncFd<OwnedFd>, Box<dyn Error>> {
+    let queue = server.event_queue().ok_or("the server lives in another loop")?;
+    Ok(AsyncFd::with_interest(queue.try_clone_to_owned()?, Interest::READABLE)?)
 }
 
 async fn host(mut server: Server) -> Result<(), Box<dyn Error>> {
     let fd = watch(&server)?;
     let mut batch = Batch::new();
     while batch.is_empty() {
-        let _ = server.turn(Some(Duration::ZERO))?;
+        let _ = server.process()?;
         server.drain_into(&mut batch);
         for entry in &batch {
             println!("{} from uid {}: {}", entry.id(), entry.peer().uid, entry.message().json());

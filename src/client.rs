@@ -26,8 +26,8 @@ const OUTCOMES_MAX: usize = 1_000;
 
 /// Sends messages to servers of the same user.
 ///
-/// Connections are kept: the next message to the same receiver goes over the one that is there. Many messages can be on
-/// their way at once:
+/// Connections are kept: the next message to the same receiver goes over the one that is there. Many messages
+/// can be on their way at once:
 ///
 /// ```no_run
 /// # use udsmsg::{Address, Client, Outgoing};
@@ -101,7 +101,8 @@ impl Client {
         self
     }
 
-    /// For targets that peers chose: none of their paths keeps the caller waiting. `own` is as for [`ChosenBy::Peer`].
+    /// For targets that peers chose: none of their paths keeps the caller waiting. `own` is as for
+    /// [`ChosenBy::Peer`].
     pub(crate) fn with_claimed_targets(mut self, own: Vec<PathBuf>) -> Self {
         self.claimed = Some(own);
         self
@@ -109,8 +110,8 @@ impl Client {
 
     /// Sends one message and waits for its answer. Blocks for at most the timeout.
     ///
-    /// A receiver that is busy (a full backlog, `too many clients`) is tried again within that time, because then
-    /// nothing was taken.
+    /// A receiver that is busy (a full backlog, `too many clients`) is tried again within that time, because
+    /// then nothing was taken.
     pub fn send(&mut self, target: &Address, message: &Outgoing) -> SendOutcome {
         let wanted = match self.start(target, message) {
             Ok(id) => id,
@@ -133,13 +134,14 @@ impl Client {
         self.send(target, &Outgoing::new("ping"))
     }
 
-    /// Sets a message on its way without waiting for its answer: [`next_outcome`](Self::next_outcome) tells what became
-    /// of it. Messages to one receiver go in order. Does not block.
+    /// Sets a message on its way without waiting for its answer: [`next_outcome`](Self::next_outcome) tells
+    /// what became of it. Messages to one receiver go in order. Does not block.
     ///
     /// # Errors
     ///
-    /// Nothing was taken: what [`Outbox::send`](crate::proto::outbox::Outbox::send) and [`Address::check_length`] refuse, and [`ErrorKind::OutboxFull`] while
-    /// 1,000 outcomes wait for [`next_outcome`](Self::next_outcome).
+    /// Nothing was taken: what [`Outbox::send`](crate::proto::outbox::Outbox::send) and
+    /// [`Address::check_length`] refuse, and [`ErrorKind::OutboxFull`] while 1,000 outcomes wait for
+    /// [`next_outcome`](Self::next_outcome).
     pub fn start(&mut self, target: &Address, message: &Outgoing) -> Result<SendId, Error> {
         if self.outcomes.len() >= OUTCOMES_MAX {
             let sentence = format!("{OUTCOMES_MAX} outcomes wait to be taken; ask for them first");
@@ -154,12 +156,12 @@ impl Client {
         Ok(id)
     }
 
-    /// Waits for what became of the next message that was [started](Self::start), each told once and not always in the
-    /// order of their starts; `None` if none is on its way. Blocks for at most the timeout.
+    /// Waits for what became of the next message that was [started](Self::start), each told once and not
+    /// always in the order of their starts; `None` if none is on its way. Blocks for at most the timeout.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io): the system refuses to wait. What is on its way stays so; ask again.
+    /// [`ErrorKind::Io`]: the system refuses to wait. What is on its way stays so; ask again.
     pub fn next_outcome(&mut self) -> Result<Option<(SendId, SendOutcome)>, Error> {
         while self.outcomes.is_empty() && self.links.outstanding() > 0 {
             self.turn()?;

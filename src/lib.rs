@@ -20,8 +20,8 @@
 //! # }
 //! ```
 //!
-//! A host with an event loop of its own watches the server's descriptor (`AsFd`, level-triggered) and
-//! [`Server::next_timeout`], and calls [`Server::turn`] with a timeout of zero.
+//! A host with an event loop of its own watches [`Server::event_queue`] (a descriptor, level-triggered) and
+//! [`Server::next_timeout`], and calls [`Server::process`].
 //!
 //! # Sending to one
 //!

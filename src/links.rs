@@ -1,7 +1,7 @@
 //! An outbox and the streams under it: what the server and the blocking client send with.
 //!
-//! [`Outbox`] decides what may be written when, which answer belongs to which message, and what can be sent again. The
-//! caller makes the connections, and has their streams watched in its own way.
+//! [`Outbox`] decides what may be written when, which answer belongs to which message, and what can be sent
+//! again. The caller makes the connections, and has their streams watched in its own way.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -177,8 +177,8 @@ impl Links {
     }
 }
 
-/// One read, and one write of what a link has to send if nothing is left to read: what was there before a line was
-/// written is no answer to it.
+/// One read, and one write of what a link has to send if nothing is left to read: what was there before a
+/// line was written is no answer to it.
 fn read_and_write(outbox: &mut Outbox, link: &mut Link, now: Now) {
     let can_write =
         |outbox: &Outbox, link: &Link| link.stream.is_writable() && !outbox.output(link.key).is_empty();

@@ -103,11 +103,12 @@ fn wait_for_answer(
     let mut sent = String::from("it is unknown whether the question arrived");
     loop {
         let patience = server.next_timeout();
-        let _ = output::wait([server.as_fd(), stop.as_fd()], None, patience)?;
+        let queue = server.event_queue().ok_or("the server has no event queue of its own")?;
+        let _ = output::wait([queue, stop.as_fd()], None, patience)?;
         if let Some(came) = stop.take().first() {
             return Err(Failure { why: format!("interrupted; {sent}"), signal: Some(came.signal) });
         }
-        let _ = server.turn(Some(Duration::ZERO))?;
+        let _ = server.process()?;
         server.drain_into(&mut batch);
         let mut answer = None;
         for entry in &batch {

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{self, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpgid, getpgrp};
@@ -211,7 +211,8 @@ fn turn(
     }
     let timeout = server.next_timeout();
     let lines = seen.takes_more.then_some(&mut printer.lines);
-    let (_, is_closed) = output::wait([server.as_fd(), signals.as_fd()], lines, timeout)?;
+    let queue = server.event_queue().ok_or(io::ErrorKind::Unsupported)?;
+    let (_, is_closed) = output::wait([queue, signals.as_fd()], lines, timeout)?;
     seen.takes_more &= !is_closed;
     for came in signals.take() {
         if came.signal != SIGCHLD {
@@ -221,7 +222,7 @@ fn turn(
             return Ok(Some(code));
         }
     }
-    let turn = server.turn(Some(Duration::ZERO)).map_err(io::Error::other)?;
+    let turn = server.process().map_err(io::Error::other)?;
     if turn.name_lost {
         take_name_again(server);
     }

@@ -91,7 +91,8 @@ fn serve(
         // With --quiet stdout may be closed after the first line.
         let lines = (!printer.is_quiet || printer.lines.pending() > 0).then_some(&mut printer.lines);
         let timeout = server.next_timeout();
-        let (_, is_closed) = output::wait([server.as_fd(), signals.as_fd()], lines, timeout)?;
+        let queue = server.event_queue().ok_or(io::ErrorKind::Unsupported)?;
+        let (_, is_closed) = output::wait([queue, signals.as_fd()], lines, timeout)?;
         if is_closed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -102,7 +103,7 @@ fn serve(
                 _ => return Ok(came),
             }
         }
-        let turn = server.turn(Some(Duration::ZERO)).map_err(io::Error::other)?;
+        let turn = server.process().map_err(io::Error::other)?;
         if turn.name_lost {
             take_name_again(server);
         }

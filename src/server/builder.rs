@@ -1,18 +1,18 @@
 //! What a server is built from.
 
-use std::collections::VecDeque;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mio::{Interest, Registry};
+use mio::Registry;
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
-use super::TIMER;
-use super::event_loop::EventLoop;
+use super::acceptor::Acceptor;
+use super::event_loop::{EventLoop, STREAMS};
+use super::name::Name;
+use super::reactor::Reactor;
 use super::sending::Sending;
-use super::{Accepting, LISTENER, STREAMS, Server, WAKER, Waker};
+use super::{Server, Waker};
 use crate::os::clock::Clock;
 use crate::os::files::capability::CapabilityDir;
 use crate::os::names::address::Address;
@@ -41,8 +41,8 @@ pub struct ServerBuilder {
     has_timer: bool,
 }
 
-/// How often a server makes sure that its socket and its capability file are still there, unless told otherwise: two
-/// system calls a minute.
+/// How often a server makes sure that its socket and its capability file are still there, unless told
+/// otherwise: two system calls a minute.
 const NAME_CHECK: Duration = Duration::from_secs(60);
 
 impl ServerBuilder {
@@ -52,8 +52,8 @@ impl ServerBuilder {
         self
     }
 
-    /// A listening socket that somebody else has made (a service manager, the host), instead of an address: its file stays
-    /// when the server stops, see [`Claim::adopt`].
+    /// A listening socket that somebody else has made (a service manager, the host), instead of an address:
+    /// its file stays when the server stops, see [`Claim::adopt`].
     pub fn listener(mut self, listener: UnixListener) -> Self {
         self.listener = Some(listener);
         self
@@ -77,8 +77,9 @@ impl ServerBuilder {
         self
     }
 
-    /// How often to make sure that neither the socket nor the capability file has vanished, as temporary files do
-    /// ([`Turn::name_lost`]). Default: once a minute, which wakes a server that has nothing else to do.
+    /// How often to make sure that neither the socket nor the capability file has vanished, as temporary
+    /// files do ([`Turn::name_lost`]). Default: once a minute, which wakes a server that has nothing else to
+    /// do.
     ///
     /// [`Turn::name_lost`]: crate::Turn::name_lost
     pub fn name_check(mut self, every: Duration) -> Self {
@@ -88,26 +89,27 @@ impl ServerBuilder {
 
     /// How long each wait asks again and again before it sleeps. Default: not at all; at most a millisecond.
     ///
-    /// Where messages come back to back this saves waking up, but only if the peer stays awake too and each has a processor
-    /// to itself: the median round trip then fell from 8.0 to about 5 µs (`tests/it/embed`, release build). The price is a
-    /// processor that is busy for as long after each message, and much longer round trips where it has to be shared.
+    /// Where messages come back to back this saves waking up, but only if the peer stays awake too and each
+    /// has a processor to itself: the median round trip then fell from 8.0 to about 5 µs (`tests/it/embed`,
+    /// release build). The price is a processor that is busy for as long after each message, and much longer
+    /// round trips where it has to be shared.
     pub fn busy_poll(mut self, budget: Duration) -> Self {
         self.busy_poll = budget.min(Duration::from_millis(1));
         self
     }
 
-    /// Puts a timer into the event queue, so that the server's descriptor alone tells when a turn is due: a host that can
-    /// watch a descriptor then needs no [`next_timeout`](Server::next_timeout). Costs a descriptor, and a system call per
-    /// turn.
+    /// Puts a timer into the event queue, so that the server's descriptor alone tells when a turn is due: a
+    /// host that can watch a descriptor then needs no [`next_timeout`](Server::next_timeout). Costs a
+    /// descriptor, and a system call per turn.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub fn timer(mut self) -> Self {
         self.has_timer = true;
         self
     }
 
-    /// Takes the name, publishes the capability and listens, in a loop of its own. When this returns `Ok`, clients can
-    /// connect; when it does not, nothing is left behind, not even a directory that was made for it, unless another server
-    /// has put something into that.
+    /// Takes the name, publishes the capability and listens, in a loop of its own. When this returns `Ok`,
+    /// clients can connect; when it does not, nothing is left behind, not even a directory that was made for
+    /// it, unless another server has put something into that.
     ///
     /// # Errors
     ///
@@ -118,20 +120,21 @@ impl ServerBuilder {
     /// [`ErrorKind::Io`]: crate::ErrorKind::Io
     pub fn start(self) -> Result<Server, Error> {
         let busy_poll = self.busy_poll;
-        self.start_with(|tokens_max| EventLoop::own(tokens_max, busy_poll, WAKER))
+        self.start_with(|tokens_max| EventLoop::own(tokens_max, busy_poll))
     }
 
-    /// The same as a guest in the loop of its host, the `mio::Poll` behind `registry`. The server uses the tokens from
-    /// `first_token` on, see [`Server::tokens`].
+    /// The same as a guest in the loop of its host, the `mio::Poll` behind `registry`. The server uses the
+    /// tokens from `first_token` on, see [`Server::tokens`].
     ///
-    /// The host waits, gives each event in that range to [`Server::on_event`], and then calls [`Server::turn`] once; it
-    /// waits no longer than [`Server::next_timeout`]. Dropping the server takes it out of the loop.
+    /// The host waits, gives each event in that range to [`Server::on_event`], and then calls
+    /// [`Server::turn`] once; it waits no longer than [`Server::next_timeout`]. Dropping the server takes it
+    /// out of the loop.
     ///
     /// # Errors
     ///
     /// As [`start`](Self::start).
     pub fn start_in(self, registry: &Registry, first_token: usize) -> Result<Server, Error> {
-        self.start_with(|_| EventLoop::lent(registry, first_token, WAKER))
+        self.start_with(|_| EventLoop::lent(registry, first_token))
     }
 
     fn start_with(
@@ -177,43 +180,28 @@ impl ServerBuilder {
         )]
         let (mut event_loop, handle) = event_loop(STREAMS + slots_max + sending.streams_max())?;
         event_loop.check_tokens(STREAMS + slots_max + sending.streams_max())?;
-        sending.set_base(event_loop.token(STREAMS + slots_max));
+        sending.set_base(event_loop.stream_token(slots_max));
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if self.has_timer {
-            event_loop.add_timer(TIMER)?;
+            event_loop.add_timer()?;
         }
         let mut listener = Listener::new(listener);
-        if let Err(e) =
-            event_loop.registry().register(&mut listener, event_loop.token(LISTENER), Interest::READABLE)
-        {
+        if let Err(error) = event_loop.watch_listener(&mut listener) {
             // While the listener is open.
             drop(claim);
-            return Err(Error::new(ErrorKind::Io, "cannot watch the listener").with_source(e));
+            return Err(error);
         }
         claim.settle();
         tracing::info!(address = %claim.address(), "listening");
         let clock = Clock::new();
-        let name_check = self.name_check.unwrap_or(NAME_CHECK);
+        let check_every = self.name_check.unwrap_or(NAME_CHECK);
         let mut server = Server {
-            clients: std::iter::repeat_with(|| None).take(slots_max).collect(),
-            endpoint,
+            reactor: Reactor::new(endpoint),
             event_loop,
             waker: Waker { handle: Arc::new(handle), is_stop_asked: Arc::default() },
-            name_check_at: clock.now().mono.plus(name_check),
-            name_check,
-            is_name_lost: false,
+            name: Name::new(claim, self.namespace, capabilities, random, check_every, clock.now()),
             clock,
-            claim,
-            listener: Some(listener),
-            unreleased: None,
-            capabilities,
-            random,
-            namespace: self.namespace,
-            ready: VecDeque::new(),
-            unblocked: VecDeque::new(),
-            accepting: Accepting::Idle,
-            has_told_pause: false,
-            turn_accepts_max: self.limits.turn_accepts_max,
+            acceptor: Acceptor::new(listener, self.limits.turn_accepts_max),
             on_enqueue: None,
             sending,
         };

@@ -1,14 +1,22 @@
 //! Whose loop a server lives in: one of its own, or one that its host lends.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use mio::{Events, Poll, Registry, Token};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use crate::os::transport::Timer;
-use crate::os::transport::{WakeHandle, WakeSource, wake_pair};
+use crate::os::transport::{Listener, WakeHandle, WakeSource, wake_pair};
 use crate::proto::error::{Error, ErrorKind};
+
+/// Our tokens, counted from the first one: the listener, the waker, the timer, then a stream for each slot,
+/// then one for each link.
+pub(super) const LISTENER: usize = 0;
+pub(super) const WAKER: usize = 1;
+pub(super) const TIMER: usize = 2;
+pub(super) const STREAMS: usize = 3;
 
 /// Where events come from.
 pub(super) enum Source {
@@ -45,25 +53,17 @@ pub(super) struct EventLoop {
 
 impl EventLoop {
     /// A loop of its own. `events_max` is how many events can be pending at once: one wait takes them all.
-    pub(super) fn own(
-        events_max: usize,
-        busy_poll: Duration,
-        wake_token: usize,
-    ) -> Result<(Self, WakeHandle), Error> {
-        Self::new(Source::own(events_max, busy_poll)?, 0, wake_token)
+    pub(super) fn own(events_max: usize, busy_poll: Duration) -> Result<(Self, WakeHandle), Error> {
+        Self::new(Source::own(events_max, busy_poll)?, 0)
     }
 
     /// A guest in the loop behind `registry`.
-    pub(super) fn lent(
-        registry: &Registry,
-        first_token: usize,
-        wake_token: usize,
-    ) -> Result<(Self, WakeHandle), Error> {
+    pub(super) fn lent(registry: &Registry, first_token: usize) -> Result<(Self, WakeHandle), Error> {
         let registry = registry.try_clone().map_err(cannot("share the event queue"))?;
-        Self::new(Source::Lent(registry), first_token, wake_token)
+        Self::new(Source::Lent(registry), first_token)
     }
 
-    fn new(source: Source, first_token: usize, wake_token: usize) -> Result<(Self, WakeHandle), Error> {
+    fn new(source: Source, first_token: usize) -> Result<(Self, WakeHandle), Error> {
         let (wake, handle) = wake_pair().map_err(cannot("make a waker"))?;
         let mut event_loop = Self {
             source,
@@ -72,7 +72,7 @@ impl EventLoop {
             #[cfg(any(target_os = "linux", target_os = "android"))]
             timer: None,
         };
-        let token = event_loop.token(wake_token);
+        let token = event_loop.token(WAKER);
         event_loop
             .source
             .registry()
@@ -83,14 +83,20 @@ impl EventLoop {
 
     /// Has a timer in the queue make its descriptor readable whenever a turn is due.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    pub(super) fn add_timer(&mut self, token: usize) -> Result<(), Error> {
-        let token = self.token(token);
+    pub(super) fn add_timer(&mut self) -> Result<(), Error> {
+        let token = self.token(TIMER);
         let mut timer = Timer::new().map_err(cannot("make a timer"))?;
         self.registry()
             .register(&mut timer, token, mio::Interest::READABLE)
             .map_err(cannot("watch the timer"))?;
         self.timer = Some(timer);
         Ok(())
+    }
+
+    /// Watches the listener.
+    pub(super) fn watch_listener(&self, listener: &mut Listener) -> Result<(), Error> {
+        let (token, interest) = (self.token(LISTENER), mio::Interest::READABLE);
+        self.registry().register(listener, token, interest).map_err(cannot("watch the listener"))
     }
 
     /// Sets that timer, if there is one: `None` for never.
@@ -117,8 +123,16 @@ impl EventLoop {
         self.source.registry()
     }
 
-    /// Waits for itself from now on, if its loop is lent, and says whose it was: for a stop, in which the host's loop does
-    /// not turn. Streams have to be moved by hand; waker and timer stay.
+    /// The descriptor that tells when there are events, unless it is the host's own.
+    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.source {
+            Source::Own { poll, .. } => Some(poll.registry().as_fd()),
+            Source::Lent(_) => None,
+        }
+    }
+
+    /// Waits for itself from now on, if its loop is lent, and says whose it was: for a stop, in which the
+    /// host's loop does not turn. Streams have to be moved by hand; waker and timer stay.
     pub(super) fn leave_host(&mut self, events_max: usize) -> Result<Option<Source>, Error> {
         match self.source {
             Source::Own { .. } => Ok(None),
@@ -145,6 +159,11 @@ impl EventLoop {
     /// Our token number `n` in this loop.
     pub(super) fn token(&self, n: usize) -> Token {
         Token(self.first_token.saturating_add(n))
+    }
+
+    /// The token of the stream in a slot.
+    pub(super) fn stream_token(&self, slot: usize) -> Token {
+        self.token(STREAMS + slot)
     }
 
     /// Which of our tokens this is.
@@ -200,8 +219,8 @@ impl EventLoop {
         }
     }
 
-    /// The waker was used: takes back what it wrote.
-    pub(super) fn rest(&mut self) {
+    /// Reads what a waker wrote.
+    pub(super) fn drain_waker(&mut self) {
         self.wake.drain();
     }
 }

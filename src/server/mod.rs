@@ -1,74 +1,51 @@
-//! The server: one thread, one event queue, one [`Endpoint`]. A translation, with no rule of the protocol in it.
+//! The server: one thread, one event queue, one `Endpoint`. A translation, with no rule of the protocol in
+//! it.
 //!
-//! The kernel is edge-triggered, this house is level-triggered: readiness is remembered per stream, each ready stream
-//! is visited once per turn, and a turn that leaves something undone says so. What its owner calls is here; what a turn
-//! does is in `reactor`.
+//! The kernel is edge-triggered, this house is level-triggered: readiness is remembered per stream, each
+//! ready stream is visited once per turn, and a turn that leaves something undone says so. What its owner
+//! calls is here; what a turn does is in `turn`.
 
+mod acceptor;
 mod builder;
 mod event_loop;
+mod name;
 mod reactor;
 mod sending;
+mod turn;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::ops::{ControlFlow, Range};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// The event loop that a server can live in: [`ServerBuilder::start_in`] and [`Server::on_event`] speak its types.
+/// The event loop that a server can live in: [`ServerBuilder::start_in`] and [`Server::on_event`] speak its
+/// types.
 pub use mio;
-use mio::Interest;
 use mio::event::Event;
 
+use self::acceptor::Acceptor;
 pub use self::builder::ServerBuilder;
-use self::event_loop::EventLoop;
+use self::event_loop::{EventLoop, LISTENER, STREAMS, TIMER, WAKER};
+use self::name::Name;
+use self::reactor::Reactor;
 use self::sending::Sending;
+pub use self::turn::Turn;
 use crate::os::clock::Clock;
-use crate::os::files::capability::CapabilityDir;
 use crate::os::names::address::Address;
 use crate::os::names::location::Location;
-use crate::os::names::namespace::Namespace;
-use crate::os::random::Random;
-use crate::os::socket::claim::Claim;
 use crate::os::socket::connect::check_claimed;
 use crate::os::socket::stream::ReadyStream;
 #[cfg(unix)]
 use crate::os::sys;
-use crate::os::transport::{Listener, WakeHandle, readiness};
+use crate::os::transport::{WakeHandle, readiness};
 use crate::proto::conversation::QueryId;
-use crate::proto::endpoint::Endpoint;
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::inbox::{Batch, InboxEntry};
 use crate::proto::message::Outgoing;
 use crate::proto::outbox::{SendId, SendOutcome};
-use crate::proto::slots::ConnKey;
 use crate::proto::stats::{ConnectionStats, Stats};
-use crate::proto::time::Mono;
-
-/// Our tokens, counted from the first one: the listener, the waker, the timer, then a stream for each slot, then one for
-/// each link.
-const LISTENER: usize = 0;
-const WAKER: usize = 1;
-const TIMER: usize = 2;
-const STREAMS: usize = 3;
-
-/// How long the listener rests after the system refused to accept, be it because the descriptor table is full: no event
-/// tells when it no longer does.
-const ACCEPT_RETRY: Duration = Duration::from_millis(50);
-
-/// What one turn did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[must_use]
-pub struct Turn {
-    /// Messages that came into the inbox.
-    pub enqueued: usize,
-    /// Something is left to do: call again without waiting.
-    pub more: bool,
-    /// The socket or the capability file has vanished: clients cannot find this server any more. [`Server::rebind`] makes
-    /// what is missing again. Said by each check that finds it so; see [`ServerBuilder::name_check`].
-    pub name_lost: bool,
-}
 
 /// What became of something that a server has sent; taken with [`Server::next_event`].
 #[derive(Debug)]
@@ -119,27 +96,6 @@ impl Waker {
     }
 }
 
-/// The stream of a client.
-struct Client {
-    key: ConnKey,
-    stream: ReadyStream,
-    /// It stands in the ready list.
-    is_queued: bool,
-}
-
-/// Whether the listener is asked for connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Accepting {
-    /// None is waiting; an event will tell.
-    Idle,
-    /// One may be waiting.
-    Ready,
-    /// The system refuses for now.
-    Paused { until: Mono },
-    /// No connection will come any more.
-    Broken,
-}
-
 /// A private inbox on a Unix domain socket, drained by the one thread that owns it.
 ///
 /// ```no_run
@@ -157,34 +113,18 @@ enum Accepting {
 /// # }
 /// ```
 ///
-/// Dropping it is an abrupt stop: names are removed, connections are cut. [`shutdown`](Self::shutdown) is the polite one.
-/// If another start or stop holds the lock on the directory of the socket, a drop waits a tenth of a second for it, and
-/// then says in a warning what it leaves behind.
+/// Dropping it is an abrupt stop: names are removed, connections are cut. [`shutdown`](Self::shutdown) is the
+/// polite one. If another start or stop holds the lock on the directory of the socket, a drop waits a tenth
+/// of a second for it, and then says in a warning what it leaves behind.
 pub struct Server {
-    endpoint: Endpoint,
+    reactor: Reactor,
     event_loop: EventLoop,
     waker: Waker,
     clock: Clock,
-    /// Before the listeners: fields are dropped in this order, and names are removed while the listener is open.
-    claim: Claim,
-    listener: Option<Listener>,
-    /// The listener of a server that has been shut down, open until its names are removed.
-    unreleased: Option<Listener>,
-    namespace: Namespace,
-    capabilities: CapabilityDir,
-    random: Random,
-    name_check: Duration,
-    name_check_at: Mono,
-    is_name_lost: bool,
-    clients: Vec<Option<Client>>,
-    /// Streams that may have something to read.
-    ready: VecDeque<ConnKey>,
-    /// Streams that took nothing and do again.
-    unblocked: VecDeque<ConnKey>,
-    accepting: Accepting,
-    /// That accepting is paused was reported, and it has not worked since.
-    has_told_pause: bool,
-    turn_accepts_max: usize,
+    /// Before the listener: fields are dropped in this order, and names are removed while the listener is
+    /// open.
+    name: Name,
+    acceptor: Acceptor,
     on_enqueue: Option<Box<dyn FnMut() + Send>>,
     sending: Sending,
 }
@@ -197,17 +137,18 @@ impl Server {
 
     /// Where this server listens.
     pub fn address(&self) -> &Address {
-        self.claim.address()
+        self.name.address()
     }
 
     /// How that came to be: [`Location::skipped`] says which default locations could not be used, and why.
     pub fn location(&self) -> &Location {
-        self.claim.location()
+        self.name.location()
     }
 
-    /// The variable that tells a child process where this server listens, for `Command::envs`. It holds no token.
+    /// The variable that tells a child process where this server listens, for `Command::envs`. It holds no
+    /// token.
     pub fn child_env(&self) -> [(String, String); 1] {
-        [(self.namespace.socket_variable(), self.address().path().to_owned())]
+        self.name.child_env()
     }
 
     /// A handle with which other threads can interrupt [`turn`](Self::turn).
@@ -215,23 +156,29 @@ impl Server {
         self.waker.clone()
     }
 
-    /// Has `hook` called at the end of each turn that brought messages, at most once per turn, with nothing borrowed.
+    /// Has `hook` called at the end of each turn that brought messages, at most once per turn, with nothing
+    /// borrowed.
     pub fn on_enqueue(&mut self, hook: impl FnMut() + Send + 'static) {
         self.on_enqueue = Some(Box::new(hook));
     }
 
-    /// Waits until something happens, a deadline is reached, or `timeout` is over (`None`: as long as it takes), and
-    /// does one bounded turn of work: one read and one budget of lines for each ready client, one write, a bounded
-    /// number of accepts, and the deadlines that are due. A signal ends the waiting early.
+    /// Waits until something happens, a deadline is reached, or `timeout` is over (`None`: as long as it
+    /// takes), and does one bounded turn of work: one read and one budget of lines for each ready client, one
+    /// write, a bounded number of accepts, and the deadlines that are due. A signal ends the waiting early.
     ///
-    /// A server that lives in its host's loop ([`ServerBuilder::start_in`]) never waits: the host does, and hands over
-    /// what it finds with [`on_event`](Self::on_event).
+    /// A server that lives in its host's loop ([`ServerBuilder::start_in`]) never waits: the host does, and
+    /// gives it turns with [`process`](Self::process).
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`] if the operating system refuses to wait or the listener broke; what one client does is never
-    /// an error here.
+    /// [`ErrorKind::Io`] if the operating system refuses to wait, or if the listener broke in the turn
+    /// before, which is said once. A turn that fails has done nothing, so there is nothing that it could have
+    /// left unsaid; the next one goes on. What one client does is never an error here.
     pub fn turn(&mut self, timeout: Option<Duration>) -> Result<Turn, Error> {
+        if let Some(error) = self.acceptor.take_failure() {
+            self.arm();
+            return Err(error);
+        }
         let timeout = self.wait_at_most(timeout);
         let clock = self.clock;
         let begun = clock.now().mono;
@@ -244,41 +191,51 @@ impl Server {
         }
         let turn = self.work();
         self.arm();
-        turn
+        Ok(turn)
     }
 
-    /// Takes an event of the host's loop. `false`: its token is none of [`tokens`](Self::tokens), and it is somebody
-    /// else's. Only remembers it; [`turn`](Self::turn) does the work.
+    /// The [`turn`](Self::turn) of a host that does the waiting, in a loop of its own or in none: it never
+    /// waits. It takes the events that are there, in a lent loop those that were given to
+    /// [`on_event`](Self::on_event).
+    ///
+    /// # Errors
+    ///
+    /// As [`turn`](Self::turn).
+    pub fn process(&mut self) -> Result<Turn, Error> {
+        self.turn(Some(Duration::ZERO))
+    }
+
+    /// Takes an event of the host's loop. `false`: its token is none of [`tokens`](Self::tokens), so it is
+    /// not ours. Only remembers it; [`process`](Self::process) does the work.
     pub fn on_event(&mut self, event: &Event) -> bool {
-        let streams = STREAMS..STREAMS + self.clients.len();
+        let links = STREAMS + self.reactor.slots_max();
         match self.event_loop.number(event.token()) {
-            Some(LISTENER) => self.note_listener_event(event),
-            Some(WAKER) => self.event_loop.rest(),
+            Some(LISTENER) => self.acceptor.note(event),
+            Some(WAKER) => self.event_loop.drain_waker(),
             Some(TIMER) => {}
-            Some(number) if streams.contains(&number) => self.note_event(number - STREAMS, event),
-            Some(number) if number < streams.end + self.sending.streams_max() => {
-                self.sending.note(number - streams.end, readiness(event));
+            Some(number) if number < links => self.reactor.note(number - STREAMS, readiness(event)),
+            Some(number) if number < links + self.sending.streams_max() => {
+                self.sending.note(number - links, readiness(event));
             }
             _ => return false,
         }
         true
     }
 
-    fn note_listener_event(&mut self, event: &Event) {
-        let Some(listener) = &mut self.listener else { return };
-        listener.note_event(event);
-        if self.accepting == Accepting::Idle {
-            self.accepting = Accepting::Ready;
-        }
+    /// The descriptor to watch in a loop of the host's own, level-triggered; see [`Turn::more`]. `None` in a
+    /// lent loop: there the host watches its own.
+    pub fn event_queue(&self) -> Option<BorrowedFd<'_>> {
+        self.event_loop.fd()
     }
 
     /// The tokens that this server uses in the loop it lives in.
     pub fn tokens(&self) -> Range<usize> {
         let first = self.event_loop.token(0).0;
-        first..first + STREAMS + self.clients.len() + self.sending.streams_max()
+        first..first + STREAMS + self.reactor.slots_max() + self.sending.streams_max()
     }
 
-    /// Turns until `each`, called after every turn, breaks, or a [`Waker`] asked to stop.
+    /// Turns until `each`, called after every turn, breaks, or a [`Waker`] asked to stop. Not for a lent
+    /// loop, where it would never wait.
     ///
     /// # Errors
     ///
@@ -298,44 +255,41 @@ impl Server {
         self.waker.is_stop_asked.load(Ordering::Acquire)
     }
 
-    /// Takes over a connection that somebody else has made, as one end of a socket pair. Its peer is what the kernel says
-    /// of it, and has to show the token like any other.
+    /// Takes over a connection that somebody else has made, as one end of a socket pair. Its peer is what the
+    /// kernel says of it, and has to show the token like any other.
     ///
     /// The connection is made non-blocking and close-on-exec.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::ForeignPeer`] if the other end belongs to another user, [`ErrorKind::Busy`] if `clients_max` are
-    /// connected (then the peer reads `too many clients`) or there is no slot for it in this turn,
-    /// [`ErrorKind::ShutDown`], [`ErrorKind::Io`].
+    /// [`ErrorKind::ForeignPeer`] if the other end belongs to another user, [`ErrorKind::Busy`] if
+    /// `clients_max` are connected (then the peer reads `too many clients`) or there is no slot for it in
+    /// this turn, [`ErrorKind::ShutDown`], [`ErrorKind::Io`].
     #[cfg(unix)]
     pub fn adopt_stream(&mut self, stream: std::os::unix::net::UnixStream) -> Result<(), Error> {
         let refused = |what| move |e| Error::new(ErrorKind::Io, what).with_source(e);
         let peer = sys::peer_identity(&stream).map_err(refused("the system does not say who the peer is"))?;
         let now = self.clock.now();
-        if self.listener.is_none() {
+        if self.acceptor.listener().is_none() {
             return Err(Error::new(ErrorKind::ShutDown, "the server has been shut down"));
         }
-        if !self.endpoint.can_accept() {
+        if !self.reactor.endpoint.can_accept() {
             return Err(Error::new(ErrorKind::Busy, "there is no slot for another connection in this turn"));
         }
         sys::take_over(&stream).map_err(refused("the stream cannot be taken over"))?;
-        let key = self.endpoint.accepted(peer, now).ok_or_else(|| {
+        let accepted = self.reactor.accepted(ReadyStream::new(stream), peer, &self.event_loop, now);
+        self.arm();
+        let key = accepted?.ok_or_else(|| {
             Error::new(ErrorKind::ForeignPeer, format!("the peer is user id {}, who is not let in", peer.uid))
         })?;
-        let is_admitted = self.endpoint.is_open(key);
-        let taken = self.take_stream(key, ReadyStream::new(stream));
-        self.take_steps(now);
-        self.arm();
-        taken?;
-        if is_admitted {
+        if self.reactor.endpoint.is_open(key) {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Busy, "as many clients are connected as may be, and the peer is told so"))
     }
 
-    /// How long a host that waits in a loop of its own may wait before it calls [`turn`](Self::turn), if nothing
-    /// arrives: zero if something is left to do, `None` if there is no deadline.
+    /// How long a host that waits in a loop of its own may wait before it calls [`process`](Self::process),
+    /// if nothing arrives: zero if something is left to do, `None` if there is no deadline.
     pub fn next_timeout(&mut self) -> Option<Duration> {
         if self.has_more() {
             return Some(Duration::ZERO);
@@ -344,103 +298,91 @@ impl Server {
         Some(deadline.since(self.clock.now().mono))
     }
 
-    /// Whether clients can find this server: it has not been shut down, its listener has not broken, and the last check
-    /// found its socket and its capability file in place.
+    /// Whether clients can find this server: it has not been shut down, its listener has not broken, and the
+    /// last check found its socket and its capability file in place.
     pub fn is_reachable(&self) -> bool {
-        self.listener.is_some() && self.accepting != Accepting::Broken && !self.is_name_lost
+        self.acceptor.is_working() && self.name.is_in_place()
     }
 
-    /// Makes again what has vanished of the socket and the capability file, or takes the name again after the listener
-    /// broke, with the same token. Connections go on. Does nothing if both are there and the listener works.
+    /// Makes again what has vanished of the socket and the capability file, or takes the name again after the
+    /// listener broke, with the same token. Connections go on. Does nothing if both are there and the
+    /// listener works.
     ///
     /// # Errors
     ///
-    /// What [`Claim::bind`] refuses, [`ErrorKind::AlreadyRunning`] if another server has taken the path or published for it
-    /// meanwhile; the server goes on with the connections it has, and this can be tried again. [`ErrorKind::ShutDown`] after
+    /// What [`Claim::bind`](crate::os::socket::claim::Claim::bind) refuses, [`ErrorKind::AlreadyRunning`] if
+    /// another server has taken the path or published for it meanwhile; the server goes on with the
+    /// connections it has, and this can be tried again. [`ErrorKind::ShutDown`] after
     /// [`shutdown`](Self::shutdown).
     pub fn rebind(&mut self) -> Result<(), Error> {
-        let Some(old) = &self.listener else {
+        let Some(old) = self.acceptor.listener() else {
             return Err(Error::new(
                 ErrorKind::ShutDown,
                 "the server has been shut down and takes no name again",
             ));
         };
-        let has_listener = self.claim.still_there() && self.accepting != Accepting::Broken;
-        let is_published = self.claim.still_published();
-        self.is_name_lost = !has_listener || !is_published;
-        if !has_listener {
-            let (listener, mut claim) = self.claim.begin_again(old, &self.capabilities, &mut self.random)?;
-            let mut listener = Listener::new(listener);
-            // The old listener leaves the queue by being closed.
-            let token = self.event_loop.token(LISTENER);
-            if let Err(e) = self.event_loop.registry().register(&mut listener, token, Interest::READABLE) {
-                // While the listener is open.
-                drop(claim);
-                return Err(Error::new(ErrorKind::Io, "cannot watch the new listener").with_source(e));
-            }
-            claim.settle();
-            (self.claim, self.listener) = (claim, Some(listener));
-            self.accepting = Accepting::Idle;
-            tracing::info!(address = %self.address(), "listening again");
-        } else if !is_published {
-            self.claim.publish_again(&self.capabilities, &mut self.random)?;
-            tracing::info!(address = %self.address(), "published again");
+        let is_broken = !self.acceptor.is_working();
+        if let Some(listener) = self.name.take_again(old, is_broken, &self.event_loop)? {
+            self.acceptor.replace(listener);
         }
-        self.is_name_lost = false;
         Ok(())
     }
 
     /// What has happened so far.
     pub fn stats(&self) -> Stats {
-        self.endpoint.stats()
+        self.reactor.endpoint.stats()
     }
 
     /// Every connection as it stands, in no order.
     pub fn connections(&self) -> impl Iterator<Item = ConnectionStats> {
-        self.endpoint.connections()
+        self.reactor.endpoint.connections()
     }
 
     /// Messages waiting for the owner.
     pub fn inbox_len(&self) -> usize {
-        self.endpoint.inbox_len()
+        self.reactor.endpoint.inbox_len()
     }
 
     /// Swaps the waiting messages into `batch`, dropping what it held, and returns how many there are. O(1).
     pub fn drain_into(&mut self, batch: &mut Batch) -> usize {
-        self.endpoint.drain_into(batch)
+        self.reactor.endpoint.drain_into(batch)
     }
 
-    /// The waiting messages in a batch of their own. Reusing one with [`drain_into`](Self::drain_into) saves memory.
+    /// The waiting messages in a batch of their own. Reusing one with [`drain_into`](Self::drain_into) saves
+    /// memory.
     pub fn drain(&mut self) -> Batch {
-        self.endpoint.drain()
+        self.reactor.endpoint.drain()
     }
 
-    /// Sets a message to another server on its way, to be delivered within `timeout`, and does not wait: turns carry it,
-    /// and [`next_event`](Self::next_event) tells what became of it. Its `from` is our own path unless it has one. Messages
-    /// to one receiver go in order, over one connection, up to `in_flight_max` at a time.
+    /// Sets a message to another server on its way, to be delivered within `timeout`, and does not wait:
+    /// turns carry it, and [`next_event`](Self::next_event) tells what became of it. Its `from` is our own
+    /// path unless it has one. Messages to one receiver go in order, over one connection, up to
+    /// `in_flight_max` at a time.
     ///
-    /// The target is connected to as it is. One that a peer chose belongs into [`reply`](Self::reply): its path can lead
-    /// to a file system that never answers.
+    /// The target is connected to as it is. One that a peer chose belongs into [`reply`](Self::reply): its
+    /// path can lead to a file system that never answers.
     ///
     /// # Errors
     ///
-    /// Nothing was taken: what [`Outbox::send`](crate::proto::outbox::Outbox::send) refuses, [`ErrorKind::PathTooLong`], and
-    /// [`ErrorKind::OutboxFull`] while `outbox_entries_max` outcomes wait for [`next_event`](Self::next_event).
+    /// Nothing was taken: what [`Outbox::send`](crate::proto::outbox::Outbox::send) refuses,
+    /// [`ErrorKind::PathTooLong`], and [`ErrorKind::OutboxFull`] while `outbox_entries_max` outcomes wait for
+    /// [`next_event`](Self::next_event).
     pub fn send(&mut self, target: &Address, message: &Outgoing, timeout: Duration) -> Result<SendId, Error> {
-        let sent = self.sending.send(target, message, self.claim.address(), timeout, self.clock.now());
+        let sent = self.sending.send(target, message, self.name.address(), timeout, self.clock.now());
         self.arm();
         sent
     }
 
-    /// Sends an answer to a message: to the path that it claims to be `from`, after a look at what stands there, with
-    /// `meta.inReplyTo` and `meta.hops` as [`Outgoing::in_reply_to`] puts them.
+    /// Sends an answer to a message: to the path that it claims to be `from`, after a look at what stands
+    /// there, with `meta.inReplyTo` and `meta.hops` as [`Outgoing::in_reply_to`] puts them.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidAddress`] if the message has no `from` or one that is no absolute path;
-    /// [`ErrorKind::NoSuchPeer`] if it has no capability file of our user or no socket stands there (a link is none);
-    /// [`ErrorKind::NotLocal`] if it lies on a file system that may not answer; [`ErrorKind::ForeignPeer`] if it belongs
-    /// to another user; [`ErrorKind::TooManyHops`]; and what [`send`](Self::send) refuses.
+    /// [`ErrorKind::NoSuchPeer`] if it has no capability file of our user or no socket stands there (a link
+    /// is none); [`ErrorKind::NotLocal`] if it lies on a file system that may not answer;
+    /// [`ErrorKind::ForeignPeer`] if it belongs to another user; [`ErrorKind::TooManyHops`]; and what
+    /// [`send`](Self::send) refuses.
     pub fn reply(
         &mut self,
         entry: &InboxEntry<'_>,
@@ -452,15 +394,15 @@ impl Server {
             Error::new(ErrorKind::InvalidAddress, format!("{} does not say where it came from", entry.id()))
         })?;
         let target = Address::parse(from.as_ref())?;
-        check_claimed(&self.capabilities, &target, self.sending.own_directories())?;
+        check_claimed(self.name.capabilities(), &target, self.sending.own_directories())?;
         let reply = reply.in_reply_to(&received)?;
-        let sent = self.sending.reply(target, &reply, self.claim.address(), timeout, self.clock.now());
+        let sent = self.sending.reply(target, &reply, self.name.address(), timeout, self.clock.now());
         self.arm();
         sent
     }
 
-    /// Sends a question: a message with a `meta.queryId`. [`answered`](Self::answered) recognises the message that
-    /// answers it; if none does within `timeout`, [`ServerEvent::Unanswered`] says so.
+    /// Sends a question: a message with a `meta.queryId`. [`answered`](Self::answered) recognises the message
+    /// that answers it; if none does within `timeout`, [`ServerEvent::Unanswered`] says so.
     ///
     /// # Errors
     ///
@@ -471,12 +413,13 @@ impl Server {
         message: Outgoing,
         timeout: Duration,
     ) -> Result<QueryId, Error> {
-        let asked = self.sending.query(target, message, self.claim.address(), timeout, self.clock.now());
+        let asked = self.sending.query(target, message, self.name.address(), timeout, self.clock.now());
         self.arm();
         asked
     }
 
-    /// The question of ours that `entry` answers. Each is answered once; late answers and second ones answer none.
+    /// The question of ours that `entry` answers. Each is answered once; late answers and second ones answer
+    /// none.
     pub fn answered(&mut self, entry: &InboxEntry<'_>) -> Option<QueryId> {
         self.sending.answered(entry)
     }
@@ -491,31 +434,30 @@ impl Server {
         self.sending.outstanding()
     }
 
-    /// Stops politely: the names are removed, nobody is let in and nothing more is processed; every client is given the
-    /// answers that it is owed (within `closing_timeout`), and what is on its way to others gets its outcome, all of it
-    /// for at most `grace`. What is in the inbox can still be drained.
+    /// Stops politely: the names are removed, nobody is let in and nothing more is processed; every client is
+    /// given the answers that it is owed (within `closing_timeout`), and what is on its way to others gets
+    /// its outcome, all of it for at most `grace`. What is in the inbox can still be drained.
     ///
-    /// Another start or stop can hold the lock on the directory of the socket. The wait for it is part of `grace`; a grace
-    /// of zero is one try.
+    /// Another start or stop can hold the lock on the directory of the socket. The wait for it is part of
+    /// `grace`; a grace of zero is one try.
     ///
     /// # Errors
     ///
     /// The first thing that could not be removed or flushed; the server is stopped all the same.
-    /// [`ErrorKind::TimedOut`]: the lock was held all the time. The error and a warning say what is left. The listener is
-    /// kept open until the names are removed: call this again to try once more; dropping the server is the last try.
+    /// [`ErrorKind::TimedOut`]: the lock was held all the time. The error and a warning say what is left. The
+    /// listener is kept open until the names are removed: call this again to try once more; dropping the
+    /// server is the last try.
     pub fn shutdown(&mut self, grace: Duration) -> Result<(), Error> {
         let begun = self.clock.now();
         let deadline = begun.mono.plus(grace);
-        if let Some(listener) = self.listener.take() {
-            self.unreleased = Some(listener);
-        }
-        self.accepting = Accepting::Idle;
+        self.acceptor.stop();
         let released = self.release(Duration::ZERO);
-        self.endpoint.shutdown(begun);
-        self.take_steps(begun);
+        self.reactor.endpoint.shutdown(begun);
+        self.reactor.take_steps(begun);
         let flushed = self.flush(deadline);
-        self.clients.iter_mut().filter_map(Option::take).for_each(|client| client.stream.close());
-        // The lock has had time to become free while clients took their answers; the rest of the time is for it alone.
+        self.reactor.close_all();
+        // The lock has had time to become free while clients took their answers; the rest of the time is for
+        // it alone.
         let released = released.or_else(|_| self.release(deadline.since(self.clock.now().mono)));
         if let Err(error) = &released {
             tracing::warn!(%error, "stopping left something behind");
@@ -525,9 +467,9 @@ impl Server {
 
     /// Removes what was made, and then closes the listener that was open until now.
     fn release(&mut self, wait: Duration) -> Result<(), Error> {
-        if let Some(listener) = &self.unreleased {
-            self.claim.release_within(listener, wait)?;
-            self.unreleased = None;
+        if let Some(listener) = self.acceptor.stopped() {
+            self.name.release_within(listener, wait)?;
+            self.acceptor.close();
         }
         Ok(())
     }
@@ -537,23 +479,7 @@ impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
             .field("address", self.address())
-            .field("endpoint", &self.endpoint)
+            .field("endpoint", &self.reactor.endpoint)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(unix)]
-impl std::os::fd::AsFd for Server {
-    /// The descriptor to watch in a loop of the host's own, level-triggered; see [`Turn::more`].
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.event_loop.registry().as_fd()
-    }
-}
-
-#[cfg(unix)]
-impl std::os::fd::AsRawFd for Server {
-    /// The same descriptor, for loops that ask for it bare.
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        std::os::fd::AsFd::as_fd(self).as_raw_fd()
     }
 }

@@ -27,7 +27,8 @@ pub(super) struct Sending {
     queries: Queries,
     /// Questions whose message has no outcome yet.
     asked: HashMap<SendId, QueryId>,
-    /// Answers on their way, and the paths to which they go: peers chose these, so no connection to them may wait.
+    /// Answers on their way, and the paths to which they go: peers chose these, so no connection to them may
+    /// wait.
     replies: HashMap<SendId, Address>,
     /// Directories of ours, as for [`ChosenBy::Peer`].
     own: Vec<PathBuf>,

@@ -330,6 +330,28 @@ fn shut_down_listener_is_reported_as_broken() {
     }
 }
 
+/// The turn in which the listener breaks says what it has put into the inbox, and the next one says that it broke.
+#[test]
+#[cfg(target_os = "linux")]
+fn broken_listener_does_not_hide_what_a_turn_enqueued() {
+    let _watchdog = watchdog::watch("broken_listener_does_not_hide_what_a_turn_enqueued");
+    let home = Home::new();
+    let given = listener(&home);
+    let other = given.try_clone().unwrap();
+    let mut server = adopting(&home, given).unwrap();
+    let mut peer = connect(&home, &server);
+    turn(&mut server);
+    peer.send(&text("a"));
+    shutdown(other.as_raw_fd(), Shutdown::Both).unwrap();
+    let found = server.process().unwrap();
+    assert_eq!((found.enqueued, found.more), (1, true));
+    assert!(!server.is_reachable());
+    assert_eq!(server.next_timeout(), Some(Duration::ZERO));
+    assert_eq!(server.process().unwrap_err().kind(), ErrorKind::Io);
+    assert!(!server.process().unwrap().more, "it is said once");
+    assert_eq!(server.inbox_len(), 1);
+}
+
 /// A listener that was shut before cannot be taken over.
 #[test]
 #[cfg(target_os = "linux")]

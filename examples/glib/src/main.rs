@@ -16,7 +16,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // With the timer inside, the descriptor alone says when a turn is due: glib is told of nothing else.
     let server = Server::builder().timer().start()?;
     println!("listening at {}", server.address());
-    let (target, fd) = (server.address().clone(), server.as_raw_fd());
+    let queue = server.event_queue().ok_or("the server lives in another loop")?;
+    let (target, fd) = (server.address().clone(), queue.as_raw_fd());
     let server = Rc::new(RefCell::new(server));
     let main_loop = MainLoop::new(None, false);
 
@@ -31,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let watch = glib_unix::unix_fd_add_local(fd, IOCondition::IN, move |_, _| {
         let (server, main_loop) = &in_loop;
         let mut server = server.borrow_mut();
-        if let Err(error) = server.turn(Some(Duration::ZERO)) {
+        if let Err(error) = server.process() {
             eprintln!("the server cannot go on: {error}");
             main_loop.quit();
             return ControlFlow::Continue;

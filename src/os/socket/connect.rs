@@ -21,8 +21,8 @@ use crate::proto::error::{Error, ErrorKind};
 pub(crate) enum ChosenBy<'a> {
     /// The host or a person: it is connected to as it is.
     Us,
-    /// A peer, in a message or in a file: nothing on the way to it may keep our thread waiting. We depend on the file
-    /// systems of these directories of ours anyway.
+    /// A peer, in a message or in a file: nothing on the way to it may keep our thread waiting. We depend on
+    /// the file systems of these directories of ours anyway.
     Peer(&'a [PathBuf]),
 }
 
@@ -32,9 +32,9 @@ pub(crate) enum ChosenBy<'a> {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::PathTooLong`]; what [`CapabilityDir::read`] refuses; [`ErrorKind::NoSuchPeer`] if no process listens;
-/// [`ErrorKind::NotLocal`] if a peer chose a path that may not answer; [`ErrorKind::Busy`] if the backlog is full;
-/// [`ErrorKind::ForeignPeer`] if another user does; [`ErrorKind::Io`].
+/// [`ErrorKind::PathTooLong`]; what [`CapabilityDir::read`] refuses; [`ErrorKind::NoSuchPeer`] if no process
+/// listens; [`ErrorKind::NotLocal`] if a peer chose a path that may not answer; [`ErrorKind::Busy`] if the
+/// backlog is full; [`ErrorKind::ForeignPeer`] if another user does; [`ErrorKind::Io`].
 pub(crate) fn connect(
     capabilities: &CapabilityDir,
     target: &Address,
@@ -76,14 +76,16 @@ pub(crate) fn connect(
     Ok((ReadyStream::new(stream), capability.auth_token))
 }
 
-/// Checks what a message claims to come from, before it gets an answer: a socket of ours stands there, at an absolute
-/// path, and a capability of our own user is published for it. Returns at once; `own` is as for [`ChosenBy::Peer`].
+/// Checks what a message claims to come from, before it gets an answer: a socket of ours stands there, at an
+/// absolute path, and a capability of our own user is published for it. Returns at once; `own` is as for
+/// [`ChosenBy::Peer`].
 ///
 /// # Errors
 ///
-/// [`ErrorKind::InvalidAddress`] for a relative path, [`ErrorKind::PathTooLong`], [`ErrorKind::NoSuchPeer`] if nothing
-/// is published for it, or something else or nothing stands there (no link is followed), [`ErrorKind::ForeignPeer`] if
-/// it is not ours, [`ErrorKind::NotLocal`] if it may not answer, and what else [`CapabilityDir::read`] refuses.
+/// [`ErrorKind::InvalidAddress`] for a relative path, [`ErrorKind::PathTooLong`], [`ErrorKind::NoSuchPeer`]
+/// if nothing is published for it, or something else or nothing stands there (no link is followed),
+/// [`ErrorKind::ForeignPeer`] if it is not ours, [`ErrorKind::NotLocal`] if it may not answer, and what else
+/// [`CapabilityDir::read`] refuses.
 #[cfg(feature = "server")]
 pub(crate) fn check_claimed(
     capabilities: &CapabilityDir,

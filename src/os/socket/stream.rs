@@ -1,5 +1,5 @@
-//! One connection and what is known of its readiness: the same for a server's clients, the links of an outbox and the
-//! blocking client.
+//! One connection and what is known of its readiness: the same for a server's clients, the links of an outbox
+//! and the blocking client.
 
 use std::io::ErrorKind;
 use std::net::Shutdown;
@@ -16,8 +16,8 @@ const CLOSE_READS_MAX: usize = 16;
 pub(crate) struct Readiness {
     pub(crate) is_readable: bool,
     pub(crate) is_writable: bool,
-    /// From now on a short read does not prove that nothing is left: the peer has finished sending, or it has sent urgent
-    /// data, before which a read ends.
+    /// From now on a short read does not prove that nothing is left: the peer has finished sending, or it has
+    /// sent urgent data, before which a read ends.
     pub(crate) reads_on: bool,
 }
 
@@ -45,8 +45,8 @@ enum Input {
     Ended,
 }
 
-/// A stream that does not block. It remembers what [`note`](Self::note) said until a read or a write says otherwise, so
-/// it can be used with an edge-triggered queue.
+/// A stream that does not block. It remembers what [`note`](Self::note) said until a read or a write says
+/// otherwise, so it can be used with an edge-triggered queue.
 #[derive(Debug)]
 pub(crate) struct ReadyStream {
     socket: UnixStream,
@@ -82,7 +82,8 @@ impl ReadyStream {
         self.is_writable
     }
 
-    /// One read into `space`, which must not be empty. Afterwards the stream is readable only if more may be left.
+    /// One read into `space`, which must not be empty. Afterwards the stream is readable only if more may be
+    /// left.
     pub(crate) fn read(&mut self, space: &mut [u8]) -> Progress {
         debug_assert!(!space.is_empty(), "a read into no space looks like the end");
         let (input, progress) = loop {
@@ -134,8 +135,8 @@ impl ReadyStream {
 
     /// Closes the connection so that the peer can still read what it was sent.
     ///
-    /// Closing a Unix socket with unread bytes in it resets the peer. After both sides are shut nothing more can come
-    /// in, so that what is left can be read first. After the end was read nothing is left.
+    /// Closing a Unix socket with unread bytes in it resets the peer. After both sides are shut nothing more
+    /// can come in, so that what is left can be read first. After the end was read nothing is left.
     pub(crate) fn close(mut self) {
         if self.input == Input::Ended || self.socket.shutdown(Shutdown::Both).is_err() {
             return;

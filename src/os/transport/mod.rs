@@ -2,15 +2,16 @@
 //!
 //! A platform supplies these items.
 //!
-//! | item | what it does |
-//! |---|---|
-//! | `Listener` | a `mio::event::Source`; `note_event` takes what the kernel says of it; `accept()` gives the next `(ReadyStream, PeerIdentity)`, or why there is none |
-//! | `watch`, `unwatch`, `readiness` | a [`ReadyStream`](crate::os::socket::stream::ReadyStream) in an event queue, and what an event says of it |
-//! | `WakeSource`, `WakeHandle` | the two ends of a waker, made by `wake_pair()`; the source is a `mio::event::Source` |
-//! | `Timer` | where the queue's own descriptor can be made readable by a timer (Linux) |
+//! - `Listener`: a `mio::event::Source`. `note_event` takes what the kernel says of it; `accept()` gives the
+//!   next [`ReadyStream`](crate::os::socket::stream::ReadyStream) and who its peer is, or why there is none.
+//! - `watch` and `unwatch` a stream in an event queue; `readiness` is what an event says of it.
+//! - `WakeSource` and `WakeHandle`: the two ends of a waker, made by `wake_pair()`. The source is a
+//!   `mio::event::Source`.
+//! - `Timer`, where the queue's own descriptor can be made readable by a timer (Linux).
 //!
-//! Whatever a platform does differently (a reset instead of an end, a signal instead of an error, the descriptor
-//! table being full) is translated here, so that no line above this module knows which platform it runs on.
+//! What a platform does differently (a reset instead of an end, a signal instead of an error, the
+//! descriptor table being full) is translated here, so that no line above this module knows which platform it
+//! runs on.
 
 #[cfg(unix)]
 mod unix;
@@ -26,7 +27,8 @@ pub(crate) enum AcceptError {
     Blocked,
     /// The one that was waiting went away; ask for the next.
     Aborted,
-    /// Descriptors or memory have run out, or the system forbids it for now; ask again later, no event will tell.
+    /// Descriptors or memory have run out, or the system forbids it for now; ask again later, no event will
+    /// tell.
     NotNow(std::io::Error),
     /// The listener is of no use any more.
     Broken(std::io::Error),

@@ -189,6 +189,7 @@ fn a_turn_in_a_lent_loop_does_not_wait() {
         let turn = host.server.turn(timeout).unwrap();
         assert_eq!((turn.enqueued, turn.more), (0, false));
     }
+    assert_eq!(host.server.process().unwrap(), udsmsg::Turn::default());
     // Nor after a stop, for which it waited by itself, because there was something to wait for.
     let mut peer = host.connect();
     peer.send(&ping());
@@ -207,6 +208,14 @@ fn a_turn_in_a_lent_loop_does_not_wait() {
         host.hand_over(&events);
         let _ = host.server.turn(None).unwrap();
     }
+}
+
+/// The descriptor of a lent loop is the host's: to watch it there, or in a loop around it, is not what it is for.
+#[test]
+fn event_queue_of_a_lent_loop_is_not_given_out() {
+    let host = Host::new();
+    assert!(host.server.event_queue().is_none());
+    assert!(host.home.start(|_| ()).event_queue().is_some());
 }
 
 #[test]
@@ -231,7 +240,6 @@ fn tokens_that_do_not_fit_are_refused() {
 /// A loop around the server's descriptor, and what it does wrong.
 #[cfg(target_os = "linux")]
 mod outer {
-    use std::os::fd::AsFd;
 
     use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
@@ -270,7 +278,7 @@ mod outer {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
         let mut flags = EpollFlags::EPOLLIN;
         flags.set(EpollFlags::EPOLLET, outer.is_edge_triggered);
-        epoll.add(server.as_fd(), EpollEvent::new(flags, 0)).unwrap();
+        epoll.add(server.event_queue().unwrap(), EpollEvent::new(flags, 0)).unwrap();
         peer.send(&text("a").repeat(MESSAGES));
         let mut puts_off = outer.puts_off;
         let mut arrived = 0;

@@ -1,7 +1,7 @@
 //! The ways to host a server, each as a loop that a scenario can be played in.
 
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -213,7 +213,7 @@ fn lent(start: Start) {
         for event in &events {
             assert!(server.on_event(event), "{event:?}");
         }
-        let _ = server.turn(None).unwrap();
+        let _ = server.process().unwrap();
         if owner.after_turn(&mut server).is_break() {
             break;
         }
@@ -228,7 +228,7 @@ pub fn poll_timeout(timeout: Option<Duration>) -> PollTimeout {
 }
 
 fn wait(server: &Server, timeout: PollTimeout) {
-    match poll(&mut [PollFd::new(server.as_fd(), PollFlags::POLLIN)], timeout) {
+    match poll(&mut [PollFd::new(server.event_queue().unwrap(), PollFlags::POLLIN)], timeout) {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(error) => panic!("{error}"),
     }
@@ -239,7 +239,7 @@ fn poll_loop(start: Start) {
     loop {
         let timeout = poll_timeout(server.next_timeout());
         wait(&server, timeout);
-        let _ = server.turn(NOT_AT_ALL).unwrap();
+        let _ = server.process().unwrap();
         if owner.after_turn(&mut server).is_break() {
             break;
         }
@@ -251,7 +251,7 @@ fn poll_timer(start: Start) {
     let (mut server, mut owner) = start.server(|builder| builder.timer().start());
     loop {
         wait(&server, PollTimeout::NONE);
-        let _ = server.turn(NOT_AT_ALL).unwrap();
+        let _ = server.process().unwrap();
         if owner.after_turn(&mut server).is_break() {
             break;
         }
@@ -266,7 +266,7 @@ struct State {
 
 impl State {
     fn turn(&mut self) {
-        let _ = self.server.turn(NOT_AT_ALL).unwrap();
+        let _ = self.server.process().unwrap();
         self.is_over = self.owner.after_turn(&mut self.server).is_break();
     }
 }
@@ -274,7 +274,7 @@ impl State {
 fn in_calloop<'l>(server: &Server, on_ready: impl Fn(&mut State) + 'l) -> calloop::EventLoop<'l, State> {
     use calloop::{EventLoop, Interest, Mode, PostAction, generic::Generic};
     let event_loop = EventLoop::try_new().unwrap();
-    let fd = server.as_fd().try_clone_to_owned().unwrap();
+    let fd = server.event_queue().unwrap().try_clone_to_owned().unwrap();
     event_loop
         .handle()
         .insert_source(Generic::new(fd, Interest::READ, Mode::Level), move |_, _, state| {
@@ -315,7 +315,7 @@ fn tokio_loop(start: Start) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (mut server, mut owner) = start.server(ServerBuilder::start);
     runtime.block_on(async {
-        let fd = async_fd(server.as_fd().try_clone_to_owned().unwrap());
+        let fd = async_fd(server.event_queue().unwrap().try_clone_to_owned().unwrap());
         loop {
             match server.next_timeout() {
                 NOT_AT_ALL => tokio::task::yield_now().await,
@@ -326,7 +326,7 @@ fn tokio_loop(start: Start) {
                     }
                 }
             }
-            let _ = server.turn(NOT_AT_ALL).unwrap();
+            let _ = server.process().unwrap();
             if owner.after_turn(&mut server).is_break() {
                 break;
             }
@@ -338,7 +338,9 @@ fn async_io_loop(start: Start) {
     use futures_lite::future;
     let (mut server, mut owner) = start.server(ServerBuilder::start);
     async_io::block_on(async {
-        let fd = async_io::Async::new_nonblocking(server.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let fd =
+            async_io::Async::new_nonblocking(server.event_queue().unwrap().try_clone_to_owned().unwrap())
+                .unwrap();
         loop {
             match server.next_timeout() {
                 NOT_AT_ALL => future::yield_now().await,
@@ -350,7 +352,7 @@ fn async_io_loop(start: Start) {
                     future::or(fd.readable(), timer).await.unwrap();
                 }
             }
-            let _ = server.turn(NOT_AT_ALL).unwrap();
+            let _ = server.process().unwrap();
             if owner.after_turn(&mut server).is_break() {
                 break;
             }
@@ -362,7 +364,7 @@ fn frames(start: Start) {
     let (mut server, mut owner) = start.server(ServerBuilder::start);
     loop {
         std::thread::sleep(Duration::from_millis(1));
-        let _ = server.turn(NOT_AT_ALL).unwrap();
+        let _ = server.process().unwrap();
         if owner.after_turn(&mut server).is_break() {
             break;
         }

@@ -1,0 +1,111 @@
+//! What a turn does, when the next one is due, and the turns of a stop.
+
+use std::time::Duration;
+
+use super::Server;
+use super::event_loop::Source;
+use crate::proto::error::{Error, ErrorKind};
+use crate::proto::time::Mono;
+
+/// What one turn did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Turn {
+    /// Messages that came into the inbox.
+    pub enqueued: usize,
+    /// Something is left to do: call again without waiting.
+    pub more: bool,
+    /// The socket or the capability file has vanished: clients cannot find this server any more.
+    /// [`Server::rebind`] makes what is missing again. Said by each check that finds it so; see
+    /// [`ServerBuilder::name_check`].
+    ///
+    /// [`ServerBuilder::name_check`]: crate::ServerBuilder::name_check
+    pub name_lost: bool,
+}
+
+impl Server {
+    /// One bounded turn with what is known to be ready.
+    pub(super) fn work(&mut self) -> Turn {
+        let accepted_before = self.reactor.endpoint.accepted_total();
+        let now = self.clock.now();
+        // First what was sent in time is read, then new connections are accepted, then timeouts are enforced.
+        self.reactor.endpoint.work(now);
+        self.reactor.read_ready(now);
+        self.reactor.take_steps(now);
+        self.acceptor.accept(&mut self.reactor, &self.event_loop, self.name.address(), now);
+        self.reactor.endpoint.deadlines_reached(now);
+        self.reactor.take_steps(now);
+        self.reactor.endpoint.turn_ended();
+        self.sending.turn(self.event_loop.registry(), self.name.capabilities(), now);
+        let name_lost = self.acceptor.listener().is_some() && self.name.check(now);
+        let enqueued = self.reactor.endpoint.accepted_total() - accepted_before;
+        if enqueued > 0
+            && let Some(hook) = &mut self.on_enqueue
+        {
+            hook();
+        }
+        let enqueued = usize::try_from(enqueued).unwrap_or(usize::MAX);
+        Turn { enqueued, more: self.has_more(), name_lost }
+    }
+
+    /// Sets the timer that makes our descriptor readable when a turn is due, if there is one.
+    pub(super) fn arm(&mut self) {
+        if self.event_loop.has_timer() {
+            let timeout = self.next_timeout();
+            self.event_loop.arm(timeout);
+        }
+    }
+
+    /// How long the next wait may be.
+    pub(super) fn wait_at_most(&mut self, timeout: Option<Duration>) -> Option<Duration> {
+        [self.next_timeout(), timeout].into_iter().flatten().min()
+    }
+
+    /// Whether there is something to do without waiting.
+    pub(super) fn has_more(&self) -> bool {
+        self.reactor.has_more() || self.acceptor.has_more() || self.sending.has_more()
+    }
+
+    /// The exact moment, on the server's clock, at which a turn is due even if nothing arrives.
+    pub(super) fn next_deadline(&mut self) -> Option<Mono> {
+        let name = self.acceptor.listener().map(|_| self.name.check_at());
+        let others = [self.sending.next_deadline(), self.acceptor.next_deadline(), name];
+        others.into_iter().chain([self.reactor.endpoint.next_deadline()]).flatten().min()
+    }
+
+    /// Turns until every connection is closed and every message of ours has its outcome, or `deadline`.
+    pub(super) fn flush(&mut self, deadline: Mono) -> Result<(), Error> {
+        if !self.has_unfinished() {
+            return Ok(());
+        }
+        // The host's loop does not turn while we are here: what we wait for has to come to us.
+        let lent = self.event_loop.leave_host(self.tokens().len())?;
+        let mut flushed = lent.as_ref().map_or(Ok(()), |lent| self.move_streams(lent));
+        while self.has_unfinished() && flushed.is_ok() {
+            let left = deadline.since(self.clock.now().mono);
+            if left.is_zero() {
+                break;
+            }
+            flushed = self.turn(Some(left)).map(drop);
+        }
+        if let Some(lent) = lent {
+            let own = self.event_loop.replace(lent);
+            flushed = flushed.and_then(|()| self.move_streams(&own));
+        }
+        flushed
+    }
+
+    /// Whether a connection is open, or a message of ours has no outcome.
+    fn has_unfinished(&self) -> bool {
+        self.reactor.has_connections() || self.sending.outstanding() > 0
+    }
+
+    /// Has every stream watched where we live now, and no longer in `from`.
+    fn move_streams(&mut self, from: &Source) -> Result<(), Error> {
+        let (from, to) = (from.registry(), self.event_loop.registry());
+        let sending = self.sending.move_streams(from, to);
+        sending.and_then(|()| self.reactor.move_streams(from, &self.event_loop)).map_err(|cause| {
+            Error::new(ErrorKind::Io, "cannot move to another event queue").with_source(cause)
+        })
+    }
+}
