@@ -42,7 +42,7 @@ pub(crate) fn connect(
 ) -> Result<(ReadyStream, AuthToken), Error> {
     let capability = look_up(capabilities, target)?;
     let stream = match chosen_by {
-        ChosenBy::Us => open_at(target, target.path())?,
+        ChosenBy::Us => open(Path::new(target.path())),
         ChosenBy::Peer(own) => {
             let reached = reach_target(target, own)?;
             if reached.facts.kind == sys::FileKind::Link {
@@ -50,9 +50,10 @@ pub(crate) fn connect(
                 return Err(Error::new(ErrorKind::NoSuchPeer, sentence));
             }
             let path = reached.path();
-            open_at(target, path.as_deref().unwrap_or_else(|| target.path()))?
+            open(Path::new(path.as_deref().unwrap_or_else(|| target.path())))
         }
     };
+    let stream = stream.map_err(|cause| cannot_connect(target, cause))?;
     // The token must not leave before it is known who will get it.
     let peer = sys::peer_identity(&stream)
         .map_err(|e| Error::new(ErrorKind::Io, "the system does not say who the server is").with_source(e))?;
@@ -151,19 +152,12 @@ fn cannot_connect(target: &Address, cause: io::Error) -> Error {
     Error::new(kind, sentence).with_source(cause)
 }
 
-/// A stream to `target` at `path`, which leads there.
-fn open_at(target: &Address, path: &str) -> Result<UnixStream, Error> {
-    UnixAddr::new(path)
-        .map_err(io::Error::from)
-        .and_then(|name| open(&name))
-        .map_err(|cause| cannot_connect(target, cause))
-}
-
-/// A stream, which does not block, to what listens at `name`. Returns at once; a full backlog is `EAGAIN`.
-pub(crate) fn open(name: &UnixAddr) -> io::Result<UnixStream> {
+/// A stream, which does not block, to what listens at `path`. Returns at once; a full backlog is `EAGAIN`.
+pub(crate) fn open(path: &Path) -> io::Result<UnixStream> {
+    let name = UnixAddr::new(path)?;
     let socket = sys::stream_socket()?;
     loop {
-        match socket::connect(socket.as_raw_fd(), name) {
+        match socket::connect(socket.as_raw_fd(), &name) {
             Ok(()) => return Ok(UnixStream::from(socket)),
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),

@@ -5,15 +5,15 @@
 //! another machine, refuses too: a refusal alone is not yet proof that the server has ended.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{UnixAddr, connect};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::connect::open;
 use crate::os::sys::{self, Facts, FileId, FileKind};
 
 /// The pause before a socket that refused is asked again: a server that has bound its name and not yet called
@@ -93,16 +93,14 @@ enum Answer {
 }
 
 fn ask(path: &Path) -> Answer {
-    let (socket, name) = match (sys::stream_socket(), UnixAddr::new(path)) {
-        (Ok(socket), Ok(name)) => (socket, name),
-        (Err(cause), _) => return Answer::Unclear(cause),
-        (_, Err(cause)) => return Answer::Unclear(cause.into()),
+    let cause = match open(path) {
+        Ok(stream) => return Answer::Live(sys::peer_identity(&stream).ok().and_then(|peer| peer.pid)),
+        Err(cause) => cause,
     };
-    match connect(socket.as_raw_fd(), &name) {
-        Ok(()) => Answer::Live(sys::peer_identity(&socket).ok().and_then(|peer| peer.pid)),
-        Err(Errno::EAGAIN | Errno::EINPROGRESS | Errno::EINTR) => Answer::Live(None),
-        Err(Errno::ECONNREFUSED) => Answer::Refused,
-        Err(Errno::ENOENT) => Answer::Missing,
-        Err(cause) => Answer::Unclear(cause.into()),
+    match Errno::from_raw(cause.raw_os_error().unwrap_or_default()) {
+        Errno::EAGAIN | Errno::EINPROGRESS => Answer::Live(None),
+        Errno::ECONNREFUSED => Answer::Refused,
+        Errno::ENOENT => Answer::Missing,
+        _ => Answer::Unclear(cause),
     }
 }
