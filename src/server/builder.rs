@@ -26,7 +26,7 @@ use crate::proto::endpoint::Endpoint;
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::limits::Limits;
 
-/// Collects what differs from the defaults; [`start`](Self::start) makes the server.
+/// The settings of a server; [`start`](Self::start) makes it.
 #[derive(Debug, Default)]
 #[must_use]
 pub struct ServerBuilder {
@@ -52,8 +52,8 @@ impl ServerBuilder {
         self
     }
 
-    /// A listening socket that somebody else has made (a service manager, the host), instead of an address:
-    /// its file stays when the server stops, see [`Claim::adopt`].
+    /// A listening socket that a service manager or the host has made, instead of an address: its file stays
+    /// when the server stops, see [`Claim::adopt`].
     pub fn listener(mut self, listener: UnixListener) -> Self {
         self.listener = Some(listener);
         self
@@ -127,8 +127,8 @@ impl ServerBuilder {
     /// tokens from `first_token` on, see [`Server::tokens`].
     ///
     /// The host waits, gives each event in that range to [`Server::on_event`], and then calls
-    /// [`Server::turn`] once; it waits no longer than [`Server::next_timeout`]. Dropping the server takes it
-    /// out of the loop.
+    /// [`Server::process`] once; it waits no longer than [`Server::next_timeout`]. Dropping the server takes
+    /// it out of the loop.
     ///
     /// # Errors
     ///
@@ -146,7 +146,7 @@ impl ServerBuilder {
         let mut random = Random::from_os()?;
         let capabilities = CapabilityDir::of(&self.namespace, &environment)?;
         let auth_token = random.auth_token();
-        // Whatever fails from here on, the claim takes back what it made.
+        // If anything fails from here on, the claim removes what it made.
         let (listener, mut claim) = match (self.listener, self.address) {
             (Some(_), Some(_)) => {
                 let sentence = "a server listens at an address or takes over a listener, not both";

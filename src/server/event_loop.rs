@@ -81,7 +81,7 @@ impl EventLoop {
         Ok((event_loop, handle))
     }
 
-    /// Has a timer in the queue make its descriptor readable whenever a turn is due.
+    /// Adds a timer to the queue, so that the descriptor of the queue is readable whenever a turn is due.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(super) fn add_timer(&mut self) -> Result<(), Error> {
         let token = self.token(TIMER);
@@ -131,8 +131,8 @@ impl EventLoop {
         }
     }
 
-    /// Waits for itself from now on, if its loop is lent, and says whose it was: for a stop, in which the
-    /// host's loop does not turn. Streams have to be moved by hand; waker and timer stay.
+    /// Replaces a lent loop with one of its own, and returns the lent one: for a stop, while which the host's
+    /// loop does not run. The caller moves the streams; the waker and the timer stay.
     pub(super) fn leave_host(&mut self, events_max: usize) -> Result<Option<Source>, Error> {
         match self.source {
             Source::Own { .. } => Ok(None),
@@ -140,7 +140,7 @@ impl EventLoop {
         }
     }
 
-    /// Lives in another loop from now on, and says which it was.
+    /// Moves to another loop, and returns the one before.
     pub(super) fn replace(&mut self, source: Source) -> Source {
         std::mem::replace(&mut self.source, source)
     }
@@ -204,7 +204,7 @@ impl EventLoop {
         }
     }
 
-    /// The events that the last wait found, out of the way of everything else.
+    /// The events that the last wait found, so that they can be read while the server is changed.
     pub(super) fn take_events(&mut self) -> Option<Events> {
         match &mut self.source {
             Source::Own { events, .. } => Some(std::mem::replace(events, Events::with_capacity(0))),
@@ -225,7 +225,7 @@ impl EventLoop {
     }
 }
 
-/// What the system refused, in a sentence.
+/// The error for what the system refused.
 fn cannot(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |cause| Error::new(ErrorKind::Io, format!("cannot {what} for the server")).with_source(cause)
 }

@@ -61,14 +61,14 @@ pub enum ServerEvent {
         /// What became of it.
         outcome: SendOutcome,
     },
-    /// Nobody has answered a question in time.
+    /// A question was not answered in time.
     Unanswered {
         /// The question.
         query: QueryId,
     },
 }
 
-/// Wakes the thread that turns a server, from any other: the only thing of a server that crosses threads.
+/// Wakes a server from any thread: the only part of a server that can be used outside its own thread.
 #[derive(Clone, Debug)]
 pub struct Waker {
     handle: Arc<WakeHandle>,
@@ -89,7 +89,7 @@ impl Waker {
     ///
     /// # Errors
     ///
-    /// As [`wake`](Self::wake); what was asked stays asked.
+    /// As [`wake`](Self::wake). The request is remembered all the same.
     pub fn ask_to_stop(&self) -> Result<(), Error> {
         self.is_stop_asked.store(true, Ordering::Release);
         self.wake()
@@ -140,7 +140,8 @@ impl Server {
         self.name.address()
     }
 
-    /// How that came to be: [`Location::skipped`] says which default locations could not be used, and why.
+    /// How the address was chosen: [`Location::skipped`] says which default locations could not be used, and
+    /// why.
     pub fn location(&self) -> &Location {
         self.name.location()
     }
@@ -156,8 +157,7 @@ impl Server {
         self.waker.clone()
     }
 
-    /// Has `hook` called at the end of each turn that brought messages, at most once per turn, with nothing
-    /// borrowed.
+    /// Calls `hook` at the end of each turn that put messages into the inbox, once per turn.
     pub fn on_enqueue(&mut self, hook: impl FnMut() + Send + 'static) {
         self.on_enqueue = Some(Box::new(hook));
     }
@@ -172,8 +172,9 @@ impl Server {
     /// # Errors
     ///
     /// [`ErrorKind::Io`] if the operating system refuses to wait, or if the listener broke in the turn
-    /// before, which is said once. A turn that fails has done nothing, so there is nothing that it could have
-    /// left unsaid; the next one goes on. What one client does is never an error here.
+    /// before, which is reported once. A turn that fails has done nothing: what came into the inbox was
+    /// reported by the turn that put it there. The next turn goes on. What one client does is never an error
+    /// here.
     pub fn turn(&mut self, timeout: Option<Duration>) -> Result<Turn, Error> {
         if let Some(error) = self.acceptor.take_failure() {
             self.arm();
@@ -194,9 +195,8 @@ impl Server {
         Ok(turn)
     }
 
-    /// The [`turn`](Self::turn) of a host that does the waiting, in a loop of its own or in none: it never
-    /// waits. It takes the events that are there, in a lent loop those that were given to
-    /// [`on_event`](Self::on_event).
+    /// A [`turn`](Self::turn) that never waits, for a host that waits in a loop of its own or not at all. It
+    /// takes the events that are there; in a lent loop those that were given to [`on_event`](Self::on_event).
     ///
     /// # Errors
     ///
@@ -205,8 +205,8 @@ impl Server {
         self.turn(Some(Duration::ZERO))
     }
 
-    /// Takes an event of the host's loop. `false`: its token is none of [`tokens`](Self::tokens), so it is
-    /// not ours. Only remembers it; [`process`](Self::process) does the work.
+    /// Takes an event of the host's loop. `false`: its token is not in [`tokens`](Self::tokens), so it
+    /// belongs to the host. The event is only remembered; [`process`](Self::process) does the work.
     pub fn on_event(&mut self, event: &Event) -> bool {
         let links = STREAMS + self.reactor.slots_max();
         match self.event_loop.number(event.token()) {
@@ -255,8 +255,8 @@ impl Server {
         self.waker.is_stop_asked.load(Ordering::Acquire)
     }
 
-    /// Takes over a connection that somebody else has made, as one end of a socket pair. Its peer is what the
-    /// kernel says of it, and has to show the token like any other.
+    /// Takes over a connection that was made elsewhere, as one end of a socket pair. The kernel says who its
+    /// peer is, which has to show the token like any other.
     ///
     /// The connection is made non-blocking and close-on-exec.
     ///
@@ -304,8 +304,8 @@ impl Server {
         self.acceptor.is_working() && self.name.is_in_place()
     }
 
-    /// Makes again what has vanished of the socket and the capability file, or takes the name again after the
-    /// listener broke, with the same token. Connections go on. Does nothing if both are there and the
+    /// Makes the socket or the capability file again if it has vanished, or takes the name again after the
+    /// listener broke, with the same token. Connections go on. Does nothing if both files are there and the
     /// listener works.
     ///
     /// # Errors
@@ -359,8 +359,8 @@ impl Server {
     /// path unless it has one. Messages to one receiver go in order, over one connection, up to
     /// `in_flight_max` at a time.
     ///
-    /// The target is connected to as it is. One that a peer chose belongs into [`reply`](Self::reply): its
-    /// path can lead to a file system that never answers.
+    /// The target is connected to as it is. To a path that a peer chose use [`reply`](Self::reply): it can
+    /// lead to a file system that never answers.
     ///
     /// # Errors
     ///
@@ -434,9 +434,9 @@ impl Server {
         self.sending.outstanding()
     }
 
-    /// Stops politely: the names are removed, nobody is let in and nothing more is processed; every client is
-    /// given the answers that it is owed (within `closing_timeout`), and what is on its way to others gets
-    /// its outcome, all of it for at most `grace`. What is in the inbox can still be drained.
+    /// Stops politely: removes the names, accepts no connection and processes no further message. Pending
+    /// answers are written (within `closing_timeout`), and messages on their way get their outcomes, all of
+    /// it for at most `grace`. What is in the inbox can still be drained.
     ///
     /// Another start or stop can hold the lock on the directory of the socket. The wait for it is part of
     /// `grace`; a grace of zero is one try.
@@ -456,8 +456,8 @@ impl Server {
         self.reactor.take_steps(begun);
         let flushed = self.flush(deadline);
         self.reactor.close_all();
-        // The lock has had time to become free while clients took their answers; the rest of the time is for
-        // it alone.
+        // While clients took their answers the lock may have become free. The rest of the time is for it
+        // alone.
         let released = released.or_else(|_| self.release(deadline.since(self.clock.now().mono)));
         if let Err(error) = &released {
             tracing::warn!(%error, "stopping left something behind");

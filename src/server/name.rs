@@ -1,4 +1,4 @@
-//! The name of a server: its socket path and its capability file, taken, looked after and given back.
+//! The name of a server: its socket path and its capability file, checked, made again and removed.
 
 use std::time::Duration;
 

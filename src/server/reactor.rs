@@ -54,8 +54,12 @@ impl Reactor {
         self.endpoint.has_work() || !self.ready.is_empty() || !self.unblocked.is_empty()
     }
 
-    /// Lets a new connection in. A peer that is refused is told so through its stream, and an error is only
-    /// that the stream cannot be watched. `None`: it is a peer to whom nothing is said.
+    /// Gives a new connection to the core and watches its stream. `None`: it belongs to another user and is
+    /// closed at once. One that is refused for lack of room reads why, and is closed like any other.
+    ///
+    /// # Errors
+    ///
+    /// The stream cannot be watched; it is closed.
     pub(super) fn accepted(
         &mut self,
         stream: ReadyStream,
@@ -94,7 +98,7 @@ impl Reactor {
             let Some(key) = self.ready.pop_front() else { break };
             let Some(served) = served(&mut self.served, key) else { continue };
             served.is_queued = false;
-            // Without space it is not ready, whatever the kernel says; a step will tell when it is.
+            // Without space it cannot be read, even if the kernel has bytes; a step says when it can.
             let Some(space) = self.endpoint.recv_space(key, now) else { continue };
             let progress = served.stream.read(space);
             served.queue_if_readable(&mut self.ready);

@@ -56,7 +56,7 @@ impl Listener {
         };
         // One that was waiting when an adopted listener came to us has not inherited it.
         sys::refuse_descriptors(&stream);
-        // A peer whose identity the kernel does not tell is a stranger.
+        // A peer whose identity the kernel does not tell is not let in.
         let peer = sys::peer_identity(&stream).map_err(|_| AcceptError::Aborted)?;
         Ok((ReadyStream::new(stream.into()), peer))
     }
