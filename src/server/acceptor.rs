@@ -96,12 +96,12 @@ impl Acceptor {
 
     /// Why no connection will come any more. It is told once.
     pub(super) fn take_failure(&mut self) -> Option<Error> {
+        if !matches!(self.accepting, Accepting::Failed(_)) {
+            return None;
+        }
         match std::mem::replace(&mut self.accepting, Accepting::Broken) {
             Accepting::Failed(error) => Some(error),
-            other => {
-                self.accepting = other;
-                None
-            }
+            _ => None,
         }
     }
 

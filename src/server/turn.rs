@@ -58,7 +58,13 @@ impl Server {
 
     /// How long the next wait may be.
     pub(super) fn wait_at_most(&mut self, timeout: Option<Duration>) -> Option<Duration> {
-        [self.next_timeout(), timeout].into_iter().flatten().min()
+        if timeout == Some(Duration::ZERO) {
+            return timeout;
+        }
+        match (self.next_timeout(), timeout) {
+            (Some(due), Some(timeout)) => Some(due.min(timeout)),
+            (due, timeout) => due.or(timeout),
+        }
     }
 
     /// Whether there is something to do without waiting.
@@ -69,8 +75,8 @@ impl Server {
     /// The exact moment, on the server's clock, at which a turn is due even if nothing arrives.
     pub(super) fn next_deadline(&mut self) -> Option<Mono> {
         let name = self.acceptor.listener().map(|_| self.name.check_at());
-        let others = [self.sending.next_deadline(), self.acceptor.next_deadline(), name];
-        others.into_iter().chain([self.reactor.endpoint.next_deadline()]).flatten().min()
+        let (core, sending) = (self.reactor.endpoint.next_deadline(), self.sending.next_deadline());
+        [core, sending, self.acceptor.next_deadline(), name].into_iter().flatten().min()
     }
 
     /// Turns until every connection is closed and every message of ours has its outcome, or `deadline`.
