@@ -246,7 +246,7 @@ const FAULTS: [Fault; 17] = [
         },
         check: "peer",
         detail: "no JSON object",
-        remedy: "remove it",
+        remedy: "move it out of there",
     },
     Fault {
         name: "a capability open to others",
@@ -257,7 +257,7 @@ const FAULTS: [Fault; 17] = [
         },
         check: "peer",
         detail: "0644",
-        remedy: "remove it",
+        remedy: "move it out of there",
     },
     Fault {
         name: "a stale socket",
