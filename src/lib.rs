@@ -1,7 +1,9 @@
 //! A private inbox for one process, on a Unix domain socket, drained by the one thread that owns it.
 //!
-//! Other processes of the same user put messages into it: lines of JSON with a capability token on each, answered in
-//! order. Everything is bounded, nothing is called back from nowhere, and every refusal says why. What goes over the wire
+//! Other processes of the same user put messages into it: lines of JSON with a capability token on each,
+//! answered in
+//! order. Everything is bounded, nothing is called back from nowhere, and every refusal says why. What
+//! goes over the wire
 //! is in `docs/protocol.md`.
 //!
 //! # Owning an inbox
@@ -42,8 +44,10 @@
 //!
 //! # Without any I/O
 //!
-//! [`Endpoint`] is the protocol as a value: bytes, time and facts about peers go in, bytes and deadlines come out. With
-//! `default-features = false` it is all there is, and it builds without mio and libc. [`proto`] has its parts.
+//! [`Endpoint`] is the protocol as a value: bytes, time and facts about peers go in, bytes and deadlines
+//! come out. With
+//! `default-features = false` it is all there is, and it builds without mio and libc. [`proto`] has its
+//! parts.
 //!
 //! # Features
 //!
@@ -55,7 +59,7 @@
 
 #[cfg(all(feature = "os", not(unix)))]
 compile_error!(
-    "the features `os` and `server` need a Unix for now; the core builds anywhere with `default-features = false`"
+    "the features `os` and `server` need a Unix; the core builds anywhere with `default-features = false`"
 );
 
 #[cfg(feature = "os")]

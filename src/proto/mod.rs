@@ -1,6 +1,7 @@
 //! The sans-IO core: every rule of the protocol, and no socket, clock, file or randomness.
 //!
-//! [`endpoint::Endpoint`] is given bytes, time and facts about peers, and gives back bytes, deadlines and outcomes.
+//! [`endpoint::Endpoint`] is given bytes, time and facts about peers, and returns bytes, deadlines and
+//! outcomes.
 
 pub mod auth;
 pub mod buffers;

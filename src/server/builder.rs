@@ -158,12 +158,8 @@ impl ServerBuilder {
             (None, address) => {
                 let location = match address {
                     Some(address) => Location::from(address),
-                    None => Location::draw(&self.namespace, &environment, &mut random)?,
+                    None => draw_location(&self.namespace, &environment, &mut random)?,
                 };
-                for skipped in location.skipped() {
-                    let (directory, reason) = (&skipped.directory, &skipped.reason);
-                    tracing::warn!(directory, reason, "default location not used");
-                }
                 Claim::begin(location, &capabilities, &auth_token, &mut random)?
             }
         };
@@ -208,4 +204,18 @@ impl ServerBuilder {
         server.arm();
         Ok(server)
     }
+}
+
+/// A default location; those that cannot be used are reported.
+fn draw_location(
+    namespace: &Namespace,
+    environment: &Environment,
+    random: &mut Random,
+) -> Result<Location, Error> {
+    let location = Location::draw(namespace, environment, random)?;
+    for skipped in location.skipped() {
+        let (directory, reason) = (&skipped.directory, &skipped.reason);
+        tracing::warn!(directory, reason, "default location not used");
+    }
+    Ok(location)
 }

@@ -237,7 +237,7 @@ impl Stat {
         Self::parse(&String::from_utf8_lossy(&bytes))
     }
 
-    /// `pid (name) state …`: the name may hold blanks and brackets, so the fields after the last `)` are counted.
+    /// `pid (name) state …`: the name may hold blanks and brackets, so fields are counted after the last `)`.
     fn parse(text: &str) -> Option<Self> {
         let (pid_and_name, rest) = text.rsplit_once(')')?;
         let (pid, _) = pid_and_name.split_once(' ')?;

@@ -170,7 +170,7 @@ pub(crate) fn take_over(fd: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until one of `fds` is ready, for at most `timeout`; `None` is as long as it takes. A signal ends it early.
+/// Waits until one of `fds` is ready, for at most `timeout` (`None`: no limit). A signal ends it early.
 ///
 /// The timeout is rounded up to whole milliseconds, so that a deadline is not waited for in steps of zero.
 pub(crate) fn wait(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<()> {

@@ -8,6 +8,8 @@
     reason = "tests may fail loudly"
 )]
 
+mod syntax;
+
 use std::path::{Path, PathBuf};
 
 /// A source file: its path from the root with `/`, and its text.
@@ -145,38 +147,6 @@ fn the_core_looks_at_nothing_above_it() {
             ["std::fs", "std::net", "std::os", "std::process", "std::thread", "nix::", "libc::", "getrandom"];
         file.is_in("src/proto") && !file.is_test() && world.iter().any(|part| line.contains(part))
     });
-}
-
-#[test]
-fn the_floors_of_the_core_lie_one_above_the_other() {
-    // What a file may import is what stands before it here, on an earlier line.
-    let floors: [&[&str]; 6] = [
-        &["error", "limits", "time", "peer", "test_scale"],
-        &["ring", "framer", "output", "slots", "buffers"],
-        &["auth", "json", "message"],
-        &["stats"],
-        &["inbox", "wheel"],
-        &["endpoint", "outbox"],
-    ];
-    let floor_of = |name: &str| floors.iter().position(|floor| floor.contains(&name));
-    let mut wrong = String::new();
-    for file in source().iter().filter(|file| file.is_in("src/proto") && !file.is_test()) {
-        let name = file.path.trim_start_matches("src/proto/").trim_end_matches(".rs");
-        // A folder stands on one floor with all its files.
-        let name = name.split_once('/').map_or(name, |(folder, _)| folder);
-        if name == "mod" {
-            continue;
-        }
-        let Some(floor) = floor_of(name) else { panic!("{} stands on no floor: say on which", file.path) };
-        for (number, line) in file.code() {
-            let Some((_, import)) = line.split_once("use super::") else { continue };
-            let import = import.split(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap();
-            if floor_of(import).is_some_and(|other| other > floor) {
-                wrong.push_str(&format!("\n  {}:{number}: {}", file.path, line.trim()));
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "a floor of the core imports from one above it:{wrong}");
 }
 
 #[test]
