@@ -177,11 +177,12 @@ impl Wheel {
     fn reach(&mut self, now: Mono) {
         let (from, to) = (tick_of(self.reached), tick_of(now));
         self.reached = now;
-        for slot in circle(self.occupied, slot_of(from)) {
-            let ahead = slot.wrapping_sub(slot_of(from)) % SLOTS;
-            if ahead as u64 > to - from {
+        let mut ahead = 0;
+        while let Some((distance, slot)) = self.next_occupied(slot_of(from), ahead) {
+            if distance as u64 > to - from {
                 break;
             }
+            ahead = distance + 1;
             while let Some(at) = self.first_in(slot) {
                 let filed = self.node(at).filed;
                 if filed > now {
@@ -202,8 +203,9 @@ impl Wheel {
             return Some(DUE);
         }
         let lap = tick_of(self.reached);
-        let mut first = None;
-        for slot in circle(self.occupied, slot_of(lap)) {
+        let (mut first, mut ahead) = (None, 0);
+        while let Some((distance, slot)) = self.next_occupied(slot_of(lap), ahead) {
+            ahead = distance + 1;
             let filed = self.first_in(slot).map(|at| self.node(at).filed)?;
             if tick_of(filed) - lap < SLOTS as u64 {
                 return Some(slot);
@@ -285,6 +287,22 @@ impl Wheel {
         }
     }
 
+    /// The first occupied slot that is at least `ahead` slots from `start`, with its distance; `None` if no slot
+    /// of the lap is.
+    fn next_occupied(&self, start: usize, mut ahead: usize) -> Option<(usize, usize)> {
+        while ahead < SLOTS {
+            let slot = (start + ahead) % SLOTS;
+            let bits = self.occupied.get(slot / 64).copied().unwrap_or(0) >> (slot % 64);
+            if bits != 0 {
+                // Behind the end of the lap lies what was before `ahead`.
+                let skipped = bits.trailing_zeros() as usize;
+                return (ahead + skipped < SLOTS).then_some((ahead + skipped, slot + skipped));
+            }
+            ahead += 64 - slot % 64;
+        }
+        None
+    }
+
     fn holds(&self, key: ConnKey) -> bool {
         let at = node_of(key);
         self.nodes.get(at).is_some_and(|node| node.key == key && node.next != link(at))
@@ -339,25 +357,4 @@ fn tick_of(time: Mono) -> u64 {
 #[expect(clippy::cast_possible_truncation, reason = "the remainder is below 256")]
 fn slot_of(tick: u64) -> usize {
     (tick % SLOTS as u64) as usize
-}
-
-/// The occupied slots, from `start` once round.
-fn circle(occupied: [u64; LISTS.div_ceil(64)], start: usize) -> impl Iterator<Item = usize> {
-    let words = SLOTS / 64;
-    // The word of `start` comes first without what lies before, and last with nothing else.
-    (0..=words).flat_map(move |turn| {
-        let at = (start / 64 + turn) % words;
-        let from_start = u64::MAX << (start % 64);
-        let mask = match turn {
-            0 => from_start,
-            _ if turn == words => !from_start,
-            _ => u64::MAX,
-        };
-        let mut bits = occupied.get(at).copied().unwrap_or(0) & mask;
-        std::iter::from_fn(move || {
-            let bit = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
-            bits &= bits - 1;
-            Some(at * 64 + bit)
-        })
-    })
 }
