@@ -174,7 +174,7 @@ fn the_rest_of_what_was_offered_is_asked_for() {
 fn a_small_share_holds_a_message() {
     let mut sim = Sim::new(|l| {
         l.inbox_entries_max = 10;
-        l.inbox_share_max = 5;
+        l.inbox_share_percent_max = 5;
     });
     let peer = sim.join_known();
     assert!(sim.ask(peer, &text("a")).contains("uds-1"));

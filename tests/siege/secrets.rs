@@ -214,7 +214,7 @@ fn between_servers(server: &mut Server, environment: &Environment) {
         }
         if server.drain_into(&mut batch) > 0 {
             for entry in &batch {
-                show(&server.answered(&entry));
+                show(&server.take_answered(&entry));
                 show(&server.reply(&entry, Outgoing::new("response"), soon));
             }
         }

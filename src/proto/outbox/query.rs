@@ -95,8 +95,8 @@ impl Queries {
         Ok((QueryId(key), message))
     }
 
-    /// The question that `message` answers. Each is answered once: later answers to it find none.
-    pub fn answered(&mut self, message: &Message<'_>) -> Option<QueryId> {
+    /// Closes the question that `message` answers, and names it. Later answers to it find none.
+    pub fn take_answered(&mut self, message: &Message<'_>) -> Option<QueryId> {
         let in_reply_to = json::member_text(message.meta()?, "inReplyTo")?;
         let mut parts = in_reply_to.strip_prefix(&*self.nonce)?.strip_prefix('-')?.split('-');
         let (index, generation) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
