@@ -10,11 +10,15 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+#[doc(inline)]
+pub use crate::os::files::{
+    process::{ProcessIdentity, ProcessStart, ProcessState},
+    sweep::{Fate, Remains, Swept},
+};
+
 use crate::client::Client;
 use crate::os::clock::Clock;
 use crate::os::files::capability::{CapabilityDir, is_capability_name};
-use crate::os::files::process::{ProcessIdentity, ProcessState};
-pub use crate::os::files::sweep::{Fate, Remains, Swept};
 use crate::os::files::sweep::{NAMES_MAX, Sweep};
 use crate::os::names::address::Address;
 use crate::os::names::location::own_directories;

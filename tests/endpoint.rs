@@ -18,7 +18,8 @@ mod util;
 
 use std::time::Duration;
 
-use udsmsg::{CloseReason, ConnKey, Mono, Now, PeerIdentity, Step, Wall};
+use udsmsg::parts::{CloseReason, ConnKey, Mono, Now, Step};
+use udsmsg::{PeerIdentity, Wall};
 
 use util::sim::{Id, OWNER, Sim, token};
 use util::{fill, ping, text, text_stored_as};

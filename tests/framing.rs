@@ -2,8 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests may fail loudly")]
 
 use proptest::prelude::*;
-use udsmsg::proto::framer::{FrameOutcome, Framer};
-use udsmsg::proto::ring::Ring;
+use udsmsg::parts::{FrameOutcome, Framer, Ring};
 
 /// What one connection's input comes to.
 #[derive(Debug, PartialEq, Eq)]

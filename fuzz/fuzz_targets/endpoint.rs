@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use udsmsg::{AuthToken, Batch, CloseReason, ConnKey, Endpoint, Limits, Mono, Now, PeerIdentity, Step, Wall};
+use udsmsg::parts::{AuthToken, CloseReason, ConnKey, Mono, Now, Step};
+use udsmsg::{Batch, Endpoint, Limits, PeerIdentity, Wall};
 
 const OWNER: u32 = 1000;
 const PEERS_MAX: usize = 64;

@@ -4,8 +4,7 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use udsmsg::proto::framer::{FrameOutcome, Framer};
-use udsmsg::proto::ring::Ring;
+use udsmsg::parts::{FrameOutcome, Framer, Ring};
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {

@@ -1,6 +1,6 @@
 //! Deadlines judge peers, not hosts: a host that stays away for long punishes nobody who was in time.
 
-use udsmsg::CloseReason;
+use udsmsg::parts::CloseReason;
 
 use crate::util::sim::{Id, Sim};
 use crate::util::{ping, text, text_of_line};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use udsmsg::proto::outbox::{LinkStep, Outbox};
-use udsmsg::{AuthToken, CloseReason, ErrorKind, Limits, Now, Outgoing, PeerIdentity};
+use udsmsg::parts::{AuthToken, CloseReason, LinkStep, Now, Outbox};
+use udsmsg::{ErrorKind, Limits, Outgoing, PeerIdentity};
 
 use crate::util::conversation::{Advance, Case, Expect, ExpectEnd, Inbox, check, send};
 use crate::util::sim::{Id, OWNER, PATH, Sim};

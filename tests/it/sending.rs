@@ -4,8 +4,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use udsmsg::proto::outbox::Queries;
-use udsmsg::{Address, Batch, ErrorKind, Message, Mono, Outgoing, SendOutcome, Server, ServerEvent};
+use udsmsg::parts::{Mono, Queries};
+use udsmsg::{Address, Batch, ErrorKind, Message, Outgoing, SendOutcome, Server, ServerEvent};
 
 use crate::util::real::{Home, PATIENCE};
 use crate::util::{watchdog, with_time_enough};
@@ -247,7 +247,7 @@ fn strange_marks_do_not_hide_the_others() {
         let reply = Outgoing::new("response").in_reply_to(&message).map_err(|error| error.kind());
         match (reply, expected) {
             (Ok(reply), Ok(part)) => {
-                let token = udsmsg::AuthToken::from_bytes([1; 32]);
+                let token = udsmsg::parts::AuthToken::from_bytes([1; 32]);
                 let line = String::from_utf8(reply.encode(&token, None, None, 65_536).unwrap()).unwrap();
                 assert!(line.contains(part), "{received}: {line}");
             }
@@ -265,7 +265,7 @@ fn an_answer_is_found_behind_a_strange_key() {
     let mut queries = Queries::new(4, "me").unwrap();
     let mut ask = || {
         let (id, question) = queries.ask(text("?"), Mono::from_nanos(1)).unwrap();
-        let token = udsmsg::AuthToken::from_bytes([1; 32]);
+        let token = udsmsg::parts::AuthToken::from_bytes([1; 32]);
         let line = String::from_utf8(question.encode(&token, None, None, 65_536).unwrap()).unwrap();
         let (_, rest) = line.split_once(r#""queryId":""#).unwrap();
         (id, rest.split_once('"').unwrap().0.to_owned())

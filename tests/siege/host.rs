@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use udsmsg::os::files::capability::CapabilityDir;
+use udsmsg::os::CapabilityDir;
 use udsmsg::{Address, Batch, Environment, Limits, Namespace, Server};
 
 use super::measure;

@@ -51,8 +51,7 @@ fn entry() {
     }
     let path = std::path::PathBuf::from(std::env::var_os("SIEGE_SOCKET").unwrap());
     let environment = udsmsg::Environment::from_process();
-    let capabilities =
-        udsmsg::os::files::capability::CapabilityDir::of(&udsmsg::Namespace::default(), &environment);
+    let capabilities = udsmsg::os::CapabilityDir::of(&udsmsg::Namespace::default(), &environment);
     let address = udsmsg::Address::from_path(&path).unwrap();
     let token = capabilities.unwrap().read(&address).unwrap().auth_token;
     let mut peer = RawPeer::connect(&path, token.expose());

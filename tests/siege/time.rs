@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use udsmsg::{CloseReason, Limits, Mono};
+use udsmsg::Limits;
+use udsmsg::parts::{CloseReason, Mono};
 
 use super::alone;
 use super::host::{Host, ask, is_pong};
@@ -168,7 +169,7 @@ fn a_clock_that_jumps_by_an_hour_makes_one_pass_and_no_storm() {
     sim.host_away(HOUR);
     let peer = sim.join_known();
     let late = sim.now();
-    let early = udsmsg::Now { mono: Mono::after_origin(Duration::ZERO), wall: late.wall };
+    let early = udsmsg::parts::Now { mono: Mono::after_origin(Duration::ZERO), wall: late.wall };
     sim.endpoint.deadlines_reached(early);
     assert!(sim.endpoint.next_step().is_none());
     assert_eq!(sim.endpoint.next_deadline(), Some(late.mono.plus(Duration::from_secs(30))));

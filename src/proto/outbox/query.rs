@@ -13,7 +13,7 @@ use crate::proto::time::Mono;
 use crate::proto::wheel::Wheel;
 
 /// How many answers in a row a conversation may have; the next one is refused.
-pub const HOPS_MAX: u64 = 8;
+pub(crate) const HOPS_MAX: u64 = 8;
 
 /// How many answers a conversation has had according to `meta`: the largest `hops` in it. A number that is no
 /// small integer is beyond every limit.
@@ -33,7 +33,7 @@ impl Outgoing {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TooManyHops`] if the conversation has had [`HOPS_MAX`] answers: two programs that answer
+    /// [`ErrorKind::TooManyHops`] if the conversation has had 8 answers: two programs that answer
     /// every message would never stop. [`ErrorKind::InvalidMessage`] if `meta` has one of these members
     /// already.
     pub fn in_reply_to(mut self, received: &Message<'_>) -> Result<Self, Error> {
