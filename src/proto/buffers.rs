@@ -32,7 +32,7 @@ impl BufferPool {
     ///
     /// Reading borrows one ring at a time, so one would do; the others spare connections whose frames arrive
     /// in pieces an allocation each.
-    pub const FREE_MAX: usize = 4;
+    pub(crate) const FREE_MAX: usize = 4;
 
     /// A pool that lends at most `rings_max` rings of `ring_bytes` each. Allocates nothing yet.
     pub fn new(ring_bytes: usize, rings_max: usize) -> Self {

@@ -195,7 +195,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// The `data` of the error line that the peer is sent; `None` if it is sent none.
-    pub fn wire_text(&self) -> Option<Cow<'static, str>> {
+    pub(crate) fn wire_text(&self) -> Option<Cow<'static, str>> {
         Some(Cow::Borrowed(match self {
             Self::InvalidFrame => "invalid frame",
             Self::Unauthorized => "unauthorized",

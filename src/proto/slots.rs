@@ -120,7 +120,7 @@ impl<T> Slots<T> {
 
     /// Takes the value out; from now on `key` finds nothing. Its index stays occupied until
     /// [`Slots::release_retired`].
-    pub fn retire(&mut self, key: ConnKey) -> Option<T> {
+    pub(crate) fn retire(&mut self, key: ConnKey) -> Option<T> {
         self.get(key)?;
         let value = self.slots.get_mut(key.index())?.value.take();
         self.retired.push(key.index);
@@ -130,7 +130,7 @@ impl<T> Slots<T> {
 
     /// Lets the indices of retired values be used again. Call it when no poll event of this turn is left.
     /// O(retired values).
-    pub fn release_retired(&mut self) {
+    pub(crate) fn release_retired(&mut self) {
         for index in self.retired.drain(..) {
             self.slots.try_remove(index as usize);
         }

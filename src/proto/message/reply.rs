@@ -19,7 +19,7 @@ pub enum Reply<'a> {
     },
     /// The last line before the connection is closed.
     Error {
-        /// What was wrong: [`CloseReason::wire_text`](crate::proto::error::CloseReason::wire_text).
+        /// What was wrong, in the words of the protocol.
         text: &'a str,
     },
 }
