@@ -4,9 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use udsmsg::proto::buffers::BufferPool;
-use udsmsg::proto::framer::{FrameOutcome, Framer};
-use udsmsg::proto::ring::Ring;
+use udsmsg::parts::{BufferPool, FrameOutcome, Framer, Ring};
 
 const LIMIT: usize = 65_536;
 

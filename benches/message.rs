@@ -10,9 +10,9 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use serde::Deserialize;
-use udsmsg::AuthToken;
-use udsmsg::proto::json::scan;
-use udsmsg::proto::message::{Message, Outgoing, Reply, Request};
+use udsmsg::parts::json::scan;
+use udsmsg::parts::{AuthToken, Reply, Request};
+use udsmsg::{Message, Outgoing};
 
 const NOW: &str = "2026-11-22T10:00:00.000Z";
 const FROM: &str = "/tmp/claude-code-socks/12345-0123456789abcdef0123456789abcdef/messaging.sock";
@@ -112,7 +112,7 @@ fn views(c: &mut Criterion) {
 
 fn replies(c: &mut Criterion) {
     let mut out = Vec::with_capacity(4096);
-    let from_json = udsmsg::proto::json::quote(FROM);
+    let from_json = udsmsg::parts::json::quote(FROM);
     for (name, reply) in [
         ("reply: response", Reply::Response { number: 123_456 }),
         ("reply: pong", Reply::Pong { from_json: &from_json }),

@@ -12,7 +12,8 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use udsmsg::{AuthToken, Batch, ConnKey, Endpoint, Limits, Mono, Now, PeerIdentity, Wall};
+use udsmsg::parts::{AuthToken, ConnKey, Mono, Now};
+use udsmsg::{Batch, Endpoint, Limits, PeerIdentity, Wall};
 
 const IN_FLIGHT: usize = 64;
 
@@ -97,7 +98,7 @@ fn socket(criterion: &mut Criterion) {
     use std::io::{ErrorKind, Read, Write};
     use std::os::unix::net::UnixStream;
 
-    use udsmsg::os::files::capability::CapabilityDir;
+    use udsmsg::os::CapabilityDir;
     use udsmsg::{Environment, Namespace, Server};
 
     let dir = tempfile::tempdir().unwrap();

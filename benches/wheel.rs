@@ -5,9 +5,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion};
-use udsmsg::proto::slots::{ConnKey, Slots};
-use udsmsg::proto::time::Mono;
-use udsmsg::proto::wheel::Wheel;
+use udsmsg::parts::{ConnKey, Mono, Slots, Wheel};
 
 const IDLE: Duration = Duration::from_secs(30);
 /// Between two messages of different clients.

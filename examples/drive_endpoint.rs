@@ -4,8 +4,8 @@
 
 #![allow(clippy::print_stdout, reason = "printing is what an example is for")]
 
-use udsmsg::proto::time::{Mono, Now, Wall};
-use udsmsg::{AuthToken, Endpoint, Error, Limits, PeerIdentity, Step};
+use udsmsg::parts::{AuthToken, Mono, Now, Step};
+use udsmsg::{Endpoint, Error, Limits, PeerIdentity, Wall};
 
 fn main() -> Result<(), Error> {
     let auth_token = AuthToken::from_bytes([7; 32]);

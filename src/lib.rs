@@ -1,12 +1,10 @@
 //! A private inbox for one process, on a Unix domain socket, drained by the one thread that owns it.
 //!
 //! Other processes of the same user put messages into it: lines of JSON with a capability token on each,
-//! answered in
-//! order. Everything is bounded, nothing is called back from nowhere, and every refusal says why. What
-//! goes over the wire
-//! is in `docs/protocol.md`.
+//! answered in order. Everything is bounded, nothing is called back, and every refusal says why. What goes
+//! over the wire is in `docs/protocol.md`.
 //!
-//! # Owning an inbox
+//! # Own an inbox
 //!
 //! ```no_run
 //! # fn main() -> Result<(), udsmsg::Error> {
@@ -16,16 +14,16 @@
 //!     let _ = server.turn(None)?;
 //!     server.drain_into(&mut batch);
 //!     for entry in &batch {
-//!         println!("{} from uid {}: {}", entry.id(), entry.peer().uid, entry.message().json());
+//!         println!("{} from {:?}: {}", entry.id(), entry.peer(), entry.message().json());
 //!     }
 //! }
 //! # }
 //! ```
 //!
-//! A host with an event loop of its own watches [`Server::event_queue`] (a descriptor, level-triggered) and
-//! [`Server::next_timeout`], and calls [`Server::process`].
+//! [`Server`] also sends: messages, answers and questions. [`Limits`] bound it, [`Stats`] tell what it did,
+//! and [`Namespace`], [`Address`] and [`Location`] say where it is.
 //!
-//! # Sending to one
+//! # Send to one
 //!
 //! ```no_run
 //! use udsmsg::{Address, Client, Outgoing, SendOutcome};
@@ -42,60 +40,111 @@
 //! # }
 //! ```
 //!
-//! # Without any I/O
+//! [`Client`] blocks its caller. A program with an inbox sends with [`Server::send`], which does not.
+//! [`Peers`] finds the servers that there are, and [`peers`] describes them.
+//!
+//! # Embed it in a loop
+//!
+//! A host with an event loop of its own watches [`Server::event_queue`] (a descriptor, level-triggered) and
+//! [`Server::next_timeout`], and calls [`Server::process`]. One that uses [`mio`] lends its loop with
+//! [`ServerBuilder::start_in`]. Other threads use a [`Waker`].
+//!
+//! # Drive the core
 //!
 //! [`Endpoint`] is the protocol as a value: bytes, time and facts about peers go in, bytes and deadlines
-//! come out. With
-//! `default-features = false` it is all there is, and it builds without mio and libc. [`proto`] has its
-//! parts.
+//! come out. With `default-features = false` it is all there is, and it builds without mio and libc. The
+//! types of its arguments, and what it is made of, are in [`parts`].
 //!
 //! # Features
 //!
 //! | feature | what it adds |
 //! |---|---|
-//! | (none) | the core, [`proto`] |
-//! | `os` | addresses, capability files, the blocking [`Client`], [`Peers`] |
+//! | (none) | the core: [`Endpoint`], [`parts`] |
+//! | `os` | addresses, the blocking [`Client`], [`Peers`], [`os`] |
 //! | `server` (default) | [`Server`], on mio; includes `os` |
+//!
+//! # What may change
+//!
+//! The root and [`peers`] change in a major version only; [`os`] and [`parts`] may change in a minor one.
 
 #[cfg(all(feature = "os", not(unix)))]
 compile_error!(
-    "the features `os` and `server` need a Unix; the core builds anywhere with `default-features = false`"
+    "the features `os` and `server` need a Unix for now; \
+     the core builds anywhere with `default-features = false`"
 );
 
 #[cfg(feature = "os")]
-pub mod client;
+mod client;
 #[cfg(feature = "os")]
 mod links;
 #[cfg(feature = "os")]
 pub mod os;
 #[cfg(feature = "os")]
 pub mod peers;
-pub mod proto;
+mod proto;
 #[cfg(feature = "server")]
 mod server;
 
-pub use proto::auth::AuthToken;
-pub use proto::endpoint::{Endpoint, Step};
-pub use proto::error::{CloseReason, Error, ErrorKind};
-pub use proto::inbox::{Batch, InboxEntry, MessageId};
-pub use proto::limits::Limits;
-pub use proto::message::{Message, Outgoing};
-pub use proto::outbox::{QueryId, SendId, SendOutcome};
-pub use proto::peer::PeerIdentity;
-pub use proto::slots::ConnKey;
-pub use proto::stats::Stats;
-pub use proto::time::{Mono, Now, Wall};
+#[doc(inline)]
+pub use proto::{
+    endpoint::Endpoint,
+    error::{Error, ErrorKind},
+    inbox::{Batch, InboxEntry, MessageId},
+    limits::Limits,
+    message::{Data, Message, Outgoing},
+    outbox::{QueryId, SendId, SendOutcome},
+    peer::PeerIdentity,
+    stats::{ConnectionStats, Stats},
+    time::Wall,
+};
 
 #[cfg(feature = "os")]
-pub use client::Client;
-#[cfg(feature = "os")]
-pub use os::names::address::Address;
-#[cfg(feature = "os")]
-pub use os::names::namespace::{Environment, Namespace};
-#[cfg(feature = "os")]
-pub use peers::{Peer, PeerState, Peers};
+#[doc(inline)]
+pub use {
+    client::Client,
+    os::names::address::Address,
+    os::names::location::Location,
+    os::names::namespace::{Environment, Namespace},
+    peers::Peers,
+};
+
 #[cfg(feature = "server")]
+#[doc(inline)]
 pub use server::{Server, ServerBuilder, ServerEvent, Turn, Waker, mio};
+
+/// What the core is made of, for hosts that drive an [`Endpoint`] themselves, and for fuzzers and benchmarks.
+///
+/// **It may change in a minor version**, unlike everything at the root. It needs no feature.
+///
+/// - Driving an [`Endpoint`]: [`Step`](parts::Step), [`ConnKey`](parts::ConnKey),
+///   [`AuthToken`](parts::AuthToken), [`CloseReason`](parts::CloseReason), [`Now`](parts::Now),
+///   [`Mono`](parts::Mono).
+/// - Sending without I/O: [`Outbox`](parts::Outbox), [`LinkStep`](parts::LinkStep),
+///   [`Queries`](parts::Queries).
+/// - Bytes and lines: [`Ring`](parts::Ring), [`BufferPool`](parts::BufferPool),
+///   [`Framer`](parts::Framer), [`json`](parts::json).
+/// - What a line means: [`Request`](parts::Request), [`Reply`](parts::Reply), [`Answer`](parts::Answer).
+/// - Keys and timers: [`Slots`](parts::Slots), [`Wheel`](parts::Wheel).
+/// - Types that are rarely named: [`BatchIter`](parts::BatchIter), [`ClosedStats`](parts::ClosedStats).
+pub mod parts {
+    #[doc(inline)]
+    pub use crate::proto::{
+        auth::AuthToken,
+        buffers::BufferPool,
+        endpoint::Step,
+        error::CloseReason,
+        framer::{FrameOutcome, Framer},
+        inbox::BatchIter,
+        json,
+        message::{Answer, Reply, Request},
+        outbox::{LinkStep, Outbox, Queries},
+        ring::Ring,
+        slots::{ConnKey, Slots},
+        stats::ClosedStats,
+        time::{Mono, Now},
+        wheel::Wheel,
+    };
+}
 
 /// Keeps the examples of the README compiling.
 #[cfg(all(doctest, feature = "server"))]

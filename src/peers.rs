@@ -10,11 +10,15 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+#[doc(inline)]
+pub use crate::os::files::{
+    process::{ProcessIdentity, ProcessStart, ProcessState},
+    sweep::{Fate, Remains, Swept},
+};
+
 use crate::client::Client;
 use crate::os::clock::Clock;
 use crate::os::files::capability::{CapabilityDir, is_capability_name};
-use crate::os::files::process::{ProcessIdentity, ProcessState};
-pub use crate::os::files::sweep::{Fate, Remains, Swept};
 use crate::os::files::sweep::{NAMES_MAX, Sweep};
 use crate::os::names::address::Address;
 use crate::os::names::location::own_directories;
@@ -244,12 +248,12 @@ impl Peers {
                     Ok(id) => {
                         asked.insert(id, index);
                     }
-                    Err(error) => peer.has_not_answered(&error),
+                    Err(error) => peer.note_no_answer(&error),
                 }
             }
             let Some((id, outcome)) = client.next_outcome()? else { break };
             if let Some(peer) = asked.remove(&id).and_then(|index| peers.get_mut(index)) {
-                peer.has_answered(&outcome);
+                peer.note_answer(&outcome);
             }
         }
         for (index, _) in waiting {
@@ -262,7 +266,7 @@ impl Peers {
 }
 
 impl Peer {
-    fn has_answered(&mut self, outcome: &SendOutcome) {
+    fn note_answer(&mut self, outcome: &SendOutcome) {
         match outcome {
             SendOutcome::Accepted { .. } => {
                 self.state = PeerState::Live;
@@ -277,11 +281,11 @@ impl Peer {
                 self.state = PeerState::Live;
                 self.reason = String::from("it answered that it is busy");
             }
-            SendOutcome::NotSent(error) | SendOutcome::Unknown(error) => self.has_not_answered(error),
+            SendOutcome::NotSent(error) | SendOutcome::Unknown(error) => self.note_no_answer(error),
         }
     }
 
-    fn has_not_answered(&mut self, error: &Error) {
+    fn note_no_answer(&mut self, error: &Error) {
         match error.kind() {
             ErrorKind::ForeignPeer | ErrorKind::PathTooLong => {
                 self.state = PeerState::Unusable;

@@ -13,8 +13,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use udsmsg::proto::time::{Mono, Now, Wall};
-use udsmsg::{AuthToken, Batch, ConnKey, Endpoint, Limits, PeerIdentity, Step};
+use udsmsg::parts::{AuthToken, ConnKey, Mono, Now, Step};
+use udsmsg::{Batch, Endpoint, Limits, PeerIdentity, Wall};
 
 struct Counting;
 

@@ -18,7 +18,8 @@ mod util;
 
 use std::time::Duration;
 
-use udsmsg::{CloseReason, ConnKey, Mono, Now, PeerIdentity, Step, Wall};
+use udsmsg::parts::{CloseReason, ConnKey, Mono, Now, Step};
+use udsmsg::{PeerIdentity, Wall};
 
 use util::sim::{Id, OWNER, Sim, token};
 use util::{fill, ping, text, text_stored_as};
@@ -218,7 +219,7 @@ fn a_client_whose_message_waits_behind_blank_lines_is_not_evicted() {
 fn a_client_whose_message_waits_for_its_rate_is_not_evicted() {
     let mut sim = Sim::new(|l| {
         l.clients_max = 2;
-        l.pid_rate_max = 10;
+        l.pid_lines_per_second_max = 10;
     });
     let (busy, peer) = (join_as(&mut sim, 1), join_as(&mut sim, 1));
     sim.send(busy, &ping().repeat(100));
@@ -261,7 +262,7 @@ fn a_client_that_was_never_read_for_lack_of_a_buffer_is_not_evicted() {
 #[test]
 fn one_message_of_any_size_fits_an_empty_share() {
     for share in [1, 2, 3] {
-        let mut sim = Sim::new(|l| l.inbox_share_max = share);
+        let mut sim = Sim::new(|l| l.inbox_share_percent_max = share);
         let peer = join_as(&mut sim, 1);
         for stored in [30_000, 60_000, 65_400] {
             let answer = sim.ask(peer, &text_stored_as(stored));
@@ -275,7 +276,7 @@ fn one_message_of_any_size_fits_an_empty_share() {
 fn a_small_share_is_filled_in_each_turn() {
     for (share, expected) in [(1, 26), (2, 13), (3, 9), (4, 7), (100, 1)] {
         let mut sim = Sim::new(|l| {
-            l.inbox_share_max = share;
+            l.inbox_share_percent_max = share;
             l.turn_frames_max = 256;
         });
         let peer = join_as(&mut sim, 1);
@@ -362,7 +363,7 @@ fn every_refused_newcomer_is_told() {
 #[test]
 fn connections_of_one_process_take_turns_at_its_rate() {
     for flooders in [1, 2, 5] {
-        let mut sim = Sim::new(|l| l.pid_rate_max = 10);
+        let mut sim = Sim::new(|l| l.pid_lines_per_second_max = 10);
         let polite = join_as(&mut sim, 1);
         let flooders: Vec<Id> = (0..flooders).map(|_| join_as(&mut sim, 1)).collect();
         let mut waited = Vec::new();
@@ -402,7 +403,7 @@ fn connections_of_one_process_take_turns_at_its_rate() {
 /// Its end says nothing about its rate.
 #[test]
 fn a_paused_client_that_finishes_sending_still_keeps_to_its_rate() {
-    let mut sim = Sim::new(|l| l.pid_rate_max = 10);
+    let mut sim = Sim::new(|l| l.pid_lines_per_second_max = 10);
     let peer = join_as(&mut sim, 1);
     sim.send(peer, &ping().repeat(12));
     sim.run();

@@ -14,7 +14,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use udsmsg::{AuthToken, ConnKey, Endpoint, Limits, Now, PeerIdentity};
+use udsmsg::parts::{AuthToken, ConnKey, Now};
+use udsmsg::{Endpoint, Limits, PeerIdentity};
 
 struct Counting;
 

@@ -2,8 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests may fail loudly")]
 
 use proptest::prelude::*;
-use udsmsg::proto::framer::{FrameOutcome, Framer};
-use udsmsg::proto::ring::Ring;
+use udsmsg::parts::{FrameOutcome, Framer, Ring};
 
 /// What one connection's input comes to.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,7 +36,7 @@ fn framed<'c>(chunks: impl IntoIterator<Item = &'c [u8]>, limit: usize, extra: u
             ring.filled(n);
             chunk = &chunk[n..];
             loop {
-                let ready = framer.is_ready(&ring);
+                let ready = framer.look_for_frame(&ring);
                 let outcome = framer.next_frame(&mut ring);
                 assert_eq!(ready, outcome != FrameOutcome::NeedMore);
                 match outcome {
@@ -117,7 +116,7 @@ fn after_a_line_that_is_too_long_there_is_no_other() {
     ring.spare_mut()[..8].copy_from_slice(b"toolong\n");
     ring.filled(8);
     for _ in 0..3 {
-        assert!(framer.is_ready(&ring));
+        assert!(framer.look_for_frame(&ring));
         assert_eq!(framer.next_frame(&mut ring), FrameOutcome::TooLong { seen: 4 });
     }
     ring.consume(8);

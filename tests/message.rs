@@ -7,9 +7,9 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
-use udsmsg::proto::json::{Kind, Redacted, quote};
-use udsmsg::proto::message::{Answer, Message, Outgoing, Reply, Request};
-use udsmsg::{AuthToken, CloseReason, ErrorKind};
+use udsmsg::parts::json::{Kind, Redacted, quote};
+use udsmsg::parts::{Answer, AuthToken, CloseReason, Reply, Request};
+use udsmsg::{ErrorKind, Message, Outgoing};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const NOW: &str = "2026-11-22T10:00:00.000Z";

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use udsmsg::proto::outbox::{LinkStep, Outbox};
-use udsmsg::{AuthToken, ConnKey, Error, ErrorKind, Limits, Mono, Now, Outgoing, Wall};
+use udsmsg::parts::{AuthToken, ConnKey, LinkStep, Mono, Now, Outbox};
+use udsmsg::{Error, ErrorKind, Limits, Outgoing, Wall};
 
 struct Counting;
 

@@ -14,7 +14,7 @@ use proptest::sample::{Index, select};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use udsmsg::ErrorKind;
-use udsmsg::proto::json::{DEPTH_MAX, Fault, Fields, Kind, Redacted, scan};
+use udsmsg::parts::json::{DEPTH_MAX, Fault, Fields, Kind, Redacted, scan};
 
 /// Whether a line is taken, and if not for which fault.
 fn verdict(line: &str) -> Result<(), Fault> {
@@ -169,7 +169,7 @@ fn finds_the_values_of_the_keys() {
     assert!(!scan("[]").unwrap().is_object());
 }
 
-fn five(fields: Fields) -> [Option<udsmsg::proto::json::Field>; 5] {
+fn five(fields: Fields) -> [Option<udsmsg::parts::json::Field>; 5] {
     [fields.kind(), fields.data(), fields.from(), fields.ts(), fields.meta()]
 }
 

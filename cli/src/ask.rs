@@ -102,7 +102,7 @@ fn wait_for_answer(
         server.drain_into(&mut batch);
         let mut answer = None;
         for entry in &batch {
-            if server.answered(&entry) == Some(query) {
+            if server.take_answered(&entry) == Some(query) {
                 answer = Some(text_of(&entry.message(), style));
             } else {
                 let kind = entry.message().kind().into_owned();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use udsmsg::os::files::capability::CapabilityDir;
+use udsmsg::os::CapabilityDir;
 use udsmsg::{Client, Environment, Error, Namespace, Peers, Server, ServerBuilder};
 
 use crate::output::Style;

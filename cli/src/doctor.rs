@@ -8,12 +8,9 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
 use serde_json::json;
-use udsmsg::os::files::process::{ProcessIdentity, ProcessState};
-use udsmsg::os::names::location::{Location, SkippedLocation};
-use udsmsg::os::random::Random;
-use udsmsg::os::sys::effective_uid;
-use udsmsg::peers::{Fate, PeerList, Remains, SweepReport};
-use udsmsg::{Address, Error, ErrorKind, Limits, Namespace, PeerState};
+use udsmsg::os::{Random, SkippedLocation, effective_uid};
+use udsmsg::peers::{Fate, PeerList, PeerState, ProcessIdentity, ProcessState, Remains, SweepReport};
+use udsmsg::{Address, Error, ErrorKind, Limits, Location, Namespace};
 
 use crate::context::Context;
 use crate::escape::{Escaped, Json};
@@ -227,7 +224,7 @@ fn skipped_location(checks: &mut Checks, skipped: &SkippedLocation, namespace: &
 
 /// Whether the kernel refuses descriptors that peers pass along.
 fn passed_descriptors(checks: &mut Checks) {
-    if let Ok(false) = udsmsg::os::sys::can_refuse_descriptors() {
+    if let Ok(false) = udsmsg::os::can_refuse_descriptors() {
         let detail = "this system cannot refuse descriptors that peers pass along (Linux 6.16 can): \
                       a process of yours can hold up a server or a client with one";
         checks.note("passed descriptors", detail);

@@ -56,7 +56,7 @@ fn row_of(peer: &Peer) -> String {
         None => peer.file_name.clone(),
     };
     let mut row = format!("{:<9} {pid:>8} {age:>6}  {}\n", peer.state.code(), Escaped(&address));
-    if peer.state != udsmsg::PeerState::Live {
+    if peer.state != udsmsg::peers::PeerState::Live {
         row.push_str(&format!("{:>27}{}\n", "", Escaped(&peer.reason)));
     }
     row

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use udsmsg::{AuthToken, Batch, CloseReason, ConnKey, Endpoint, Limits, Mono, Now, PeerIdentity, Step, Wall};
+use udsmsg::parts::{AuthToken, CloseReason, ConnKey, Mono, Now, Step};
+use udsmsg::{Batch, Endpoint, Limits, PeerIdentity, Wall};
 
 const OWNER: u32 = 1000;
 const PEERS_MAX: usize = 64;
@@ -396,10 +397,10 @@ fuzz_target!(|input: Input| {
     limits.turn_accepts_max = 4;
     // Now and then all of them are one process that may not have everything.
     if small.unfinished & 0x30 == 0x10 {
-        limits.pid_rate_max = 1 + usize::from(small.unfinished >> 6);
+        limits.pid_lines_per_second_max = 1 + usize::from(small.unfinished >> 6);
     }
     if small.unfinished & 0x0c == 0x04 {
-        limits.inbox_share_max = 1 + usize::from(small.entries % 100);
+        limits.inbox_share_percent_max = 1 + usize::from(small.entries % 100);
     }
     let auth_token = AuthToken::parse(TOKEN).expect("64 digits");
     let mut world = World {
@@ -425,7 +426,7 @@ fuzz_target!(|input: Input| {
     // A turn takes a byte of each, or a line, at least.
     let unread: usize = world.peers.iter().map(|peer| peer.inbound.len()).sum();
     for _ in 0..20_000 + 2 * unread {
-        world.now_ms += if world.limits.pid_rate_max > 0 { 100 } else { 0 };
+        world.now_ms += if world.limits.pid_lines_per_second_max > 0 { 100 } else { 0 };
         world.turn();
         if world.peers.iter().all(|peer| peer.is_closed) {
             break;

@@ -4,8 +4,7 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use udsmsg::proto::framer::{FrameOutcome, Framer};
-use udsmsg::proto::ring::Ring;
+use udsmsg::parts::{FrameOutcome, Framer, Ring};
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
@@ -35,7 +34,7 @@ fuzz_target!(|input: Input| {
         ring.filled(n);
         rest = behind;
         loop {
-            let ready = input.ask.then(|| framer.is_ready(&ring));
+            let ready = input.ask.then(|| framer.look_for_frame(&ring));
             let outcome = framer.next_frame(&mut ring);
             assert!(ready.is_none_or(|ready| ready == (outcome != FrameOutcome::NeedMore)));
             match outcome {

@@ -5,9 +5,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use serde::de::IgnoredAny;
-use udsmsg::proto::json::{DEPTH_MAX, Fault, scan};
-use udsmsg::proto::message::{Answer, Message, Request};
-use udsmsg::{AuthToken, CloseReason};
+use udsmsg::parts::{Answer, AuthToken, CloseReason, Request};
+use udsmsg::parts::json::{DEPTH_MAX, Fault, scan};
+use udsmsg::Message;
 
 /// What is made of a line that is not UTF-8 or not JSON.
 const UNREADABLE: (Request<'_>, bool) = (Request::Refuse(CloseReason::InvalidFrame), false);

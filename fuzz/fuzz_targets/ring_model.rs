@@ -5,8 +5,7 @@ use std::collections::VecDeque;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use udsmsg::proto::buffers::BufferPool;
-use udsmsg::proto::ring::Ring;
+use udsmsg::parts::{BufferPool, Ring};
 
 #[derive(Arbitrary, Debug)]
 enum Op<'a> {

@@ -1,30 +1,44 @@
 //! The floor that touches the operating system: clock and randomness, names and files, who is at the other
 //! end.
 //!
-//! The core below (`proto`) is told all of this; it asks for nothing. A server's name is made in three steps:
+//! Public are the few things that a tool needs to examine an installation, and a host that drives the core
+//! to get a name and a token: [`Claim`] takes a name, [`CapabilityDir`] publishes and reads the right to
+//! talk. **They may change in a minor version.** A server does all of this itself.
 //!
-//! 1. [`names::location::Location`] says where: an [`names::address::Address`] from the caller, or one drawn
-//!    for a [`names::namespace::Namespace`] in an [`names::namespace::Environment`].
-//! 2. [`socket::claim::Claim::bind`] takes the name: it checks the directory, replaces a dead server's socket
-//!    and nothing else, listens, and publishes the right to talk through
-//!    [`files::capability::CapabilityDir`]. [`socket::claim::Claim::adopt`] does the same for a listener that
-//!    the caller has made.
-//! 3. [`socket::claim::Claim::release`] removes exactly what that made.
+//! The core is told everything; it asks for nothing. A server's name is made in three steps:
+//!
+//! 1. [`Location`](crate::Location) says where: an [`Address`](crate::Address) from the caller, or one drawn
+//!    for a [`Namespace`](crate::Namespace) in an [`Environment`](crate::Environment).
+//! 2. [`Claim::bind`] takes the name: it checks the directory, replaces a dead server's socket and nothing
+//!    else, listens, and publishes the right to talk through [`CapabilityDir`]. [`Claim::adopt`] does the
+//!    same for a listener that the caller has made.
+//! 3. [`Claim::release`] removes exactly what that made.
 //!
 //! Files are touched as if someone were attacking: every directory on the way is checked, no link is followed
 //! where a file is expected, and what is removed is first compared with what was made.
 
-pub mod clock;
+pub(crate) mod clock;
 #[cfg(unix)]
-pub mod files;
+pub(crate) mod files;
 #[cfg(unix)]
-pub mod names;
-pub mod random;
+pub(crate) mod names;
+pub(crate) mod random;
 #[cfg(unix)]
-pub mod socket;
-pub mod sys;
+pub(crate) mod socket;
+pub(crate) mod sys;
 #[cfg(feature = "server")]
 pub(crate) mod transport;
+
+#[doc(inline)]
+pub use self::{clock::Clock, random::Random};
+#[cfg(unix)]
+#[doc(inline)]
+pub use self::{
+    files::capability::{Capability, CapabilityDir},
+    names::location::SkippedLocation,
+    socket::claim::Claim,
+    sys::{can_refuse_descriptors, effective_uid, peer_identity, send},
+};
 
 #[cfg(unix)]
 use crate::proto::error::{Error, ErrorKind};

@@ -78,10 +78,9 @@ impl Framer {
         }
     }
 
-    /// Whether [`Framer::next_frame`] would have something to say other than that it needs more.
-    ///
-    /// It searches at most what `next_frame` then need not.
-    pub fn is_ready(&mut self, ring: &Ring) -> bool {
+    /// Searches as [`Framer::next_frame`] does and takes nothing out: whether that would give something other
+    /// than a need for more bytes.
+    pub fn look_for_frame(&mut self, ring: &Ring) -> bool {
         !matches!(self.search(ring.view()), Search::Open { .. })
     }
 

@@ -207,7 +207,7 @@ impl Inbox {
             store,
             entries_max,
             bytes_max,
-            share_percent: limits.inbox_share_max,
+            share_percent: limits.inbox_share_percent_max,
             held: HashMap::new(),
             accepted: 0,
         })

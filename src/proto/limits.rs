@@ -30,11 +30,11 @@ pub struct Limits {
     pub output_bytes_max: usize,
     /// Percent of the inbox that the messages of one process may fill, one message of any size at least.
     /// Default 100: all of it.
-    pub inbox_share_max: usize,
+    pub inbox_share_percent_max: usize,
     /// Lines a second, blank ones not counted, that are taken from one process; beyond, its connections are
     /// not read for a while, and go on in turn. Bursts of one second's worth are fine. Default 0: as many as
     /// come.
-    pub pid_rate_max: usize,
+    pub pid_lines_per_second_max: usize,
     /// Messages on their way to other servers. Default 1,000.
     pub outbox_entries_max: usize,
     /// Bytes of their lines. Default 2 MiB; at most 1 GiB.
@@ -74,8 +74,8 @@ impl Default for Limits {
             clients_max: 128,
             unfinished_bytes_max: 8 << 20,
             output_bytes_max: 65_536,
-            inbox_share_max: 100,
-            pid_rate_max: 0,
+            inbox_share_percent_max: 100,
+            pid_lines_per_second_max: 0,
             outbox_entries_max: 1_000,
             outbox_bytes_max: 2_097_152,
             receivers_max: 64,
@@ -107,8 +107,8 @@ impl Limits {
             ("clients_max", self.clients_max, 1, 65_536),
             ("unfinished_bytes_max", self.unfinished_bytes_max, 0, 1 << 30),
             ("output_bytes_max", self.output_bytes_max, 4096, 1 << 30),
-            ("inbox_share_max", self.inbox_share_max, 1, 100),
-            ("pid_rate_max", self.pid_rate_max, 0, 1_000_000_000),
+            ("inbox_share_percent_max", self.inbox_share_percent_max, 1, 100),
+            ("pid_lines_per_second_max", self.pid_lines_per_second_max, 0, 1_000_000_000),
             ("outbox_entries_max", self.outbox_entries_max, 1, 1 << 20),
             ("outbox_bytes_max", self.outbox_bytes_max, 1, 1 << 30),
             ("receivers_max", self.receivers_max, 1, 65_536),

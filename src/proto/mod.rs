@@ -3,22 +3,22 @@
 //! [`endpoint::Endpoint`] is given bytes, time and facts about peers, and returns bytes, deadlines and
 //! outcomes.
 
-pub mod auth;
-pub mod buffers;
-pub mod endpoint;
-pub mod error;
-pub mod framer;
-pub mod inbox;
+pub(crate) mod auth;
+pub(crate) mod buffers;
+pub(crate) mod endpoint;
+pub(crate) mod error;
+pub(crate) mod framer;
+pub(crate) mod inbox;
 pub mod json;
-pub mod limits;
-pub mod message;
-pub mod outbox;
+pub(crate) mod limits;
+pub(crate) mod message;
+pub(crate) mod outbox;
 mod output;
-pub mod peer;
-pub mod ring;
-pub mod slots;
-pub mod stats;
+pub(crate) mod peer;
+pub(crate) mod ring;
+pub(crate) mod slots;
+pub(crate) mod stats;
 #[cfg(test)]
 mod test_scale;
-pub mod time;
-pub mod wheel;
+pub(crate) mod time;
+pub(crate) mod wheel;

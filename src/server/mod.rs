@@ -400,8 +400,8 @@ impl Server {
         sent
     }
 
-    /// Sends a question: a message with a `meta.queryId`. [`answered`](Self::answered) recognises the message
-    /// that answers it; if none does within `timeout`, [`ServerEvent::Unanswered`] says so.
+    /// Sends a question: a message with a `meta.queryId`. [`take_answered`](Self::take_answered) recognises
+    /// the message that answers it; if none does within `timeout`, [`ServerEvent::Unanswered`] says so.
     ///
     /// # Errors
     ///
@@ -417,10 +417,10 @@ impl Server {
         asked
     }
 
-    /// The question of ours that `entry` answers. Each is answered once; late answers and second ones answer
-    /// none.
-    pub fn answered(&mut self, entry: &InboxEntry<'_>) -> Option<QueryId> {
-        self.sending.answered(entry)
+    /// Closes the question of ours that `entry` answers, and names it. Each is answered once; late answers and
+    /// second ones answer none.
+    pub fn take_answered(&mut self, entry: &InboxEntry<'_>) -> Option<QueryId> {
+        self.sending.take_answered(entry)
     }
 
     /// What became of the next message or question; ask until there is none, after each turn.

@@ -129,8 +129,8 @@ impl Sending {
         }
     }
 
-    pub(super) fn answered(&mut self, entry: &InboxEntry<'_>) -> Option<QueryId> {
-        self.queries.answered(&entry.message())
+    pub(super) fn take_answered(&mut self, entry: &InboxEntry<'_>) -> Option<QueryId> {
+        self.queries.take_answered(&entry.message())
     }
 
     /// Remembers what the kernel says of the stream with this index.

@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::socket::{Backlog, listen};
-use udsmsg::os::files::capability::CapabilityDir;
-use udsmsg::os::random::Random;
+use udsmsg::os::{CapabilityDir, Random};
 use udsmsg::{Address, Client, ErrorKind, Namespace, Outgoing, SendId, SendOutcome};
 
 use crate::util::real::{Home, PATIENCE, RawPeer, Real};

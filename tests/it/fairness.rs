@@ -1,6 +1,6 @@
 //! One turn serves everybody, whatever one of them does; and keys of the past reach nobody.
 
-use udsmsg::CloseReason;
+use udsmsg::parts::CloseReason;
 
 use crate::util::sim::{Id, Sim};
 use crate::util::{ping, text};

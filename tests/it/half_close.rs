@@ -1,6 +1,6 @@
 //! Clients that have sent all they had to send.
 
-use udsmsg::CloseReason;
+use udsmsg::parts::CloseReason;
 
 use crate::util::conversation::{Case, Expect, ExpectEnd, HalfClose, Inbox, check, send};
 use crate::util::real::Real;

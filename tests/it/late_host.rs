@@ -1,6 +1,6 @@
 //! Deadlines judge peers, not hosts: a host that stays away for long punishes nobody who was in time.
 
-use udsmsg::CloseReason;
+use udsmsg::parts::CloseReason;
 
 use crate::util::sim::{Id, Sim};
 use crate::util::{ping, text, text_of_line};
@@ -230,7 +230,7 @@ fn what_lies_behind_lines_that_were_left_over_counts() {
 #[test]
 fn what_lies_behind_lines_that_a_rate_left_over_counts() {
     let mut sim = Sim::new(|l| {
-        l.pid_rate_max = 1;
+        l.pid_lines_per_second_max = 1;
         l.auth_timeout = std::time::Duration::from_secs(1_000);
     });
     let crowd: Vec<Id> = (0..60).map(|_| sim.join()).collect();

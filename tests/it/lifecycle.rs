@@ -381,7 +381,7 @@ fn a_capability_file_that_vanishes_is_noticed_and_published_again() {
         let socket = Path::new(server.address().path()).to_owned();
         let inode = std::os::unix::fs::MetadataExt::ino(&socket.metadata().unwrap());
         let dir = home.path().join("config/messaging-capabilities");
-        let file = dir.join(udsmsg::os::files::capability::CapabilityDir::file_name(server.address()));
+        let file = dir.join(udsmsg::os::CapabilityDir::file_name(server.address()));
         // A check that finds everything in place says nothing.
         let looked = Instant::now();
         while looked.elapsed() < every * 2 {
@@ -412,7 +412,7 @@ fn a_capability_file_of_another_live_server_is_not_replaced() {
     let home = Home::new();
     let mut server = home.start(|_| ());
     let dir = home.path().join("config/messaging-capabilities");
-    let file = dir.join(udsmsg::os::files::capability::CapabilityDir::file_name(server.address()));
+    let file = dir.join(udsmsg::os::CapabilityDir::file_name(server.address()));
     let mut contents: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     contents["authToken"] = "0".repeat(64).into();
     contents["process"]["pidNamespace"] = 1.into();

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use udsmsg::proto::outbox::{LinkStep, Outbox};
-use udsmsg::{AuthToken, CloseReason, ErrorKind, Limits, Now, Outgoing, PeerIdentity};
+use udsmsg::parts::{AuthToken, CloseReason, LinkStep, Now, Outbox};
+use udsmsg::{ErrorKind, Limits, Outgoing, PeerIdentity};
 
 use crate::util::conversation::{Advance, Case, Expect, ExpectEnd, Inbox, check, send};
 use crate::util::sim::{Id, OWNER, PATH, Sim};
@@ -17,8 +17,8 @@ const WATCHED: [(&str, fn()); 21] = [
     ("clients_max", clients_max),
     ("unfinished_bytes_max", unfinished_bytes_max),
     ("output_bytes_max", output_bytes_max),
-    ("inbox_share_max", inbox_share_max),
-    ("pid_rate_max", pid_rate_max),
+    ("inbox_share_percent_max", inbox_share_percent_max),
+    ("pid_lines_per_second_max", pid_lines_per_second_max),
     ("outbox_entries_max", outbox_entries_max),
     ("outbox_bytes_max", outbox_bytes_max),
     ("receivers_max", receivers_max),
@@ -83,9 +83,9 @@ fn values_out_of_range_are_refused_by_name() {
         ("turn_frames_max", |l| l.turn_frames_max = 0),
         ("turn_bytes_max", |l| l.turn_bytes_max = 0),
         ("turn_accepts_max", |l| l.turn_accepts_max = 0),
-        ("inbox_share_max", |l| l.inbox_share_max = 0),
-        ("inbox_share_max", |l| l.inbox_share_max = 101),
-        ("pid_rate_max", |l| l.pid_rate_max = 1_000_000_001),
+        ("inbox_share_percent_max", |l| l.inbox_share_percent_max = 0),
+        ("inbox_share_percent_max", |l| l.inbox_share_percent_max = 101),
+        ("pid_lines_per_second_max", |l| l.pid_lines_per_second_max = 1_000_000_001),
         ("outbox_entries_max", |l| l.outbox_entries_max = 0),
         ("outbox_bytes_max", |l| l.outbox_bytes_max = (1 << 30) + 1),
         ("receivers_max", |l| l.receivers_max = 65_537),
@@ -740,11 +740,11 @@ fn join_as(sim: &mut Sim, pid: u32) -> Id {
 }
 
 #[test]
-fn inbox_share_max() {
+fn inbox_share_percent_max() {
     // By count: 4 of 10. By bytes: 40 % of 1,000.
     for (entries, bytes, len, fit) in [(10, 1 << 20, 0, 4), (1_000, 1_000, 100 - stored("").len(), 4)] {
         let mut sim = Sim::new(|l| {
-            l.inbox_share_max = 40;
+            l.inbox_share_percent_max = 40;
             (l.inbox_entries_max, l.inbox_bytes_max) = (entries, bytes);
         });
         let [greedy, other, again] = [1, 2, 1].map(|pid| join_as(&mut sim, pid));
@@ -762,8 +762,8 @@ fn inbox_share_max() {
 }
 
 #[test]
-fn pid_rate_max() {
-    let mut sim = Sim::new(|l| l.pid_rate_max = 10);
+fn pid_lines_per_second_max() {
+    let mut sim = Sim::new(|l| l.pid_lines_per_second_max = 10);
     let [fast, same, other] = [1, 1, 2].map(|pid| join_as(&mut sim, pid));
     sim.send(fast, &ping().repeat(15));
     sim.run();

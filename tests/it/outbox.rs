@@ -3,10 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use udsmsg::proto::outbox::{LinkStep, Outbox};
-use udsmsg::{
-    AuthToken, ConnKey, Error, ErrorKind, Limits, Message, Mono, Now, Outgoing, SendId, SendOutcome, Wall,
-};
+use udsmsg::parts::{AuthToken, ConnKey, LinkStep, Mono, Now, Outbox};
+use udsmsg::{Error, ErrorKind, Limits, Message, Outgoing, SendId, SendOutcome, Wall};
 
 use crate::util::courier::{Counts, Op, World, busy_error, other_error};
 use crate::util::{Dice, scale};

@@ -1,6 +1,6 @@
 //! One test for each bug that was found, in the order in which they were found.
 
-use udsmsg::CloseReason;
+use udsmsg::parts::CloseReason;
 
 use crate::util::sim::Sim;
 use crate::util::{ping, text};
@@ -164,7 +164,7 @@ fn the_rest_of_what_was_offered_is_asked_for() {
     let taken = sim.endpoint.received_bytes(key, &bytes, now);
     assert!(taken < bytes.len());
     let steps: Vec<_> = std::iter::from_fn(|| sim.endpoint.next_step()).collect();
-    assert!(steps.contains(&(key, udsmsg::Step::Read)), "{steps:?}");
+    assert!(steps.contains(&(key, udsmsg::parts::Step::Read)), "{steps:?}");
     assert_eq!(sim.endpoint.received_bytes(key, &bytes[taken..], now), bytes.len() - taken);
     assert_eq!(sim.endpoint.inbox_len(), 2);
 }
@@ -174,7 +174,7 @@ fn the_rest_of_what_was_offered_is_asked_for() {
 fn a_small_share_holds_a_message() {
     let mut sim = Sim::new(|l| {
         l.inbox_entries_max = 10;
-        l.inbox_share_max = 5;
+        l.inbox_share_percent_max = 5;
     });
     let peer = sim.join_known();
     assert!(sim.ask(peer, &text("a")).contains("uds-1"));

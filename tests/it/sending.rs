@@ -4,8 +4,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use udsmsg::proto::outbox::Queries;
-use udsmsg::{Address, Batch, ErrorKind, Message, Mono, Outgoing, SendOutcome, Server, ServerEvent};
+use udsmsg::parts::{Mono, Queries};
+use udsmsg::{Address, Batch, ErrorKind, Message, Outgoing, SendOutcome, Server, ServerEvent};
 
 use crate::util::real::{Home, PATIENCE};
 use crate::util::{watchdog, with_time_enough};
@@ -103,13 +103,13 @@ fn a_question_is_answered_once() {
     let mut asked = Batch::new();
     turn_both(&mut a, &mut b, |_, b| b.drain_into(&mut asked) == 1);
     let question = asked.iter().next().unwrap();
-    assert_eq!(b.answered(&question), None, "it is no answer to anything");
+    assert_eq!(b.take_answered(&question), None, "it is no answer to anything");
     for answer in ["because", "and because"] {
         b.reply(&question, Outgoing::new("response").with_text(answer), TIMEOUT).unwrap();
     }
     turn_both(&mut a, &mut b, |a, b| a.inbox_len() == 2 && b.outstanding() == 0);
     let answers = a.drain();
-    let told: Vec<_> = answers.iter().map(|entry| a.answered(&entry)).collect();
+    let told: Vec<_> = answers.iter().map(|entry| a.take_answered(&entry)).collect();
     assert_eq!(told, [Some(query), None]);
     let first = answers.iter().next().unwrap().message();
     assert!(first.meta().unwrap().ends_with(r#","hops":1}"#), "{first:?}");
@@ -145,7 +145,7 @@ fn a_question_that_nobody_answers_in_time_is_told_and_a_late_answer_is_none() {
     b.reply(&asked.iter().next().unwrap(), Outgoing::new("response"), TIMEOUT).unwrap();
     turn_both(&mut a, &mut b, |a, _| a.inbox_len() == 1);
     let late = a.drain();
-    assert_eq!(a.answered(&late.iter().next().unwrap()), None);
+    assert_eq!(a.take_answered(&late.iter().next().unwrap()), None);
 }
 
 /// A question that did not get through is over with its message.
@@ -247,7 +247,7 @@ fn strange_marks_do_not_hide_the_others() {
         let reply = Outgoing::new("response").in_reply_to(&message).map_err(|error| error.kind());
         match (reply, expected) {
             (Ok(reply), Ok(part)) => {
-                let token = udsmsg::AuthToken::from_bytes([1; 32]);
+                let token = udsmsg::parts::AuthToken::from_bytes([1; 32]);
                 let line = String::from_utf8(reply.encode(&token, None, None, 65_536).unwrap()).unwrap();
                 assert!(line.contains(part), "{received}: {line}");
             }
@@ -265,7 +265,7 @@ fn an_answer_is_found_behind_a_strange_key() {
     let mut queries = Queries::new(4, "me").unwrap();
     let mut ask = || {
         let (id, question) = queries.ask(text("?"), Mono::from_nanos(1)).unwrap();
-        let token = udsmsg::AuthToken::from_bytes([1; 32]);
+        let token = udsmsg::parts::AuthToken::from_bytes([1; 32]);
         let line = String::from_utf8(question.encode(&token, None, None, 65_536).unwrap()).unwrap();
         let (_, rest) = line.split_once(r#""queryId":""#).unwrap();
         (id, rest.split_once('"').unwrap().0.to_owned())
@@ -273,7 +273,7 @@ fn an_answer_is_found_behind_a_strange_key() {
     let [(first, first_text), (second, second_text)] = [ask(), ask()];
     let mut answered = |meta: String| {
         let line = format!(r#"{{"type":"response","meta":{{{meta}}}}}"#);
-        queries.answered(&Message::from_json(&line).unwrap())
+        queries.take_answered(&Message::from_json(&line).unwrap())
     };
     let twice = format!(r#""inReplyTo":"{first_text}","inReplyTo":"{second_text}""#);
     assert_eq!(answered(twice), None);

@@ -12,8 +12,7 @@ use mio::{Events, Poll};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{Shutdown, shutdown};
-use udsmsg::os::files::capability::CapabilityDir;
-use udsmsg::os::random::Random;
+use udsmsg::os::{CapabilityDir, Random};
 use udsmsg::{Address, Client, ErrorKind, Namespace, Outgoing, SendOutcome, Server, ServerEvent};
 
 use crate::util::real::{Home, RawPeer};

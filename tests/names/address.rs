@@ -4,8 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use udsmsg::ErrorKind;
-use udsmsg::os::names::address::Address;
+use udsmsg::{Address, ErrorKind};
 
 use crate::util::{Place, expect_error};
 

@@ -8,11 +8,8 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use udsmsg::os::files::capability::CapabilityDir;
-use udsmsg::os::names::address::Address;
-use udsmsg::os::random::Random;
-use udsmsg::os::socket::claim::Claim;
-use udsmsg::{Error, ErrorKind};
+use udsmsg::os::{CapabilityDir, Claim, Random};
+use udsmsg::{Address, Error, ErrorKind};
 
 use crate::util::{Place, chmod, expect_error, give_away, token};
 

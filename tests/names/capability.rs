@@ -5,11 +5,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, SFlag, mknod};
-use udsmsg::ErrorKind;
-use udsmsg::os::files::capability::CapabilityDir;
-use udsmsg::os::files::process::{ProcessIdentity, ProcessState};
-use udsmsg::os::names::address::Address;
-use udsmsg::os::random::Random;
+use udsmsg::os::{CapabilityDir, Random};
+use udsmsg::peers::{ProcessIdentity, ProcessState};
+use udsmsg::{Address, ErrorKind};
 
 use crate::util::{Place, chmod, expect_error, give_away, mode, token};
 use crate::watchdog::watch;

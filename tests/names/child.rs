@@ -11,12 +11,8 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use nix::sys::signal::{SigHandler, Signal, raise, signal};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
-use udsmsg::os::files::capability::CapabilityDir;
-use udsmsg::os::names::address::Address;
-use udsmsg::os::names::location::Location;
-use udsmsg::os::names::namespace::{Environment, Namespace};
-use udsmsg::os::random::Random;
-use udsmsg::os::socket::claim::Claim;
+use udsmsg::os::{CapabilityDir, Claim, Random};
+use udsmsg::{Address, Environment, Location, Namespace};
 
 /// A child that plays a part.
 pub struct Part {
@@ -336,7 +332,7 @@ fn send_to_nobody() {
     unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.unwrap();
     let (one, other) = UnixStream::pair().unwrap();
     drop(other);
-    let refused = udsmsg::os::sys::send(&one, b"x").unwrap_err();
+    let refused = udsmsg::os::send(&one, b"x").unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::BrokenPipe);
 }
 

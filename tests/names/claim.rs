@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::stat::Mode;
-use udsmsg::ErrorKind;
-use udsmsg::os::files::capability::CapabilityDir;
-use udsmsg::os::names::address::Address;
-use udsmsg::os::sys;
+use udsmsg::os;
+use udsmsg::os::CapabilityDir;
+use udsmsg::{Address, ErrorKind};
 
 use crate::child::Part;
 use crate::util::{Place, chmod, expect_error, give_away, leave_stale, mode, token};
@@ -35,17 +34,17 @@ fn a_name_is_taken_published_and_given_back() {
 
     let client = UnixStream::connect(&path).unwrap();
     let (server, _) = listener.accept().unwrap();
-    let (uid, pid) = (sys::effective_uid(), Some(std::process::id()));
+    let (uid, pid) = (os::effective_uid(), Some(std::process::id()));
     for end in [&client, &server] {
-        let peer = sys::peer_identity(end).unwrap();
+        let peer = os::peer_identity(end).unwrap();
         assert_eq!(peer.uid, uid);
         assert!(peer.pid == pid || !cfg!(target_os = "linux"));
         assert!(peer.is_trusted_by(uid) && peer.is_trusted_by(0) == (uid == 0));
     }
-    assert_eq!(sys::send(&client, b"abc").unwrap(), 3);
+    assert_eq!(os::send(&client, b"abc").unwrap(), 3);
     drop(server);
     // A signal would end this program here.
-    assert!(sys::send(&client, b"abc").is_err());
+    assert!(os::send(&client, b"abc").is_err());
 
     claim.release(&listener).unwrap();
     assert!(!claim.still_there());
@@ -176,7 +175,7 @@ fn what_another_has_put_there_since_is_not_removed() {
     assert!(!claim.still_there());
     place
         .capabilities()
-        .publish(claim.address(), &token(2), &mut udsmsg::os::random::Random::from_os().unwrap())
+        .publish(claim.address(), &token(2), &mut udsmsg::os::Random::from_os().unwrap())
         .unwrap();
     claim.release(&listener).unwrap();
     UnixStream::connect(&path).unwrap();
@@ -243,12 +242,10 @@ fn a_start_that_fails_removes_exactly_what_it_made() {
     );
 
     chmod(&place.path("config/messaging-capabilities"), 0o755);
-    let mut random = udsmsg::os::random::Random::from_os().unwrap();
-    let namespace = udsmsg::os::names::namespace::Namespace::default();
-    let location =
-        udsmsg::os::names::location::Location::draw(&namespace, &place.environment(), &mut random).unwrap();
-    let refused =
-        udsmsg::os::socket::claim::Claim::bind(location, &place.capabilities(), &token(1), &mut random);
+    let mut random = udsmsg::os::Random::from_os().unwrap();
+    let namespace = udsmsg::Namespace::default();
+    let location = udsmsg::Location::draw(&namespace, &place.environment(), &mut random).unwrap();
+    let refused = udsmsg::os::Claim::bind(location, &place.capabilities(), &token(1), &mut random);
     expect_error(refused, ErrorKind::DirectoryNotPrivate, &[]);
     assert!(!place.path("tmp").exists(), "it and what is in it was made for this start");
 }
@@ -406,13 +403,11 @@ fn a_live_server_seen_through_an_overlay_keeps_its_name() {
 #[test]
 fn a_directory_with_something_else_in_it_stays() {
     let place = Place::new();
-    let mut random = udsmsg::os::random::Random::from_os().unwrap();
-    let namespace = udsmsg::os::names::namespace::Namespace::default();
-    let location =
-        udsmsg::os::names::location::Location::draw(&namespace, &place.environment(), &mut random).unwrap();
+    let mut random = udsmsg::os::Random::from_os().unwrap();
+    let namespace = udsmsg::Namespace::default();
+    let location = udsmsg::Location::draw(&namespace, &place.environment(), &mut random).unwrap();
     let (listener, mut claim) =
-        udsmsg::os::socket::claim::Claim::bind(location, &place.capabilities(), &token(1), &mut random)
-            .unwrap();
+        udsmsg::os::Claim::bind(location, &place.capabilities(), &token(1), &mut random).unwrap();
     let path = Path::new(claim.address().path()).to_owned();
     fs::write(path.with_file_name("note"), "").unwrap();
     claim.release(&listener).unwrap();

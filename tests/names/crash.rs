@@ -13,8 +13,8 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{self, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use udsmsg::os::files::capability::CapabilityDir;
-use udsmsg::os::names::address::Address;
+use udsmsg::Address;
+use udsmsg::os::CapabilityDir;
 use udsmsg::peers::{Fate, Remains};
 
 use crate::child::{Part, STEP_SIGNALS};

@@ -4,10 +4,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use udsmsg::os::files::capability::CapabilityDir;
-use udsmsg::os::names::address::Address;
-use udsmsg::os::random::Random;
-use udsmsg::{Error, ErrorKind};
+use udsmsg::os::{CapabilityDir, Random};
+use udsmsg::{Address, Error, ErrorKind};
 
 use crate::machine;
 use crate::util::{Place, chmod, expect_error, give_away, mode, token};
@@ -273,7 +271,7 @@ fn our_own_permissions_are_mended_for_capability_files_only() {
 #[test]
 fn only_directories_of_our_own_names_are_ever_to_be_changed() {
     let place = Place::open();
-    let uid = udsmsg::os::sys::effective_uid();
+    let uid = udsmsg::os::effective_uid();
     let advice = |path: &Path| {
         let error = place.bind(path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DirectoryNotPrivate, "{error}");

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use udsmsg::os::files::capability::CapabilityDir;
+use udsmsg::os::CapabilityDir;
 
 use crate::child::Part;
 use crate::util::{NOBODY, Place, chmod, is_root, rounds};

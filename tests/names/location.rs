@@ -7,12 +7,8 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use udsmsg::ErrorKind;
-use udsmsg::os::names::address::Address;
-use udsmsg::os::names::location::Location;
-use udsmsg::os::names::namespace::{Environment, Namespace};
-use udsmsg::os::random::Random;
-use udsmsg::os::socket::claim::Claim;
+use udsmsg::os::{Claim, Random};
+use udsmsg::{Address, Environment, ErrorKind, Location, Namespace};
 
 use crate::util::{Place, chmod, give_away, is_root, mode, token};
 

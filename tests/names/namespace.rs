@@ -4,9 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use udsmsg::ErrorKind;
-use udsmsg::os::files::capability::CapabilityDir;
-use udsmsg::os::names::namespace::{Environment, Namespace};
+use udsmsg::os::CapabilityDir;
+use udsmsg::{Environment, ErrorKind, Namespace};
 
 use crate::util::expect_error;
 

@@ -12,12 +12,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::stat::{Mode, SFlag, mknod};
 use serde_json::{Value, json};
-use udsmsg::os::files::capability::CapabilityDir;
-use udsmsg::os::files::process::ProcessIdentity;
-use udsmsg::os::names::address::Address;
-use udsmsg::os::names::namespace::{Environment, Namespace};
-use udsmsg::peers::SweepReport;
-use udsmsg::{ErrorKind, Peer, PeerState, Peers};
+use udsmsg::os::CapabilityDir;
+use udsmsg::peers::{Peer, PeerState, ProcessIdentity, SweepReport};
+use udsmsg::{Address, Environment, ErrorKind, Namespace, Peers};
 
 use crate::child::Part;
 use crate::util::{Place, chmod, expect_error, give_away, is_root, leave_stale, token};
@@ -68,7 +65,7 @@ pub fn zombie() -> Child {
 
 /// Whether this machine can prove anything about a process.
 pub fn can_prove() -> bool {
-    let can = ProcessIdentity::current().state() == udsmsg::os::files::process::ProcessState::Live;
+    let can = ProcessIdentity::current().state() == udsmsg::peers::ProcessState::Live;
     if !can {
         crate::machine::skip("this machine has no id, so nothing can be proven on it");
     }

@@ -3,7 +3,7 @@
 
 use std::process::{Command, Stdio};
 
-use udsmsg::os::files::process::{ProcessIdentity, ProcessState};
+use udsmsg::peers::{ProcessIdentity, ProcessState};
 
 /// This process, if this machine says all that is needed to prove anything.
 fn current() -> Option<ProcessIdentity> {

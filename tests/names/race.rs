@@ -6,11 +6,8 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use udsmsg::ErrorKind;
-use udsmsg::os::files::capability::CapabilityDir;
-use udsmsg::os::names::address::Address;
-use udsmsg::os::random::Random;
-use udsmsg::os::socket::claim::Claim;
+use udsmsg::os::{CapabilityDir, Claim, Random};
+use udsmsg::{Address, ErrorKind};
 
 use crate::child::Part;
 use crate::util::{Place, leave_stale, once_free, rounds, token};

@@ -2,8 +2,7 @@
 
 use std::collections::HashSet;
 
-use udsmsg::os::clock::Clock;
-use udsmsg::os::random::Random;
+use udsmsg::os::{Clock, Random};
 
 #[test]
 fn tokens_and_nonces_have_their_form_and_never_repeat() {
@@ -44,5 +43,5 @@ fn a_clock_begins_near_zero_and_goes_forward() {
     let (first, second) = (clock.now(), clock.now());
     assert!(first.mono <= second.mono && first.mono.as_nanos() < 60_000_000_000);
     // 2024-01-01, and not yet the end of the calendar.
-    assert!(first.wall.as_millis() > 1_704_067_200_000 && first.wall < udsmsg::proto::time::Wall::MAX);
+    assert!(first.wall.as_millis() > 1_704_067_200_000 && first.wall < udsmsg::Wall::MAX);
 }

@@ -53,7 +53,7 @@ impl Node {
     fn attributes(&self, number: u64) -> Vec<u8> {
         let wide = [number, self.contents.len() as u64, 0, 0, 0, 0];
         let mut bytes: Vec<u8> = wide.iter().flat_map(|wide| wide.to_ne_bytes()).collect();
-        let uid = udsmsg::os::sys::effective_uid();
+        let uid = udsmsg::os::effective_uid();
         bytes.extend(words(&[0, 0, 0, self.mode, 1, uid, 0, 0, 4096, 0]));
         bytes
     }

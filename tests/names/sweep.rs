@@ -9,14 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use serde_json::{Value, json};
-use udsmsg::os::files::capability::CapabilityDir;
-use udsmsg::os::files::process::ProcessIdentity;
-use udsmsg::os::names::location::Location;
-use udsmsg::os::names::namespace::Namespace;
-use udsmsg::os::random::Random;
-use udsmsg::os::socket::claim::Claim;
-use udsmsg::peers::{Fate, Remains};
-use udsmsg::{ErrorKind, PeerState};
+use udsmsg::os::{CapabilityDir, Claim, Random};
+use udsmsg::peers::{Fate, PeerState, ProcessIdentity, Remains};
+use udsmsg::{ErrorKind, Location, Namespace};
 
 use crate::peers::{CHANGES, can_prove, contents, environment, peers, publish, sweep};
 use crate::util::{Place, chmod, give_away, leave_stale, once_free, rounds, token};

@@ -7,10 +7,9 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use udsmsg::PeerState;
-use udsmsg::os::files::capability::CapabilityDir;
-use udsmsg::os::names::address::Address;
-use udsmsg::peers::{Fate, SweepReport};
+use udsmsg::Address;
+use udsmsg::os::CapabilityDir;
+use udsmsg::peers::{Fate, PeerState, SweepReport};
 
 use crate::fuse::with_hung_mount;
 use crate::peers::{answering, contents, environment, peers, publish};
@@ -96,16 +95,16 @@ fn peers_on_the_file_system_of_the_default_sockets_are_asked() {
 /// Where others can make directories, they can mount something: a start goes on to the next place.
 #[test]
 fn a_default_location_that_is_a_hung_mount_is_skipped() {
-    use udsmsg::os::names::location::Location;
+    use udsmsg::Location;
     let place = Place::new();
     place.make_dir("tmp", 0o700);
     let squatted = place.make_dir("tmp/claude-code-socks", 0o700);
     with_hung_mount(&squatted, || {
-        let mut random = udsmsg::os::random::Random::from_os().unwrap();
+        let mut random = udsmsg::os::Random::from_os().unwrap();
         let draw = [Location::preview, Location::draw];
         for draw in draw {
             let location = draw(&udsmsg::Namespace::default(), &environment(&place), &mut random).unwrap();
-            let uid = udsmsg::os::sys::effective_uid();
+            let uid = udsmsg::os::effective_uid();
             assert!(
                 location.address().path().contains(&format!("/claude-code-socks-{uid}/")),
                 "{location:?}"
@@ -151,7 +150,7 @@ fn a_file_system_that_we_depend_on_is_reached_through_one_that_may_not_answer() 
 }
 
 /// The only peer, as it is seen with this `$TMPDIR`.
-fn peer_with_tmpdir(place: &Place, tmpdir: &Path) -> udsmsg::Peer {
+fn peer_with_tmpdir(place: &Place, tmpdir: &Path) -> udsmsg::peers::Peer {
     let variables = [("CLAUDE_CONFIG_DIR", place.path("config")), ("TMPDIR", tmpdir.into())];
     let environment = place.environment_with(variables);
     let peers = udsmsg::Peers::in_namespace(&udsmsg::Namespace::default(), &environment).unwrap();

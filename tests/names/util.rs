@@ -9,13 +9,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use udsmsg::os::files::capability::CapabilityDir;
-use udsmsg::os::names::address::Address;
-use udsmsg::os::names::location::Location;
-use udsmsg::os::names::namespace::Environment;
-use udsmsg::os::random::Random;
-use udsmsg::os::socket::claim::Claim;
-use udsmsg::{AuthToken, Error, ErrorKind};
+use udsmsg::os::{CapabilityDir, Claim, Random};
+use udsmsg::parts::AuthToken;
+use udsmsg::{Address, Environment, Error, ErrorKind, Location};
 
 use crate::machine;
 
@@ -131,7 +127,7 @@ pub fn give_away(path: &Path) -> bool {
 /// Whether we may act as a second user; what needs one is skipped otherwise.
 #[track_caller]
 pub fn is_root() -> bool {
-    let is_root = udsmsg::os::sys::effective_uid() == 0;
+    let is_root = udsmsg::os::effective_uid() == 0;
     if !is_root {
         machine::skip("not root, so there is no second user");
     }

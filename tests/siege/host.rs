@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use udsmsg::os::files::capability::CapabilityDir;
+use udsmsg::os::CapabilityDir;
 use udsmsg::{Address, Batch, Environment, Limits, Namespace, Server};
 
 use super::measure;
@@ -214,8 +214,8 @@ fn limits_from_environment() -> Limits {
         match name {
             "inbox_entries_max" => limits.inbox_entries_max = value,
             "inbox_bytes_max" => limits.inbox_bytes_max = value,
-            "inbox_share_max" => limits.inbox_share_max = value,
-            "pid_rate_max" => limits.pid_rate_max = value,
+            "inbox_share_percent_max" => limits.inbox_share_percent_max = value,
+            "pid_lines_per_second_max" => limits.pid_lines_per_second_max = value,
             "clients_max" => limits.clients_max = value,
             "turn_frames_max" => limits.turn_frames_max = value,
             "output_timeout" => limits.output_timeout = duration,

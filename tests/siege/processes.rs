@@ -51,8 +51,7 @@ fn entry() {
     }
     let path = std::path::PathBuf::from(std::env::var_os("SIEGE_SOCKET").unwrap());
     let environment = udsmsg::Environment::from_process();
-    let capabilities =
-        udsmsg::os::files::capability::CapabilityDir::of(&udsmsg::Namespace::default(), &environment);
+    let capabilities = udsmsg::os::CapabilityDir::of(&udsmsg::Namespace::default(), &environment);
     let address = udsmsg::Address::from_path(&path).unwrap();
     let token = capabilities.unwrap().read(&address).unwrap().auth_token;
     let mut peer = RawPeer::connect(&path, token.expose());
@@ -85,7 +84,7 @@ fn entry() {
 #[test]
 fn one_process_fills_its_share_of_the_inbox_and_no_more() {
     let _alone = alone("one_process_fills_its_share_of_the_inbox_and_no_more");
-    let mut host = Host::start(&[("inbox_entries_max", 100), ("inbox_share_max", 60)]);
+    let mut host = Host::start(&[("inbox_entries_max", 100), ("inbox_share_percent_max", 60)]);
     let mut greedy = Other::start(&host);
     let mut again = Other::start(&host);
     greedy.begin("text 1000");
@@ -115,7 +114,7 @@ fn one_process_sends_at_its_rate_and_delays_no_other() {
     let _alone = alone("one_process_sends_at_its_rate_and_delays_no_other");
     /// For these it needs more time than the watchdog has.
     const ENDLESS: usize = 10_000;
-    let mut host = Host::start(&[("pid_rate_max", RATE)]);
+    let mut host = Host::start(&[("pid_lines_per_second_max", RATE)]);
     let mut fast = Other::start(&host);
     fast.begin("ping 200");
     let took = Duration::from_millis(fast.says() as u64);

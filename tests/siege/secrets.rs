@@ -8,17 +8,11 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use udsmsg::os::files::capability::CapabilityDir;
-use udsmsg::os::files::process::ProcessIdentity;
-use udsmsg::os::names::location::Location;
-use udsmsg::os::random::Random;
-use udsmsg::proto::buffers::BufferPool;
-use udsmsg::proto::framer::Framer;
-use udsmsg::proto::json;
-use udsmsg::proto::message::{Reply, Request};
-use udsmsg::proto::ring::Ring;
+use udsmsg::os::{CapabilityDir, Random};
+use udsmsg::parts::{AuthToken, BufferPool, Framer, Reply, Request, Ring, json};
+use udsmsg::peers::ProcessIdentity;
 use udsmsg::{
-    Address, AuthToken, Batch, Client, Endpoint, Environment, Limits, Message, Namespace, Outgoing, Server,
+    Address, Batch, Client, Endpoint, Environment, Limits, Location, Message, Namespace, Outgoing, Server,
 };
 
 use super::alone;
@@ -214,7 +208,7 @@ fn between_servers(server: &mut Server, environment: &Environment) {
         }
         if server.drain_into(&mut batch) > 0 {
             for entry in &batch {
-                show(&server.answered(&entry));
+                show(&server.take_answered(&entry));
                 show(&server.reply(&entry, Outgoing::new("response"), soon));
             }
         }

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use udsmsg::{CloseReason, Limits, Mono};
+use udsmsg::Limits;
+use udsmsg::parts::{CloseReason, Mono};
 
 use super::alone;
 use super::host::{Host, ask, is_pong};
@@ -168,7 +169,7 @@ fn a_clock_that_jumps_by_an_hour_makes_one_pass_and_no_storm() {
     sim.host_away(HOUR);
     let peer = sim.join_known();
     let late = sim.now();
-    let early = udsmsg::Now { mono: Mono::after_origin(Duration::ZERO), wall: late.wall };
+    let early = udsmsg::parts::Now { mono: Mono::after_origin(Duration::ZERO), wall: late.wall };
     sim.endpoint.deadlines_reached(early);
     assert!(sim.endpoint.next_step().is_none());
     assert_eq!(sim.endpoint.next_deadline(), Some(late.mono.plus(Duration::from_secs(30))));
@@ -179,7 +180,7 @@ fn a_clock_that_jumps_by_an_hour_makes_one_pass_and_no_storm() {
 /// that was paused with its first message in hand is heard before it is judged.
 #[test]
 fn a_client_that_is_paused_for_its_rate_still_has_to_authenticate() {
-    let mut sim = Sim::new(|l| l.pid_rate_max = 10);
+    let mut sim = Sim::new(|l| l.pid_lines_per_second_max = 10);
     let [busy, blank, honest] = [sim.join_known(), sim.join(), sim.join()];
     sim.send(busy, &ping().repeat(500));
     sim.run();
@@ -194,7 +195,7 @@ fn a_client_that_is_paused_for_its_rate_still_has_to_authenticate() {
 /// One that has sent and gone is not kept for as long as its lines would take at its rate.
 #[test]
 fn a_client_that_is_paused_and_gone_gives_its_slot_back() {
-    let mut sim = Sim::new(|l| l.pid_rate_max = 10);
+    let mut sim = Sim::new(|l| l.pid_lines_per_second_max = 10);
     let peer = sim.join_known();
     sim.send(peer, &b"\n".repeat(60_000));
     sim.run();

@@ -422,7 +422,7 @@ fn files_beyond_the_limit_of_one_sweep_are_swept_by_the_next() {
 fn shared_directory_of_another_user_is_a_note_while_another_place_works() {
     let home = Home::new();
     let squatted = home.private("t/claude-code-socks");
-    let is_root = udsmsg::os::sys::effective_uid() == 0;
+    let is_root = udsmsg::os::effective_uid() == 0;
     if !is_root || std::os::unix::fs::chown(&squatted, Some(OTHER), None).is_err() {
         crate::machine::skip("not root, so there is no second user");
         return;
@@ -439,7 +439,7 @@ fn shared_directory_of_another_user_is_a_note_while_another_place_works() {
 fn refused_start_suggests_a_private_directory() {
     let home = Home::new();
     chmod(home.path(), 0o755);
-    let own = format!("{}/udsmsg-{}", home.path().display(), udsmsg::os::sys::effective_uid());
+    let own = format!("{}/udsmsg-{}", home.path().display(), udsmsg::os::effective_uid());
     for socket in ["x.sock", "./x.sock", &format!("{}/x.sock", home.path().display()), "/tmp/x.sock"] {
         let ended = home.run(&["serve", "--socket", socket]);
         ended.assert_code(1);

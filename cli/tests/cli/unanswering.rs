@@ -22,7 +22,7 @@ fn commands_do_not_wait_for_a_planted_path_on_a_hung_mount() {
             assert!(ended.stderr.contains("without auth token"), "{ended:?}");
         }
         // The capability files say that this process listens there, or one that has ended.
-        let start = udsmsg::os::files::process::ProcessIdentity::current().start;
+        let start = udsmsg::peers::ProcessIdentity::current().start;
         for (path, pid) in paths.iter().zip([std::process::id(), std::process::id(), i32::MAX as u32]) {
             let contents = json!({
                 "socketPath": path, "authToken": "0".repeat(64), "pid": pid, "process": start,

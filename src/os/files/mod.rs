@@ -4,10 +4,10 @@
 //! Every directory on the way is checked, no link is followed where a file is expected, and what is removed
 //! is first compared with what was made.
 
-pub mod capability;
+pub(crate) mod capability;
 mod group;
 pub(crate) mod private_dir;
-pub mod process;
+pub(crate) mod process;
 pub(crate) mod reach;
 mod remedy;
 pub(crate) mod sweep;

@@ -1,5 +1,5 @@
 //! Names: which family a server belongs to, what its address is, where its socket stands by default.
 
-pub mod address;
-pub mod location;
-pub mod namespace;
+pub(crate) mod address;
+pub(crate) mod location;
+pub(crate) mod namespace;

@@ -31,7 +31,7 @@ impl Environment {
     ///
     /// ```
     /// # #[cfg(unix)] {
-    /// use udsmsg::os::names::namespace::{Environment, Namespace};
+    /// use udsmsg::{Environment, Namespace};
     /// let environment = Environment::from_pairs([("CLAUDE_CONFIG_DIR", "/srv/config")]);
     /// let home = Namespace::default().config_home(&environment).unwrap();
     /// assert_eq!(home, std::path::Path::new("/srv/config"));

@@ -1,7 +1,7 @@
 //! Sockets: a name taken, held and given back; a connection to a server, and its bytes.
 
 mod adopt;
-pub mod claim;
+pub(crate) mod claim;
 pub(crate) mod connect;
 mod file;
 pub(crate) mod lock;

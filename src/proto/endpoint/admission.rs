@@ -95,7 +95,7 @@ impl Endpoint {
     /// without authenticating, if that is at least `eviction_age`, those that never sent a byte first. What
     /// such a client has sent is processed before; one whose bytes were not read yet keeps its slot.
     /// Otherwise the key returned is that of a connection that is being refused. O(clients) then; otherwise
-    /// O(1), and with `pid_rate_max` now and then O(processes).
+    /// O(1), and with `pid_lines_per_second_max` now and then O(processes).
     ///
     /// Every refused one is told why if its steps are done before the turn ends, after each or after all of
     /// them.

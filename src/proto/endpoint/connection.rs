@@ -444,15 +444,15 @@ impl Connection {
         self.framer.ready_len(ring)
     }
 
-    /// Whether there is something in the buffer that [`Self::next_request`] has not seen.
-    pub(super) fn has_line(&mut self) -> bool {
+    /// Searches the buffer: whether [`Self::next_request`] would find something in it.
+    pub(super) fn look_for_line(&mut self) -> bool {
         let InputBuffer::Held { ring, .. } = &self.input else { return false };
-        self.framer.is_ready(ring)
+        self.framer.look_for_frame(ring)
     }
 
     /// Counts the next line with `count`, if there is one that was not counted.
     pub(super) fn count_line<E>(&mut self, count: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
-        if self.is_line_counted || !self.has_line() {
+        if self.is_line_counted || !self.look_for_line() {
             return Ok(());
         }
         self.is_line_counted = true;

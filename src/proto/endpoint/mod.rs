@@ -1,26 +1,4 @@
 //! All connections of one address, its inbox and its timers: the whole protocol without I/O.
-//!
-//! # Driving it
-//!
-//! [`Endpoint`] opens nothing and reads no clock. The host does this, turn after turn:
-//!
-//! 1. [`work`](Endpoint::work): lines that a budget left over in an earlier turn.
-//! 2. For each connection that can be read: [`recv_space`](Endpoint::recv_space), read into it,
-//!    [`received`](Endpoint::received); at end of input [`end_of_input`](Endpoint::end_of_input).
-//! 3. Do what [`next_step`](Endpoint::next_step) says until it says nothing more, and call
-//!    [`sent`](Endpoint::sent) for what was written. A connection whose stream takes nothing now is written
-//!    again when it can be.
-//! 4. [`accepted`](Endpoint::accepted) for each new connection.
-//! 5. [`deadlines_reached`](Endpoint::deadlines_reached), then step 3 again.
-//! 6. [`turn_ended`](Endpoint::turn_ended); [`drain_into`](Endpoint::drain_into) whenever the owner likes.
-//! 7. Wait until something is ready or [`next_deadline`](Endpoint::next_deadline); not at all if
-//!    [`has_work`](Endpoint::has_work).
-//!
-//! In that order a late host never times out a peer whose data is waiting: bytes that arrived in time are
-//! read before timeouts are enforced, however late the turn. Where the stream may hold more than one read
-//! took, the timeout waits for the next turn.
-//!
-//! Time never steps back: a `now` before one that was given counts as that one.
 
 mod actions;
 mod admission;
@@ -55,11 +33,33 @@ use super::wheel::Wheel;
 /// Bytes of a socket path or pipe name; both are far shorter on every platform.
 const PATH_BYTES_MAX: usize = 512;
 
-/// The sans-IO core of one address. See the [module](self) for how to drive it.
+/// The sans-IO core of one address.
 ///
 /// Memory: `unfinished_bytes_max` and one frame for input, one and a half `output_bytes_max` per client for
 /// answers, the inbox twice while a batch is held, and a few hundred bytes per connection. Every method is
 /// O(1) or linear in the bytes it is given, unless it says otherwise.
+///
+/// # Driving it
+///
+/// [`Endpoint`] opens nothing and reads no clock. The host does this, turn after turn:
+///
+/// 1. [`work`](Endpoint::work): lines that a budget left over in an earlier turn.
+/// 2. For each connection that can be read: [`recv_space`](Endpoint::recv_space), read into it,
+///    [`received`](Endpoint::received); at end of input [`end_of_input`](Endpoint::end_of_input).
+/// 3. Do what [`next_step`](Endpoint::next_step) says until it says nothing more, and call
+///    [`sent`](Endpoint::sent) for what was written. A connection whose stream takes nothing now is written
+///    again when it can be.
+/// 4. [`accepted`](Endpoint::accepted) for each new connection.
+/// 5. [`deadlines_reached`](Endpoint::deadlines_reached), then step 3 again.
+/// 6. [`turn_ended`](Endpoint::turn_ended); [`drain_into`](Endpoint::drain_into) whenever the owner likes.
+/// 7. Wait until something is ready or [`next_deadline`](Endpoint::next_deadline); not at all if
+///    [`has_work`](Endpoint::has_work).
+///
+/// In that order a late host never times out a peer whose data is waiting: bytes that arrived in time are
+/// read before timeouts are enforced, however late the turn. Where the stream may hold more than one read
+/// took, the timeout waits for the next turn.
+///
+/// Time never steps back: a `now` before one that was given counts as that one.
 pub struct Endpoint {
     limits: Limits,
     auth_token: AuthToken,

@@ -67,7 +67,7 @@ impl Endpoint {
         let Self { limits, turns, inbox, stats, answer_bytes_max, .. } = self;
         let Some(connection) = self.slots.get_mut(key) else { return Stop::NoLine };
         connection.lend_output_memory(&mut self.spare_outputs);
-        let (peer, rate_max) = (connection.peer(), limits.pid_rate_max);
+        let (peer, rate) = (connection.peer(), limits.pid_lines_per_second_max);
         // What was left over and what is read anew are one budget.
         let budget = match scope {
             Scope::Budget => turns.lines_left(connection.share(), limits.turn_frames_max),
@@ -76,7 +76,7 @@ impl Endpoint {
         let mut taken = 0;
         let stop = loop {
             if taken == budget {
-                break if connection.has_line() { Stop::Pause(Pause::NextTurn) } else { Stop::NoLine };
+                break if connection.look_for_line() { Stop::Pause(Pause::NextTurn) } else { Stop::NoLine };
             }
             let has_room = |len| inbox.has_room(peer.pid, len);
             if turns.has_enqueued() && !connection.next_line_len().is_none_or(has_room) {
@@ -84,9 +84,9 @@ impl Endpoint {
             }
             // A client that is about to be closed because it has not authenticated may show all that it has
             // sent.
-            let is_paced = rate_max > 0 && (scope == Scope::Budget || connection.is_authenticated());
+            let is_paced = rate > 0 && (scope == Scope::Budget || connection.is_authenticated());
             if is_paced
-                && let Err(until) = connection.count_line(|| self.rates.take(peer.pid, rate_max, now.mono))
+                && let Err(until) = connection.count_line(|| self.rates.take(peer.pid, rate, now.mono))
             {
                 stats.count_throttled();
                 break Stop::Pause(Pause::RateLimited { until });

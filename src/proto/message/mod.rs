@@ -21,7 +21,7 @@ use super::json::{self, Field, Fields, Kind};
 /// A message, borrowed from the text that holds its JSON and decoded on demand.
 ///
 /// ```
-/// use udsmsg::proto::message::Message;
+/// use udsmsg::Message;
 ///
 /// let message = Message::from_json(r#"{"type":"text","data":"caf\u00e9"}"#)?;
 /// assert_eq!(message.kind(), "text");

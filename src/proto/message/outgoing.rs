@@ -12,10 +12,10 @@ use crate::proto::json::{self, Scan};
 /// A message to be sent. It holds no token: [`Outgoing::encode`] puts that in.
 ///
 /// ```
-/// use udsmsg::proto::message::Outgoing;
+/// use udsmsg::Outgoing;
 ///
 /// let message = Outgoing::new("text").with_text("hello").with_meta(&serde_json::json!({"queryId": "q1"}))?;
-/// # let auth_token = udsmsg::AuthToken::from_bytes([0; 32]);
+/// # let auth_token = udsmsg::parts::AuthToken::from_bytes([0; 32]);
 /// let line = message.encode(&auth_token, Some("/run/me.sock"), None, 65_536)?;
 /// assert!(line.starts_with(br#"{"type":"text","data":"hello","from":"/run/me.sock","meta":{"qu"#));
 /// # Ok::<(), udsmsg::Error>(())

@@ -11,27 +11,6 @@
 //!               │  └─────────┘ the receiver never had the whole line
 //!               └──► NotSent
 //! ```
-//!
-//! # Driving it
-//!
-//! [`LinkStep::Connect`] comes with a key that names the new attempt and the stream that it leads to, and
-//! nothing else: not the receiver, and not the stream before. A report for a stream that is closed or
-//! replaced changes nothing, however late it is.
-//!
-//! 1. For each stream that can be read: [`recv_space`](Outbox::recv_space), [`received`](Outbox::received);
-//!    at its end [`ended`](Outbox::ended).
-//! 2. Do what [`next_step`](Outbox::next_step) says until it says nothing more. [`LinkStep::Connect`] is
-//!    answered, now or in a later turn, with [`connected`](Outbox::connected) or
-//!    [`connect_failed`](Outbox::connect_failed), [`LinkStep::Write`] with [`sent`](Outbox::sent) or
-//!    [`output_failed`](Outbox::output_failed). A stream that takes only a part is written again when it can
-//!    be.
-//! 3. [`deadlines_reached`](Outbox::deadlines_reached), step 2 again, [`turn_ended`](Outbox::turn_ended).
-//! 4. [`next_outcome`](Outbox::next_outcome) until there is none; wait until
-//!    [`next_deadline`](Outbox::next_deadline), not at all if [`has_steps`](Outbox::has_steps).
-//!
-//! Read each stream before you write to it, a new one too, and write only when nothing is left to read. Bytes
-//! that were there before a line was written whole are no answer to it, and only the order of the reports
-//! tells which were there. An error line that has come also explains why a write fails.
 
 mod link;
 mod messages;
@@ -45,7 +24,7 @@ use std::time::Duration;
 use self::link::{Busy, Link, Need, NextStep, timed_out};
 use self::messages::Messages;
 pub use self::messages::{SendId, SendOutcome};
-pub use self::query::{HOPS_MAX, Queries, QueryId};
+pub use self::query::{Queries, QueryId};
 use self::wire::{Received, Wire};
 use super::auth::AuthToken;
 use super::error::{CloseReason, Error, ErrorKind};
@@ -68,11 +47,32 @@ pub enum LinkStep {
     Close,
 }
 
-/// Messages on their way, the connections under them, and their outcomes. See the [module](self).
+/// Messages on their way, the connections under them, and their outcomes.
 ///
 /// Bounded by `outbox_entries_max`, `outbox_bytes_max`, `receivers_max` and `in_flight_max` of [`Limits`].
 /// Every method is O(1) or linear in the bytes or messages that it moves. A `now` that is earlier than one
 /// that was given before counts as that one.
+///
+/// # Driving it
+///
+/// [`LinkStep::Connect`] comes with a key that names the new attempt and the stream that it leads to, and
+/// nothing else: not the receiver, and not the stream before. A report for a stream that is closed or
+/// replaced changes nothing, however late it is.
+///
+/// 1. For each stream that can be read: [`recv_space`](Outbox::recv_space), [`received`](Outbox::received);
+///    at its end [`ended`](Outbox::ended).
+/// 2. Do what [`next_step`](Outbox::next_step) says until it says nothing more. [`LinkStep::Connect`] is
+///    answered, now or in a later turn, with [`connected`](Outbox::connected) or
+///    [`connect_failed`](Outbox::connect_failed), [`LinkStep::Write`] with [`sent`](Outbox::sent) or
+///    [`output_failed`](Outbox::output_failed). A stream that takes only a part is written again when it can
+///    be.
+/// 3. [`deadlines_reached`](Outbox::deadlines_reached), step 2 again, [`turn_ended`](Outbox::turn_ended).
+/// 4. [`next_outcome`](Outbox::next_outcome) until there is none; wait until
+///    [`next_deadline`](Outbox::next_deadline), not at all if [`has_steps`](Outbox::has_steps).
+///
+/// Read each stream before you write to it, a new one too, and write only when nothing is left to read. Bytes
+/// that were there before a line was written whole are no answer to it, and only the order of the reports
+/// tells which were there. An error line that has come also explains why a write fails.
 pub struct Outbox {
     limits: Limits,
     latest: Latest,

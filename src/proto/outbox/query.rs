@@ -13,7 +13,7 @@ use crate::proto::time::Mono;
 use crate::proto::wheel::Wheel;
 
 /// How many answers in a row a conversation may have; the next one is refused.
-pub const HOPS_MAX: u64 = 8;
+pub(crate) const HOPS_MAX: u64 = 8;
 
 /// How many answers a conversation has had according to `meta`: the largest `hops` in it. A number that is no
 /// small integer is beyond every limit.
@@ -33,7 +33,7 @@ impl Outgoing {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TooManyHops`] if the conversation has had [`HOPS_MAX`] answers: two programs that answer
+    /// [`ErrorKind::TooManyHops`] if the conversation has had 8 answers: two programs that answer
     /// every message would never stop. [`ErrorKind::InvalidMessage`] if `meta` has one of these members
     /// already.
     pub fn in_reply_to(mut self, received: &Message<'_>) -> Result<Self, Error> {
@@ -95,8 +95,8 @@ impl Queries {
         Ok((QueryId(key), message))
     }
 
-    /// The question that `message` answers. Each is answered once: later answers to it find none.
-    pub fn answered(&mut self, message: &Message<'_>) -> Option<QueryId> {
+    /// Closes the question that `message` answers, and names it. Later answers to it find none.
+    pub fn take_answered(&mut self, message: &Message<'_>) -> Option<QueryId> {
         let in_reply_to = json::member_text(message.meta()?, "inReplyTo")?;
         let mut parts = in_reply_to.strip_prefix(&*self.nonce)?.strip_prefix('-')?.split('-');
         let (index, generation) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);

@@ -8,7 +8,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, poll};
-use udsmsg::{AuthToken, ConnKey, Endpoint, Mono, Now, PeerIdentity, Server, Step, Wall};
+use udsmsg::parts::{AuthToken, ConnKey, Mono, Now, Step};
+use udsmsg::{Endpoint, PeerIdentity, Server, Wall};
 
 use super::ways::{Guest, Start, poll_timeout};
 

@@ -6,11 +6,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use udsmsg::proto::outbox::{LinkStep, Outbox};
-use udsmsg::{
-    AuthToken, Batch, ConnKey, Endpoint, Error, ErrorKind, Limits, Mono, Now, Outgoing, PeerIdentity, SendId,
-    SendOutcome, Step, Wall,
-};
+use udsmsg::parts::{AuthToken, ConnKey, LinkStep, Mono, Now, Outbox, Step};
+use udsmsg::{Batch, Endpoint, Error, ErrorKind, Limits, Outgoing, PeerIdentity, SendId, SendOutcome, Wall};
 
 const OWNER: u32 = 1000;
 const RECEIVERS: usize = 2;

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use udsmsg::os::files::capability::CapabilityDir;
+use udsmsg::os::CapabilityDir;
 use udsmsg::{Environment, Limits, Namespace, Server, Waker};
 
 /// How long a peer waits for the next bytes: the end of a test that hangs.

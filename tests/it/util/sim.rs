@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use udsmsg::{AuthToken, Batch, CloseReason, ConnKey, Endpoint, Limits, Mono, Now, PeerIdentity, Step, Wall};
+use udsmsg::parts::{AuthToken, CloseReason, ConnKey, Mono, Now, Step};
+use udsmsg::{Batch, Endpoint, Limits, PeerIdentity, Wall};
 
 use super::Dice;
 
