@@ -118,8 +118,8 @@ impl Wheel {
     ///
     /// One look while the deadline it gave last still holds. Otherwise each stale entry in the way is filed
     /// anew, at the cost of [`Wheel::schedule`]: the calls to it that were saved have paid for that. Where
-    /// nothing is filed within a lap, every occupied slot is looked at each time, 256 at most. If [`Wheel::next_expired`]
-    /// was not asked to the end, all that is left due is looked at.
+    /// nothing is filed within a lap, every occupied slot is looked at each time, 256 at most. If
+    /// [`Wheel::next_expired`] was not asked to the end, all that is left due is looked at.
     pub fn next_deadline(&mut self, mut truth: impl FnMut(ConnKey) -> Option<Mono>) -> Option<Mono> {
         if let Some((key, deadline)) = self.earliest
             && self.holds(key)
