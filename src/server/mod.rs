@@ -416,8 +416,8 @@ impl Server {
         asked
     }
 
-    /// Closes the question of ours that `entry` answers, and names it. Each is answered once; late answers and
-    /// second ones answer none.
+    /// Closes the question of ours that `entry` answers, and names it. Each is answered once; late answers
+    /// and second ones answer none.
     pub fn take_answered(&mut self, entry: &InboxEntry<'_>) -> Option<QueryId> {
         self.sending.take_answered(entry)
     }
