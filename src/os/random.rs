@@ -49,7 +49,7 @@ impl Random {
         base16ct::lower::encode_string(&self.draw::<16>())
     }
 
-    /// A number below `end`, which is not 0; small ones come a trifle more often.
+    /// A number below `end`, which is not 0; small ones come slightly more often.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         usize::from_be_bytes(self.draw()) % end
     }

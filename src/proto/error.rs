@@ -27,7 +27,7 @@ pub enum ErrorKind {
     InvalidMessage,
     /// A message is longer than the frame limit and was not sent.
     MessageTooLarge,
-    /// A directory is a link, belongs to someone else, or is open to others.
+    /// A directory is a link, belongs to another user, or is open to others.
     DirectoryNotPrivate,
     /// There is something at the path that is not a dead server's socket.
     PathOccupied,

@@ -54,7 +54,7 @@ enum Search {
     Open { searched: usize },
     /// The first newline is the byte at `length`, which is within the limit.
     Found { length: usize },
-    /// For good.
+    /// A frame was too long; nothing more is framed.
     TooLong,
 }
 

@@ -1,4 +1,4 @@
-//! Who is who: [`Slots`] holds each value under a [`ConnKey`] that finds no later value.
+//! Slots for connections: [`Slots`] holds each value under a [`ConnKey`] that finds no later value.
 //!
 //! An index alone is not an identity: it is used again, and what still carries it (a poll token, a timer, a
 //! reply in a host's hand) would reach another connection. So a key is an index and a generation, and both

@@ -118,8 +118,8 @@ impl Wheel {
     ///
     /// One look while the deadline it gave last still holds. Otherwise each stale entry in the way is filed
     /// anew, at the cost of [`Wheel::schedule`]: the calls to it that were saved have paid for that. Where
-    /// nothing is filed within a lap, the first of 256 slots is sought each time. If [`Wheel::next_expired`]
-    /// was not asked to the end, all that is left due is looked at.
+    /// nothing is filed within a lap, every occupied slot is looked at each time, 256 at most. If
+    /// [`Wheel::next_expired`] was not asked to the end, all that is left due is looked at.
     pub fn next_deadline(&mut self, mut truth: impl FnMut(ConnKey) -> Option<Mono>) -> Option<Mono> {
         if let Some((key, deadline)) = self.earliest
             && self.holds(key)
@@ -233,7 +233,8 @@ impl Wheel {
     /// Puts the node, which must be in no list, into the list of `filed`: behind all that is due, or in its
     /// place in a slot.
     ///
-    /// That place is sought from the end. Deadlines are mostly set in the order they come in, so it is near.
+    /// That place is searched from the end. Deadlines are mostly set in the order they come in, so it is
+    /// near.
     fn file(&mut self, at: usize, filed: Mono) {
         let head = if filed <= self.reached { DUE } else { slot_of(tick_of(filed)) };
         let mut prev = self.node(head).prev as usize;
@@ -287,8 +288,8 @@ impl Wheel {
         }
     }
 
-    /// The first occupied slot that is at least `ahead` slots from `start`, with its distance; `None` if no slot
-    /// of the lap is.
+    /// The first occupied slot that is at least `ahead` slots from `start`, with its distance; `None` if no
+    /// slot of the lap is.
     fn next_occupied(&self, start: usize, mut ahead: usize) -> Option<(usize, usize)> {
         while ahead < SLOTS {
             let slot = (start + ahead) % SLOTS;

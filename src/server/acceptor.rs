@@ -11,8 +11,8 @@ use crate::os::transport::{AcceptError, Listener};
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::time::{Mono, Now};
 
-/// How long the listener rests after the system refused to accept, be it because the descriptor table is
-/// full: no event tells when it no longer does.
+/// How long the listener rests after the system refused to accept, for one because the descriptor table is
+/// full: no event tells when accepting works again.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// The listener itself.

@@ -90,17 +90,15 @@ impl ServerBuilder {
     /// How long each wait asks again and again before it sleeps. Default: not at all; at most a millisecond.
     ///
     /// Where messages come back to back this saves waking up, but only if the peer stays awake too and each
-    /// has a processor to itself: the median round trip then fell from 8.0 to about 5 µs (`tests/it/embed`,
-    /// release build). The price is a processor that is busy for as long after each message, and much longer
-    /// round trips where it has to be shared.
+    /// has a processor to itself. The price is a processor that is busy for as long after each message, and
+    /// much longer round trips where it has to be shared: `docs/embedding.md` has figures.
     pub fn busy_poll(mut self, budget: Duration) -> Self {
         self.busy_poll = budget.min(Duration::from_millis(1));
         self
     }
 
     /// Puts a timer into the event queue, so that the server's descriptor alone tells when a turn is due: a
-    /// host that can watch a descriptor then needs no [`next_timeout`](Server::next_timeout). Costs a
-    /// descriptor, and a system call per turn.
+    /// host that can watch a descriptor then needs no [`next_timeout`](Server::next_timeout).
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub fn timer(mut self) -> Self {
         self.has_timer = true;
@@ -123,12 +121,8 @@ impl ServerBuilder {
         self.start_with(|tokens_max| EventLoop::own(tokens_max, busy_poll))
     }
 
-    /// The same as a guest in the loop of its host, the `mio::Poll` behind `registry`. The server uses the
-    /// tokens from `first_token` on, see [`Server::tokens`].
-    ///
-    /// The host waits, gives each event in that range to [`Server::on_event`], and then calls
-    /// [`Server::process`] once; it waits no longer than [`Server::next_timeout`]. Dropping the server takes
-    /// it out of the loop.
+    /// The same in the loop of its host, the `mio::Poll` behind `registry`. The server uses the tokens from
+    /// `first_token` on, see [`Server::tokens`]. `docs/embedding.md` says how the host drives it.
     ///
     /// # Errors
     ///

@@ -57,7 +57,7 @@ impl EventLoop {
         Self::new(Source::own(events_max, busy_poll)?, 0)
     }
 
-    /// A guest in the loop behind `registry`.
+    /// The host's loop, behind `registry`.
     pub(super) fn lent(registry: &Registry, first_token: usize) -> Result<(Self, WakeHandle), Error> {
         let registry = registry.try_clone().map_err(cannot("share the event queue"))?;
         Self::new(Source::Lent(registry), first_token)

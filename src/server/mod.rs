@@ -1,8 +1,8 @@
 //! The server: one thread, one event queue, one `Endpoint`. A translation, with no rule of the protocol in
 //! it.
 //!
-//! The kernel is edge-triggered, this house is level-triggered: readiness is remembered per stream, each
-//! ready stream is visited once per turn, and a turn that leaves something undone says so. What its owner
+//! Events are edge-triggered, and the server is level-triggered: it remembers the readiness of each stream,
+//! visits each ready stream once per turn, and says if a turn left something undone. What its owner
 //! calls is here; what a turn does is in `turn`.
 
 mod acceptor;
@@ -112,9 +112,9 @@ impl Waker {
 /// # }
 /// ```
 ///
-/// Dropping it is an abrupt stop: names are removed, connections are cut. [`shutdown`](Self::shutdown) is the
-/// polite one. If another start or stop holds the lock on the directory of the socket, a drop waits a tenth
-/// of a second for it, and then says in a warning what it leaves behind.
+/// Dropping it is an abrupt stop: names are removed, connections are cut. [`shutdown`](Self::shutdown) lets
+/// clients take their answers first. If another start or stop holds the lock on the directory of the socket,
+/// a drop waits a tenth of a second for it, and then says in a warning what it leaves behind.
 pub struct Server {
     reactor: Reactor,
     event_loop: EventLoop,
@@ -162,8 +162,7 @@ impl Server {
     }
 
     /// Waits until something happens, a deadline is reached, or `timeout` is over (`None`: as long as it
-    /// takes), and does one bounded turn of work: one read and one budget of lines for each ready client, one
-    /// write, a bounded number of accepts, and the deadlines that are due. A signal ends the waiting early.
+    /// takes), and does one bounded turn of work. A signal ends the waiting early.
     ///
     /// A server that lives in its host's loop ([`ServerBuilder::start_in`]) never waits: the host does, and
     /// gives it turns with [`process`](Self::process).
@@ -417,8 +416,8 @@ impl Server {
         asked
     }
 
-    /// Closes the question of ours that `entry` answers, and names it. Each is answered once; late answers and
-    /// second ones answer none.
+    /// Closes the question of ours that `entry` answers, and names it. Each is answered once; late answers
+    /// and second ones answer none.
     pub fn take_answered(&mut self, entry: &InboxEntry<'_>) -> Option<QueryId> {
         self.sending.take_answered(entry)
     }
@@ -433,7 +432,7 @@ impl Server {
         self.sending.outstanding()
     }
 
-    /// Stops politely: removes the names, accepts no connection and processes no further message. Pending
+    /// Stops: removes the names, accepts no connection and processes no further message. Pending
     /// answers are written (within `closing_timeout`), and messages on their way get their outcomes, all of
     /// it for at most `grace`. What is in the inbox can still be drained.
     ///

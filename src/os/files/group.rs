@@ -3,7 +3,8 @@
 //! Where the umask is 002, a user's directories can be written by a group that is the user's alone. That a
 //! group is one can be relied on only where accounts come from nowhere but `/etc/passwd` and `/etc/group`: a
 //! name service that is asked over a network may not answer, and may answer something else tomorrow. So these
-//! files are read as they are, and a name service is never asked.
+//! files are read as they are, and a name service is never asked. The list of members of a group is not
+//! enough: it does not name the users whose first group it is.
 
 use std::fs::{self, File};
 use std::io::Read;

@@ -8,10 +8,9 @@
 //!
 //! The owner of `/` counts as root: in a user namespace that does not map root, root's files seem to belong
 //! to another user, and the owner of `/` can do anything anyway. Write permission for a group counts as
-//! permission for others (but see `group`): its list of members does not name the users whose first group
-//! it is, root can give it to any process, and the list may come from a name service that has to be waited
-//! for. It also covers POSIX access lists, because the group bits of a mode are the most that any entry of
-//! such a list gives.
+//! permission for others, unless it is certain that the group has no other member (see `group`). It also
+//! covers POSIX access lists, because the group bits of a mode are the most that any entry of such a list
+//! gives.
 
 use std::collections::VecDeque;
 use std::env;
@@ -416,7 +415,7 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         let list = sys::access_list_noted(path);
-        // With an access list the group bits are the most that anybody in it has.
+        // With an access list the group bits are the most that any entry of it gives.
         if !by_others && list.is_empty() && group::is_of_one_user(facts.gid, self.own_uid) {
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! Paths that a peer chose, followed without waiting for any file system.
 //!
 //! A path can lead into a file system that never answers: a dead NFS server, an sshfs without its network, a
-//! FUSE program that was written to hang. Every call on such a path blocks its thread for good. So the path
+//! FUSE program that was written to hang. Every call on such a path blocks its thread for ever. So the path
 //! is followed one component at a time. The kernel's table of mounts says what is mounted where, and reading
 //! it touches no file system; a component is opened only where the file system answers by itself. What was
 //! found is held open, so that nothing can be exchanged afterwards.

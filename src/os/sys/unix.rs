@@ -183,7 +183,7 @@ pub(crate) fn wait(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Res
     }
 }
 
-/// Whether the socket `fd` was shut, be it by another process that holds it.
+/// Whether the socket `fd` was shut, by this process or by another one that holds it.
 pub(crate) fn is_shut_down(fd: &impl AsFd) -> bool {
     // `POLLHUP` and the like are told unasked; this one is not, and where there is none they have to do.
     #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -33,7 +33,7 @@ impl Listener {
         self.is_shut |= event.is_read_closed() && sys::is_shut_down(&self.socket);
     }
 
-    /// The next connection, with the facts that the kernel vouches for.
+    /// The next connection, and what the kernel says about its peer.
     pub(crate) fn accept(&self) -> Result<(ReadyStream, PeerIdentity), AcceptError> {
         let stream = match self.socket.accept() {
             Ok((stream, _)) => stream,

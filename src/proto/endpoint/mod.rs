@@ -169,10 +169,10 @@ impl Endpoint {
 
     // Bytes come.
 
-    /// Space for the next read of a connection, at most `turn_bytes_max`, or one line where its timeout is
-    /// about to be enforced. `None`: do not read now; [`Step::Read`] will say when to try again. Follow it
-    /// with [`received`](Self::received), be it with 0 bytes: until then the space stays lent, also if other
-    /// methods are called.
+    /// Space for the next read of a connection, at most `turn_bytes_max`, or the rest of a line where it has
+    /// not authenticated or its timeout is about to be enforced. `None`: do not read now; [`Step::Read`] will
+    /// say when to try again. Follow it with [`received`](Self::received), with 0 bytes if none came: until
+    /// then the space stays lent, also if other methods are called.
     pub fn recv_space(&mut self, key: ConnKey, now: Now) -> Option<&mut [u8]> {
         let now = self.latest.or_later(now);
         let read_max = self.slots.get(key)?.read_max(&self.limits, now.mono);
