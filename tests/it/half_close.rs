@@ -3,9 +3,10 @@
 use udsmsg::CloseReason;
 
 use crate::util::conversation::{Case, Expect, ExpectEnd, HalfClose, Inbox, check, send};
-use crate::util::real::Real;
 use crate::util::sim::Sim;
-use crate::util::{error, ok, ping, pong, stored, text, watchdog};
+use crate::util::{error, ok, ping, pong, stored, text};
+#[cfg(feature = "server")]
+use crate::util::{real::Real, watchdog};
 
 #[test]
 fn answers_that_are_owed_are_delivered_and_then_the_connection_ends() {
@@ -87,6 +88,7 @@ fn frames_are_processed_although_their_sender_is_gone() {
 }
 
 #[test]
+#[cfg(feature = "server")]
 fn frames_of_a_sender_that_is_gone_and_never_read_an_answer_arrive_on_a_real_socket() {
     let _watchdog = watchdog::watch("frames of a sender that is gone");
     let real = Real::start(|_| ());

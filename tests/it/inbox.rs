@@ -3,9 +3,10 @@
 use udsmsg::{Batch, PeerIdentity};
 
 use crate::util::conversation::{Case, Expect, ExpectEnd, Inbox, accepted, check, send};
-use crate::util::real::Real;
 use crate::util::sim::{OWNER, Sim};
-use crate::util::{error, ok, ping, pong, stored, text, text_stored_as, watchdog};
+use crate::util::{error, ok, ping, pong, stored, text, text_stored_as};
+#[cfg(feature = "server")]
+use crate::util::{real::Real, watchdog};
 
 #[test]
 fn the_token_is_cut_out_and_nothing_else_is_changed() {
@@ -184,6 +185,7 @@ fn a_batch_is_filled_again_and_emptied_by_an_empty_inbox() {
 }
 
 #[test]
+#[cfg(feature = "server")]
 fn a_batch_of_a_real_server_outlives_turns() {
     let _watchdog = watchdog::watch("a_batch_of_a_real_server_outlives_turns");
     let real = Real::start(|_| ());

@@ -95,6 +95,7 @@ fn lingering_newcomers_cost_a_served_client_none_of_its_answers() {
 
 /// A message that failed while it was set on its way had an outcome that nobody was told.
 #[test]
+#[cfg(feature = "server")]
 fn an_outcome_that_comes_at_once_is_told() {
     let home = crate::util::real::Home::new();
     let mut client =

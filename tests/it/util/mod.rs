@@ -1,11 +1,10 @@
 //! What the tests share: a virtual world, a real one, and conversations that run in both.
 
-#[cfg(all(unix, feature = "server"))]
 pub mod conversation;
 pub mod courier;
 pub mod loud;
 pub mod machine;
-#[cfg(all(unix, feature = "server"))]
+#[cfg(feature = "server")]
 pub mod real;
 pub mod rights;
 pub mod sim;
