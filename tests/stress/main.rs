@@ -1,5 +1,4 @@
-//! The server under siege: hostile, greedy and broken peers, with figures. `cargo test --test siege -- --nocapture` shows
-//! them.
+//! A server under load by hostile and broken peers, with figures. `cargo test --test stress -- --nocapture` shows them.
 //!
 //! What is measured (memory, descriptors, processor time) belongs to a whole process, so the server runs in one of its
 //! own, which is this program again; see `host`. Tests that measure run one at a time. `UDSMSG_TEST_SCALE` makes them

@@ -27,7 +27,7 @@ pub fn part(name: &str, home: &Home) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
-        .env("SIEGE_PART", name)
+        .env("STRESS_PART", name)
         .env("CLAUDE_CONFIG_DIR", home.path().join("config"))
         .env("TMPDIR", home.path().join("t"))
         .env("HOME", home.path().join("home"))
@@ -38,7 +38,7 @@ pub fn part(name: &str, home: &Home) -> Command {
 
 /// Whether this process was started by [`part`] to play `name`.
 pub fn plays(name: &str) -> bool {
-    env::var("SIEGE_PART").is_ok_and(|part| part == name)
+    env::var("STRESS_PART").is_ok_and(|part| part == name)
 }
 
 pub fn say(what: impl std::fmt::Display) {
@@ -79,7 +79,7 @@ impl Host {
     pub fn start(limits: &[(&str, usize)]) -> Self {
         let home = Home::new();
         let limits: Vec<String> = limits.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let mut process = part("host::entry", &home).env("SIEGE_LIMITS", limits.join(",")).spawn().unwrap();
+        let mut process = part("host::entry", &home).env("STRESS_LIMITS", limits.join(",")).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap());
         let path = PathBuf::from(listen(&mut lines));
         let token = token_of(&home, &path);
@@ -207,7 +207,7 @@ pub fn is_pong(answer: &Option<String>) -> bool {
 
 fn limits_from_environment() -> Limits {
     let mut limits = patient_limits();
-    let text = env::var("SIEGE_LIMITS").unwrap();
+    let text = env::var("STRESS_LIMITS").unwrap();
     for (name, value) in text.split(',').filter_map(|pair| pair.split_once('=')) {
         let value: usize = value.parse().unwrap();
         let duration = Duration::from_millis(value as u64);

@@ -19,7 +19,7 @@ struct Other {
 impl Other {
     fn start(host: &Host) -> Self {
         let mut command = part("processes::entry", &host.home);
-        let mut process = command.env("SIEGE_SOCKET", &host.path).spawn().unwrap();
+        let mut process = command.env("STRESS_SOCKET", &host.path).spawn().unwrap();
         let (input, output) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
         let mut other = Self { process, input, lines: BufReader::new(output) };
         assert_eq!(listen(&mut other.lines), "connected");
@@ -49,7 +49,7 @@ fn entry() {
     if !plays("processes::entry") {
         return;
     }
-    let path = std::path::PathBuf::from(std::env::var_os("SIEGE_SOCKET").unwrap());
+    let path = std::path::PathBuf::from(std::env::var_os("STRESS_SOCKET").unwrap());
     let environment = udsmsg::Environment::from_process();
     let capabilities =
         udsmsg::os::files::capability::CapabilityDir::of(&udsmsg::Namespace::default(), &environment);
