@@ -115,7 +115,7 @@ fn nothing_is_allocated_per_message() {
 }
 
 #[test]
-fn an_idle_connection_costs_its_slot() {
+fn idle_connection_takes_only_its_slot() {
     let mut endpoint = endpoint();
     let mut batch = Batch::new();
     let first = connect(&mut endpoint, at(0));

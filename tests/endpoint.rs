@@ -140,7 +140,7 @@ fn one_small_message_waits_for_a_small_inbox_no_longer_than_once_round() {
 
 /// 33 blank lines at 1.0 s and one turn; a message at 1.5 s; the host is back at 2.5 s.
 #[test]
-fn a_message_that_could_not_be_read_behind_blank_lines_keeps_its_sender() {
+fn message_unread_behind_blank_lines_keeps_its_connection() {
     for blank_lines in [15, 16, 17, 31, 32, 33, 100, 1_000, 60_000] {
         let mut sim = Sim::new(|_| ());
         let peer = sim.join();
@@ -159,7 +159,7 @@ fn a_message_that_could_not_be_read_behind_blank_lines_keeps_its_sender() {
 
 /// More blank lines than one buffer holds, and then the message, all of it sent in time.
 #[test]
-fn a_message_behind_more_than_a_buffer_keeps_its_sender() {
+fn message_behind_more_than_a_buffer_keeps_its_connection() {
     for blank_lines in [65_536, 65_537, 65_538, 130_000, 200_000] {
         let mut sim = Sim::new(|_| ());
         let peer = sim.join();
@@ -174,7 +174,7 @@ fn a_message_behind_more_than_a_buffer_keeps_its_sender() {
 
 /// Blank lines without end do not put the timeout off without end, be the host late or not.
 #[test]
-fn blank_lines_without_end_end_with_the_authentication_timeout() {
+fn endless_blank_lines_end_with_the_authentication_timeout() {
     let mut sim = Sim::new(|_| ());
     let peer = sim.join();
     for _ in 0..10_000 {
@@ -322,7 +322,7 @@ fn time_that_steps_back_counts_as_standing_still() {
 
 /// Whatever the order of calls: steps after each, or after all that one turn accepts.
 #[test]
-fn every_refused_newcomer_is_told() {
+fn every_refused_connection_gets_an_error_line() {
     for steps_after_each in [true, false] {
         for newcomers in [3, 6, 64] {
             let mut sim = Sim::new(|l| l.clients_max = 2);
@@ -449,7 +449,7 @@ fn bytes_that_were_read_are_not_lost_to_a_write_reported_meanwhile() {
 }
 
 #[test]
-fn more_than_all_that_was_written_counts_as_all() {
+fn excessive_write_report_counts_as_all() {
     let mut sim = Sim::new(|_| ());
     let peer = sim.join();
     let key = sim.key(peer);
@@ -464,7 +464,7 @@ fn more_than_all_that_was_written_counts_as_all() {
 }
 
 #[test]
-fn a_step_that_is_pending_between_turns_is_announced() {
+fn step_pending_between_turns_is_announced() {
     let mut sim = Sim::new(|_| ());
     let peer = sim.join_known();
     let key = sim.key(peer);

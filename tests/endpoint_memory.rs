@@ -76,7 +76,7 @@ fn take_all_but(endpoint: &mut Endpoint, key: ConnKey, left: usize) {
 }
 
 #[test]
-fn a_client_that_always_leaves_something_unread_costs_no_more_with_time() {
+fn memory_of_a_client_that_never_reads_all_does_not_grow() {
     let mut endpoint = endpoint(|_| ());
     let key = connect(&mut endpoint);
     let line = pings(1);
@@ -95,7 +95,7 @@ fn a_client_that_always_leaves_something_unread_costs_no_more_with_time() {
 
 /// The same where much is unread all the time: one and a half of the bound is the most.
 #[test]
-fn a_client_that_always_leaves_much_unread_costs_no_more_than_the_bound_and_a_half() {
+fn memory_of_a_client_that_leaves_much_unread_stays_below_one_and_a_half_bounds() {
     let output_bytes_max = 1 << 20;
     let mut endpoint = endpoint(|l| l.output_bytes_max = output_bytes_max);
     let key = connect(&mut endpoint);

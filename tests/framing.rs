@@ -111,7 +111,7 @@ fn the_limit_is_the_last_length_allowed() {
 }
 
 #[test]
-fn after_a_line_that_is_too_long_there_is_no_other() {
+fn no_line_follows_one_that_is_too_long() {
     let mut ring = Ring::new(16).unwrap();
     let mut framer = Framer::new(3);
     ring.spare_mut()[..8].copy_from_slice(b"toolong\n");
@@ -127,7 +127,7 @@ fn after_a_line_that_is_too_long_there_is_no_other() {
 }
 
 #[test]
-fn another_empty_ring_may_take_the_place_of_an_empty_one() {
+fn empty_ring_can_replace_an_empty_ring() {
     let mut framer = Framer::new(7);
     for _ in 0..3 {
         let mut ring = Ring::new(8).unwrap();

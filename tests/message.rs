@@ -33,7 +33,7 @@ fn judged(line: impl AsRef<[u8]>) -> String {
 }
 
 #[test]
-fn a_line_is_judged_in_the_order_of_the_protocol() {
+fn line_is_checked_in_the_order_of_the_protocol() {
     let escaped_token: String = TOKEN.bytes().map(|byte| format!("\\u{byte:04x}")).collect();
     for (line, expected) in [
         // JSON comes first, to the last byte of the line.
@@ -146,7 +146,7 @@ fn a_message_is_decoded_on_demand() {
 }
 
 #[test]
-fn what_is_no_message_is_refused() {
+fn line_that_is_not_a_message_is_refused() {
     for json in
         ["", "[]", "null", "{}", "{", r#"{"type":1}"#, r#"{"type":"t","ts":1}"#, r#"{"type":"t","from":[]}"#]
     {
@@ -302,7 +302,7 @@ fn the_owner_gets_the_meta_that_was_given() {
 }
 
 #[test]
-fn what_cannot_be_sent_is_refused_before() {
+fn invalid_outgoing_message_is_refused_before_it_is_sent() {
     let with_meta =
         |json: &str| Outgoing::new("t").with_meta(serde_json::from_str::<&RawValue>(json).unwrap());
     let deep = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));

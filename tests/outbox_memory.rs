@@ -38,7 +38,7 @@ unsafe impl GlobalAlloc for Counting {
 
 /// 32 MB go through an outbox that always has a little left to write; it holds no more at the end than near the start.
 #[test]
-fn an_outbox_that_is_never_quite_empty_does_not_grow() {
+fn outbox_that_is_never_empty_does_not_grow() {
     let _alone = COUNTS.lock().unwrap_or_else(PoisonError::into_inner);
     let mut outbox = Outbox::new(Limits::default()).unwrap();
     let now = Now::default();
@@ -89,7 +89,7 @@ fn an_outbox_that_is_never_quite_empty_does_not_grow() {
 
 /// A host sends for ever to a receiver that is busy, and nearly all its messages expire behind one that waits for an hour.
 #[test]
-fn messages_that_expired_behind_one_that_waits_take_no_memory() {
+fn messages_expired_behind_a_waiting_one_take_no_memory() {
     let _alone = COUNTS.lock().unwrap_or_else(PoisonError::into_inner);
     let mut limits = Limits::default();
     limits.outbox_entries_max = 10;

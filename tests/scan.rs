@@ -86,7 +86,7 @@ fn refuses_what_rfc_8259_does_not_allow() {
 }
 
 #[test]
-fn every_byte_is_judged_alike_wherever_it_stands_in_a_string() {
+fn byte_in_a_string_is_treated_alike_at_any_position() {
     for filler in ["x", "\u{80}", "!", " "] {
         for at in 0..80 {
             for byte in 0..=0x7f {
@@ -120,7 +120,7 @@ fn depth_is_counted_from_the_outermost() {
 }
 
 #[test]
-fn a_key_of_the_protocol_may_be_there_once() {
+fn repeated_protocol_key_is_refused() {
     for line in [
         r#"{"type":"a","type":"a"}"#,
         r#"{"type":"a","\u0074ype":"b"}"#,
@@ -174,7 +174,7 @@ fn five(fields: Fields) -> [Option<udsmsg::proto::json::Field>; 5] {
 }
 
 #[test]
-fn says_what_sort_a_value_is() {
+fn reports_the_kind_of_each_value() {
     for (value, kind) in [
         ("null", Kind::Null),
         ("true", Kind::Bool),
@@ -244,7 +244,7 @@ fn the_token_is_cut_out_with_one_comma() {
 }
 
 #[test]
-fn what_is_cut_does_not_show_when_it_is_printed() {
+fn debug_text_does_not_show_what_was_cut() {
     let line = r#"{"type":"t","data":"secret","meta":{"authToken":"x"}}"#;
     assert_eq!(format!("{:?}", scan(line).unwrap().redact(line)), "Redacted(27 + 1 bytes)");
 }

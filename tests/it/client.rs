@@ -114,8 +114,8 @@ const OK: &[u8] = b"{\"type\":\"response\",\"data\":\"ok\",\"meta\":{\"id\":\"ud
 
 /// What a server that breaks off at each point leaves its sender with; its inbox is what it read whole.
 #[test]
-fn a_server_that_ends_at_each_point() {
-    let _watchdog = watchdog::watch("a_server_that_ends_at_each_point");
+fn server_that_ends_at_any_point_gives_a_true_outcome() {
+    let _watchdog = watchdog::watch("server_that_ends_at_any_point_gives_a_true_outcome");
     struct Case {
         name: &'static str,
         reads: usize,
@@ -183,8 +183,8 @@ fn a_server_that_ends_at_each_point() {
 /// A real server in a process of its own that is killed with `SIGKILL` while many messages are under way: what was
 /// accepted was in its inbox, and what was not sent or rejected was not.
 #[test]
-fn a_server_that_is_killed_in_the_middle() {
-    let _watchdog = watchdog::watch("a_server_that_is_killed_in_the_middle");
+fn killed_server_gives_true_outcomes() {
+    let _watchdog = watchdog::watch("killed_server_gives_true_outcomes");
     let mut counts: HashMap<&str, usize> = HashMap::new();
     for round in 0..12 * scale() as u64 {
         let home = Home::new();
@@ -259,7 +259,7 @@ fn killed_entry() {
 
 /// Nobody stands there: each way has its word.
 #[test]
-fn servers_that_are_not_there() {
+fn absent_servers_give_not_sent() {
     let home = Home::new();
     let mut client = home.client();
     let absent = Address::from_path(&home.path().join("absent.sock")).unwrap();
@@ -289,8 +289,8 @@ fn servers_that_are_not_there() {
 
 /// A client outlives any number of messages that cannot be sent.
 #[test]
-fn a_client_is_not_used_up_by_failures() {
-    let _watchdog = watchdog::watch("a_client_is_not_used_up_by_failures");
+fn failed_sends_leave_the_client_usable() {
+    let _watchdog = watchdog::watch("failed_sends_leave_the_client_usable");
     let real = Real::start(|_| ());
     let mut client = real.home.client();
     let absent = Address::from_path(&real.home.path().join("absent.sock")).unwrap();
@@ -314,7 +314,7 @@ fn a_client_is_not_used_up_by_failures() {
 
 /// A message that cannot be sent at all has its outcome before the call is over; it is told all the same.
 #[test]
-fn what_fails_at_once_is_told() {
+fn immediate_failures_are_reported() {
     let home = Home::new();
     let mut client = home.client();
     let absent = Address::from_path(&home.path().join("absent.sock")).unwrap();
@@ -329,8 +329,8 @@ fn what_fails_at_once_is_told() {
 
 /// Outcomes that nobody asked for yet do not keep `send` from getting its own.
 #[test]
-fn send_gets_its_own_outcome_while_others_wait_to_be_told() {
-    let _watchdog = watchdog::watch("send_gets_its_own_outcome_while_others_wait_to_be_told");
+fn send_returns_its_own_outcome_while_others_are_pending() {
+    let _watchdog = watchdog::watch("send_returns_its_own_outcome_while_others_are_pending");
     let home = Home::new();
     let fake = Fake::start(&home, |_, mut stream| {
         for _ in 0..2 {
@@ -359,8 +359,8 @@ fn send_gets_its_own_outcome_while_others_wait_to_be_told() {
 
 /// A second answer comes to the first message, and the server ends without an answer to the second message.
 #[test]
-fn an_answer_that_was_there_before_the_message_is_none() {
-    let _watchdog = watchdog::watch("an_answer_that_was_there_before_the_message_is_none");
+fn answer_that_arrived_before_the_message_is_ignored() {
+    let _watchdog = watchdog::watch("answer_that_arrived_before_the_message_is_ignored");
     for (last, expected) in [(&b""[..], "unknown: UDS socket ended"), (OK, "accepted: accepted as uds-1")] {
         let home = Home::new();
         let (go, goes) = mpsc::channel::<()>();
@@ -386,7 +386,7 @@ fn an_answer_that_was_there_before_the_message_is_none() {
 
 /// A host that starts messages and never asks what became of them is told that it has to.
 #[test]
-fn outcomes_that_are_not_taken_are_bounded() {
+fn untaken_outcomes_are_bounded() {
     let home = Home::new();
     let mut client = home.client();
     let absent = Address::from_path(&home.path().join("absent.sock")).unwrap();
@@ -400,8 +400,8 @@ fn outcomes_that_are_not_taken_are_bounded() {
 }
 
 #[test]
-fn servers_that_answer_strangely() {
-    let _watchdog = watchdog::watch("servers_that_answer_strangely");
+fn unusual_answers_give_true_outcomes() {
+    let _watchdog = watchdog::watch("unusual_answers_give_true_outcomes");
     type Serve = fn(usize, UnixStream);
     let cases: [(&str, Serve, &str); 6] = [
         (
@@ -489,8 +489,8 @@ fn servers_that_answer_strangely() {
 
 /// Somebody else's server at our path: it is told nothing.
 #[test]
-fn a_server_of_another_user_never_sees_a_byte() {
-    let _watchdog = watchdog::watch("a_server_of_another_user_never_sees_a_byte");
+fn server_of_another_user_gets_no_bytes() {
+    let _watchdog = watchdog::watch("server_of_another_user_gets_no_bytes");
     if nix::unistd::geteuid().as_raw() != 0 {
         machine::skip("not root, so there is no second user");
         return;
@@ -624,8 +624,8 @@ fn a_connection_is_kept_and_used_again() {
 
 /// A server that closes after each answer: each message is there once all the same, on a connection of its own.
 #[test]
-fn a_server_that_closes_after_each_answer_costs_no_message() {
-    let _watchdog = watchdog::watch("a_server_that_closes_after_each_answer_costs_no_message");
+fn server_that_closes_after_each_answer_loses_no_message() {
+    let _watchdog = watchdog::watch("server_that_closes_after_each_answer_loses_no_message");
     let home = Home::new();
     let fake = Fake::start(&home, |_, mut stream| {
         let _ = read_line(&mut stream);
@@ -641,8 +641,8 @@ fn a_server_that_closes_after_each_answer_costs_no_message() {
 }
 
 #[test]
-fn a_server_that_was_started_anew_is_found_by_its_new_token() {
-    let _watchdog = watchdog::watch("a_server_that_was_started_anew_is_found_by_its_new_token");
+fn restarted_server_is_reached_with_its_new_token() {
+    let _watchdog = watchdog::watch("restarted_server_is_reached_with_its_new_token");
     let home = Home::new();
     let address = Address::from_path(&home.path().join("new/again.sock")).unwrap();
     let mut client = home.client();
@@ -675,8 +675,8 @@ fn a_server_that_was_started_anew_is_found_by_its_new_token() {
 
 /// The connect system call says `EAGAIN` while the backlog is full: tried again within the deadline, and then no more.
 #[test]
-fn a_full_backlog_is_tried_again() {
-    let _watchdog = watchdog::watch("a_full_backlog_is_tried_again");
+fn full_backlog_is_retried() {
+    let _watchdog = watchdog::watch("full_backlog_is_retried");
     let home = Home::new();
     let (address, _) = home.publish("full.sock");
     let listener = UnixListener::bind(address.path()).unwrap();
@@ -718,10 +718,10 @@ fn cpu_time() -> Duration {
 /// A thousand at once, each with a client of its own, on a server that takes 128: all are told yes, or that it is busy. One
 /// alone before a full server burns no processor time while it waits; what each of the thousand burns is printed.
 #[test]
-fn a_thousand_simultaneous_senders() {
+fn thousand_simultaneous_senders_are_accepted_or_told_busy() {
     const SENDERS: usize = 1_000;
     const HOLD: Duration = Duration::from_millis(100);
-    let _watchdog = watchdog::watch("a_thousand_simultaneous_senders");
+    let _watchdog = watchdog::watch("thousand_simultaneous_senders_are_accepted_or_told_busy");
     let real = Real::start(|_| ());
     let (address, home) = (Address::from_path(&real.path).unwrap(), &real.home);
     // What one message costs a client that nobody stands in the way of.

@@ -6,7 +6,7 @@ use crate::util::sim::{Id, Sim};
 use crate::util::{ping, text};
 
 #[test]
-fn a_flooder_with_a_full_budget_delays_nobody() {
+fn flooder_with_a_full_budget_delays_no_other_client() {
     let mut sim = Sim::new(|l| {
         l.inbox_entries_max = 1 << 20;
         l.inbox_bytes_max = 1 << 28;
@@ -74,7 +74,7 @@ fn flooders_share_an_inbox_that_one_turn_fills() {
 }
 
 #[test]
-fn a_flooder_does_not_keep_deadlines_from_others() {
+fn deadlines_of_others_expire_during_a_flood() {
     let mut sim = Sim::new(|l| {
         l.inbox_entries_max = 1 << 20;
         l.inbox_bytes_max = 1 << 28;
@@ -116,7 +116,7 @@ fn stale_keys_do_nothing() {
 }
 
 #[test]
-fn a_slot_is_used_again_only_after_its_turn() {
+fn slot_is_reused_only_after_its_turn() {
     let mut sim = Sim::new(|l| l.clients_max = 2);
     let peer = sim.join_known();
     let key = sim.key(peer);
@@ -133,7 +133,7 @@ fn a_slot_is_used_again_only_after_its_turn() {
 
 /// A random crowd under faults: everybody gets exactly what is owed, whoever else does what.
 #[test]
-fn a_random_crowd_is_served_exactly() {
+fn random_clients_under_faults_get_exactly_their_answers() {
     for seed in 0..10 * crate::util::scale() as u64 {
         let mut dice = crate::util::Dice::new(seed);
         let mut sim = Sim::new(|l| {

@@ -50,7 +50,7 @@ fn the_token_is_cut_out_and_nothing_else_is_changed() {
 }
 
 #[test]
-fn ids_count_accepted_messages_and_pings_are_none() {
+fn ids_count_accepted_messages_but_not_pings() {
     check(&[Case::new(
         "pings between messages",
         vec![
@@ -69,7 +69,7 @@ fn ids_count_accepted_messages_and_pings_are_none() {
 }
 
 #[test]
-fn full_by_count_and_what_was_in_stays() {
+fn full_inbox_closes_the_sender_and_keeps_entries() {
     check(&[Case::new(
         "two fit",
         vec![
@@ -132,7 +132,7 @@ fn a_message_larger_than_the_whole_inbox_is_refused() {
 }
 
 #[test]
-fn entries_say_who_sent_what_and_when() {
+fn entries_hold_sender_content_and_time() {
     let mut sim = Sim::new(|_| ());
     let root = sim.connect_as(PeerIdentity { uid: 0, pid: None });
     let known = sim.join();
@@ -204,7 +204,7 @@ fn a_batch_of_a_real_server_outlives_turns() {
 /// An owner who drains after every turn never has a message refused, however much comes at once; one who does not
 /// drain has it refused in the next turn.
 #[test]
-fn what_does_not_fit_waits_for_the_owner_for_one_turn() {
+fn message_that_does_not_fit_waits_one_turn_for_a_drain() {
     for drains in [true, false] {
         let mut sim = Sim::new(|l| {
             l.inbox_entries_max = 10;

@@ -32,8 +32,8 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn names_are_private_and_go_with_the_server() {
-    let _watchdog = watchdog::watch("names_are_private_and_go_with_the_server");
+fn files_are_private_and_removed_with_the_server() {
+    let _watchdog = watchdog::watch("files_are_private_and_removed_with_the_server");
     for is_polite in [true, false] {
         let home = Home::new();
         let mut server = home.start(|_| ());
@@ -62,8 +62,8 @@ fn names_are_private_and_go_with_the_server() {
 }
 
 #[test]
-fn shutdown_flushes_what_is_owed() {
-    let _watchdog = watchdog::watch("shutdown_flushes_what_is_owed");
+fn shutdown_flushes_pending_answers() {
+    let _watchdog = watchdog::watch("shutdown_flushes_pending_answers");
     let home = Home::new();
     let mut server = home.start(|l| {
         l.inbox_entries_max = 1 << 20;
@@ -104,8 +104,8 @@ fn shutdown_flushes_what_is_owed() {
 }
 
 #[test]
-fn shutdown_waits_for_nobody_longer_than_its_grace() {
-    let _watchdog = watchdog::watch("shutdown_waits_for_nobody_longer_than_its_grace");
+fn shutdown_ends_after_its_grace() {
+    let _watchdog = watchdog::watch("shutdown_ends_after_its_grace");
     let home = Home::new();
     let mut server = home.start(|l| l.closing_timeout = Duration::from_secs(1_000));
     let token = home.token_of(&server);
@@ -124,8 +124,8 @@ fn shutdown_waits_for_nobody_longer_than_its_grace() {
 }
 
 #[test]
-fn nobody_is_let_in_and_nothing_is_taken_after_a_stop() {
-    let _watchdog = watchdog::watch("nobody_is_let_in_and_nothing_is_taken_after_a_stop");
+fn stopped_server_accepts_and_reads_nothing() {
+    let _watchdog = watchdog::watch("stopped_server_accepts_and_reads_nothing");
     let home = Home::new();
     let mut server = home.start(|_| ());
     let path = Path::new(server.address().path()).to_owned();
@@ -174,8 +174,8 @@ fn the_hook_is_called_once_in_each_turn_that_brought_messages() {
 }
 
 #[test]
-fn a_waker_ends_a_wait_that_would_not_end() {
-    let _watchdog = watchdog::watch("a_waker_ends_a_wait_that_would_not_end");
+fn waker_ends_an_endless_wait() {
+    let _watchdog = watchdog::watch("waker_ends_an_endless_wait");
     let home = Home::new();
     let mut server = home.start(|_| ());
     let waker = server.waker();
@@ -239,8 +239,8 @@ fn a_client_that_never_stops_writing_is_cut_off_and_can_still_read_its_error_lin
 }
 
 #[test]
-fn one_too_many_reads_why() {
-    let _watchdog = watchdog::watch("one_too_many_reads_why");
+fn client_beyond_the_limit_reads_the_reason() {
+    let _watchdog = watchdog::watch("client_beyond_the_limit_reads_the_reason");
     let real = Real::start(|l| l.clients_max = 4);
     let mut known: Vec<RawPeer> = (0..4).map(|_| real.connect()).collect();
     for peer in &mut known {
@@ -289,8 +289,8 @@ fn writing_to_a_client_that_is_gone_raises_no_signal() {
 }
 
 #[test]
-fn a_host_that_stays_away_punishes_nobody() {
-    let _watchdog = watchdog::watch("a_host_that_stays_away_punishes_nobody");
+fn late_host_times_out_no_client_whose_data_is_waiting() {
+    let _watchdog = watchdog::watch("late_host_times_out_no_client_whose_data_is_waiting");
     let home = Home::new();
     let mut server = home.start(|l| l.auth_timeout = Duration::from_millis(50));
     let token = home.token_of(&server);
@@ -323,8 +323,8 @@ fn a_stopped_server_ends_its_connections() {
 
 /// What a cleaner of temporary files does: the whole directory of the socket goes.
 #[test]
-fn a_socket_that_vanishes_is_noticed_and_can_be_made_again() {
-    let _watchdog = watchdog::watch("a_socket_that_vanishes_is_noticed_and_can_be_made_again");
+fn removed_socket_is_noticed_and_can_be_made_again() {
+    let _watchdog = watchdog::watch("removed_socket_is_noticed_and_can_be_made_again");
     for whole_directory in [true, false] {
         let home = Home::new();
         let every = Duration::from_millis(20);
@@ -360,8 +360,8 @@ fn a_socket_that_vanishes_is_noticed_and_can_be_made_again() {
 
 /// The capability file alone is enough to make a server unreachable: nobody finds the token any more.
 #[test]
-fn a_capability_file_that_vanishes_is_noticed_and_published_again() {
-    let _watchdog = watchdog::watch("a_capability_file_that_vanishes_is_noticed_and_published_again");
+fn removed_capability_file_is_noticed_and_published_again() {
+    let _watchdog = watchdog::watch("removed_capability_file_is_noticed_and_published_again");
     type Spoil = fn(&Path, &Path);
     let ways: [(&str, Spoil); 5] = [
         ("the file", |_, file| std::fs::remove_file(file).unwrap()),
@@ -488,8 +488,8 @@ fn a_stop_gets_the_lock_that_becomes_free_in_time() {
 
 /// The socket is compared with what was made while its listener is open, so there is no other time to remove it.
 #[test]
-fn dropping_a_server_does_not_wait_for_the_lock_of_others() {
-    let _watchdog = watchdog::watch("dropping_a_server_does_not_wait_for_the_lock_of_others");
+fn dropping_a_server_does_not_wait_for_a_held_lock() {
+    let _watchdog = watchdog::watch("dropping_a_server_does_not_wait_for_a_held_lock");
     let home = Home::new();
     let drop_it = |after_shutdown: bool| {
         let mut server = home.start(|_| ());
@@ -523,8 +523,8 @@ fn dropping_a_server_does_not_wait_for_the_lock_of_others() {
 
 /// Also if it fails when everything has been made already, and only the host's loop has no room for it.
 #[test]
-fn a_start_that_fails_at_the_very_end_leaves_nothing() {
-    let _watchdog = watchdog::watch("a_start_that_fails_at_the_very_end_leaves_nothing");
+fn start_that_fails_at_the_last_step_leaves_no_files() {
+    let _watchdog = watchdog::watch("start_that_fails_at_the_last_step_leaves_no_files");
     let home = Home::new();
     let poll = udsmsg::mio::Poll::new().unwrap();
     let before = names(home.path());
@@ -542,8 +542,8 @@ fn a_start_that_fails_at_the_very_end_leaves_nothing() {
 
 /// A name that somebody else has taken since is theirs.
 #[test]
-fn a_name_that_is_taken_is_not_taken_back() {
-    let _watchdog = watchdog::watch("a_name_that_is_taken_is_not_taken_back");
+fn name_taken_by_another_server_is_not_removed() {
+    let _watchdog = watchdog::watch("name_taken_by_another_server_is_not_removed");
     let home = Home::new();
     let directory = home.path().join("given");
     let address = udsmsg::Address::from_path(&directory.join("s.sock")).unwrap();
@@ -564,8 +564,8 @@ fn a_name_that_is_taken_is_not_taken_back() {
 
 /// What a service manager does: the listener is there before the server, and stays when it goes.
 #[test]
-fn a_listener_made_by_somebody_else_is_taken_over() {
-    let _watchdog = watchdog::watch("a_listener_made_by_somebody_else_is_taken_over");
+fn listener_of_a_service_manager_is_adopted() {
+    let _watchdog = watchdog::watch("listener_of_a_service_manager_is_adopted");
     let home = Home::new();
     let directory = home.path().join("given");
     std::fs::create_dir(&directory).unwrap();

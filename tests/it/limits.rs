@@ -110,7 +110,7 @@ fn values_out_of_range_are_refused_by_name() {
 }
 
 #[test]
-fn timeouts_that_never_end_do_no_harm() {
+fn unlimited_timeouts_do_not_overflow() {
     let mut sim = Sim::new(|l| {
         l.auth_timeout = Duration::MAX;
         l.idle_timeout = Duration::MAX;
@@ -197,7 +197,7 @@ fn clients_max() {
 }
 
 #[test]
-fn many_refusals_at_once_are_still_polite_and_bounded() {
+fn many_refusals_at_once_send_error_lines_and_are_bounded() {
     let mut sim = Sim::new(|l| l.clients_max = 4);
     let known: Vec<Id> = (0..4).map(|_| sim.join_known()).collect();
     // As many as may be on their way out, and more: the oldest of those is cut off.
@@ -639,7 +639,7 @@ fn turn_bytes_max() {
 }
 
 #[test]
-fn blank_lines_are_work_too() {
+fn blank_lines_count_against_the_budget() {
     let mut sim = Sim::new(|_| ());
     let peer = sim.join();
     let (now, key) = (sim.now(), sim.key(peer));

@@ -280,7 +280,7 @@ fn lines(lines: &[&str]) -> Vec<u8> {
 
 /// One message, what its receiver says, whether it ends, and what the sender is told after its 100 ms.
 #[test]
-fn what_a_receiver_says_to_one_message() {
+fn answers_to_one_message_give_true_outcomes() {
     let rejected_without_data = "rejected: UDS receiver rejected message";
     let ended = "unknown: UDS socket ended before response (";
     let invalid = "unknown: Invalid UDS response frame";
@@ -371,7 +371,7 @@ fn what_a_receiver_says_to_one_message() {
 /// Five messages of which so many fit into the connection; what the receiver says; the codes of all and what is on the
 /// second connection, which says yes to all.
 #[test]
-fn what_a_receiver_says_to_many_in_flight() {
+fn answers_to_many_in_flight_give_true_outcomes() {
     struct Case {
         name: &'static str,
         /// Lines that can be written, in tenths.
@@ -540,7 +540,7 @@ fn what_a_receiver_says_to_many_in_flight() {
 }
 
 #[test]
-fn a_line_that_was_called_not_sent_is_never_completed() {
+fn line_reported_not_sent_is_never_completed() {
     let len = Lab::new(|_| ()).line_len();
     for cut in 1..len {
         let mut lab = Lab::new(|_| ());
@@ -565,7 +565,7 @@ fn a_line_that_was_called_not_sent_is_never_completed() {
 
 /// Attempts come after 1, 2, 4, 8, 16, 32 ms and then every 50, and stop with the last message.
 #[test]
-fn a_busy_receiver_is_tried_again_ever_more_slowly_and_then_no_more() {
+fn busy_receiver_is_retried_with_back_off_until_the_deadline() {
     let mut lab = Lab::new(|_| ());
     lab.door = Door::Busy;
     let label = lab.send(1_000);
@@ -582,7 +582,7 @@ fn a_busy_receiver_is_tried_again_ever_more_slowly_and_then_no_more() {
 }
 
 #[test]
-fn many_messages_for_a_busy_receiver_wait_together() {
+fn messages_for_a_busy_receiver_share_one_back_off() {
     let mut lab = Lab::new(|_| ());
     lab.door = Door::Busy;
     for n in 0..500 {
@@ -606,7 +606,7 @@ fn many_messages_for_a_busy_receiver_wait_together() {
 }
 
 #[test]
-fn a_receiver_that_says_that_it_is_busy_is_tried_again() {
+fn receiver_that_reports_busy_is_retried() {
     let reason = "too many clients";
     let said = format!(r#"{{"type":"error","data":"{reason}"}}"#);
     let mut lab = Lab::new(|_| ());
@@ -636,7 +636,7 @@ fn a_receiver_that_says_that_it_is_busy_is_tried_again() {
 }
 
 #[test]
-fn other_failures_to_connect_are_told_at_once() {
+fn other_connect_failures_are_reported_at_once() {
     let mut lab = Lab::new(|_| ());
     lab.door = Door::Shut;
     for _ in 0..3 {
@@ -652,7 +652,7 @@ fn other_failures_to_connect_are_told_at_once() {
 }
 
 #[test]
-fn late_answers_are_not_taken_for_those_of_others() {
+fn late_answer_is_not_matched_to_a_later_message() {
     let mut lab = Lab::new(|_| ());
     for timeout in [10, 100, 100] {
         lab.send(timeout);
@@ -689,7 +689,7 @@ fn late_answers_are_not_taken_for_those_of_others() {
 
 /// An answer that is there when the time is over was in time: deadlines judge peers, not hosts.
 #[test]
-fn an_answer_that_waits_to_be_read_is_in_time() {
+fn unread_answer_at_the_deadline_counts() {
     let mut lab = Lab::new(|_| ());
     lab.send(10);
     lab.run();
@@ -700,7 +700,7 @@ fn an_answer_that_waits_to_be_read_is_in_time() {
 }
 
 #[test]
-fn a_kept_connection_that_ended_while_idle_costs_nothing() {
+fn kept_connection_that_ended_while_idle_is_replaced() {
     let idle = r#"{"type":"error","data":"idle timeout"}"#;
     for (name, said, is_seen, is_broken) in [
         ("seen", vec![], true, false),
@@ -734,7 +734,7 @@ fn a_kept_connection_that_ended_while_idle_costs_nothing() {
 }
 
 #[test]
-fn messages_for_one_receiver_go_in_order_and_receivers_do_not_wait_for_each_other() {
+fn messages_for_one_receiver_stay_in_order_and_receivers_are_independent() {
     let mut lab = Lab::new(|l| l.in_flight_max = 4);
     let targets = ["/r/a", "/r/b", "/r/c"];
     for n in 0..60 {
@@ -767,7 +767,7 @@ fn messages_for_one_receiver_go_in_order_and_receivers_do_not_wait_for_each_othe
 }
 
 #[test]
-fn an_outbox_holds_so_much_and_no_more() {
+fn full_outbox_refuses_messages() {
     let full = |lab: &mut Lab, target: &str, data: &str| {
         let error = lab.try_send(target, data, 1_000).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OutboxFull, "{error}");
@@ -817,7 +817,7 @@ fn an_outbox_holds_so_much_and_no_more() {
 
 /// A host that turns sends for ever, whatever becomes of the messages.
 #[test]
-fn nothing_is_used_up() {
+fn endless_sending_leaks_no_receiver() {
     let mut lab = Lab::new(|l| (l.outbox_entries_max, l.receivers_max) = (4, 2));
     for round in 0..2_000_usize {
         lab.door = [Door::Open, Door::Shut, Door::Busy][round % 3];
@@ -842,7 +842,7 @@ fn nothing_is_used_up() {
 
 /// An answer that is owed to a message whose time is over keeps no receiver's place for ever.
 #[test]
-fn a_link_with_nothing_but_expired_messages_makes_room() {
+fn link_with_only_expired_messages_frees_its_receiver() {
     let mut lab = Lab::new(|l| l.receivers_max = 1);
     lab.send_to("/r/a", 100);
     lab.send_to("/r/a", 10);
@@ -855,7 +855,7 @@ fn a_link_with_nothing_but_expired_messages_makes_room() {
 
 /// A line that is in nobody's hands yet can be taken back: others in flight need not suffer.
 #[test]
-fn a_message_that_expires_before_a_byte_of_it_was_written_costs_the_others_nothing() {
+fn unwritten_message_that_expires_leaves_the_others_in_flight() {
     let mut lab = Lab::new(|_| ());
     lab.room = lab.line_len();
     lab.send(100);
@@ -868,7 +868,7 @@ fn a_message_that_expires_before_a_byte_of_it_was_written_costs_the_others_nothi
 
 /// What nobody asked for is no answer: the first message is not accepted while its line is unfinished.
 #[test]
-fn an_answer_to_a_line_that_was_not_written_whole_is_no_answer() {
+fn answer_to_an_unfinished_line_is_ignored() {
     let mut lab = Lab::new(|_| ());
     lab.room = lab.line_len() / 2;
     lab.send(100);
@@ -880,7 +880,7 @@ fn an_answer_to_a_line_that_was_not_written_whole_is_no_answer() {
 
 /// A receiver that talks before it is talked to and hangs up is not tried without end.
 #[test]
-fn a_receiver_that_says_yes_to_nothing_and_hangs_up_is_not_tried_without_a_pause() {
+fn receiver_that_answers_too_early_and_closes_is_retried_after_a_pause() {
     let mut lab = Lab::new(|_| ());
     lab.room = 0;
     lab.send(1_000);
@@ -924,7 +924,7 @@ fn deadlines_are_exact() {
 /// Never accepted unless it is in the inbox, never refused or not sent if it is; each told once, nothing twice, all in
 /// order: whatever is cut, killed, full or late.
 #[test]
-fn outcomes_are_true_whatever_fails() {
+fn outcomes_are_true_under_random_faults() {
     let mut total = Counts::new();
     for seed in 0..150 * scale() as u64 {
         let mut dice = Dice::new(seed);
@@ -1068,7 +1068,7 @@ fn next_write_is(outbox: &mut Outbox, key: ConnKey) -> ConnKey {
 }
 
 #[test]
-fn an_attempt_to_connect_that_no_message_needs_is_given_up() {
+fn unneeded_connect_attempt_is_abandoned() {
     let mut outbox = Outbox::new(Limits::default()).unwrap();
     put(&mut outbox, A, 10, at(0)).unwrap();
     let key = next_connect(&mut outbox);
@@ -1096,7 +1096,7 @@ fn an_attempt_to_connect_that_no_message_needs_is_given_up() {
 }
 
 #[test]
-fn a_message_behind_a_silent_answer_is_sent_on_a_new_connection() {
+fn message_behind_an_unanswered_one_is_sent_on_a_new_connection() {
     let mut lab = Lab::new(|l| l.in_flight_max = 1);
     lab.send(100);
     lab.send(5_000);
@@ -1113,7 +1113,7 @@ fn a_message_behind_a_silent_answer_is_sent_on_a_new_connection() {
 /// The first is written whole and can be answered; the second is written partly when its time is over; the third was not
 /// written at all.
 #[test]
-fn a_half_written_message_that_expires_costs_its_neighbours_nothing() {
+fn half_written_message_that_expires_leaves_its_neighbours() {
     let len = Lab::new(|_| ()).line_len();
     for (answer, codes) in [(OK, "accepted not_sent accepted"), (NO, "rejected not_sent accepted")] {
         for cut in [1, len / 2, len - 1] {
@@ -1154,7 +1154,7 @@ fn a_half_written_message_that_expires_costs_its_neighbours_nothing() {
 }
 
 #[test]
-fn receivers_that_are_done_with_do_not_count_in_the_same_turn() {
+fn finished_receivers_do_not_count_in_the_same_turn() {
     let mut outbox = Outbox::new(Limits::default()).unwrap();
     for n in 0..3_000 {
         put(&mut outbox, &format!("/r/{n}"), 100, at(0)).unwrap_or_else(|e| panic!("message {n}: {e}"));
@@ -1191,7 +1191,7 @@ fn receivers_that_are_done_with_do_not_count_in_the_same_turn() {
 }
 
 #[test]
-fn an_error_that_came_before_any_byte_was_written_is_not_sent() {
+fn error_before_the_first_written_byte_gives_not_sent() {
     for reason in ["authentication timeout", "inbox full", "idle timeout"] {
         let said = format!(r#"{{"type":"error","data":"{reason}"}}"#);
         let mut lab = Lab::new(|_| ());
@@ -1229,7 +1229,7 @@ fn an_error_that_came_before_any_byte_was_written_is_not_sent() {
 }
 
 #[test]
-fn bytes_that_came_before_a_line_was_written_whole_are_no_answer_to_it() {
+fn bytes_before_a_line_is_written_whole_are_not_its_answer() {
     let len = Lab::new(|_| ()).line_len();
     let answer = lines(&[OK]);
     // How much of the line was written and how much of the answer had come before the rest of both.
@@ -1276,7 +1276,7 @@ fn bytes_that_came_before_a_line_was_written_whole_are_no_answer_to_it() {
 }
 
 #[test]
-fn outcomes_that_were_not_taken_count_as_messages() {
+fn untaken_outcomes_count_as_messages() {
     let mut outbox = Outbox::new(Limits::default()).unwrap();
     let mut given = 0;
     while given < 10_000 {
@@ -1297,7 +1297,7 @@ fn outcomes_that_were_not_taken_count_as_messages() {
 }
 
 #[test]
-fn reports_beyond_what_there_is_are_bounded() {
+fn excessive_reports_are_bounded() {
     let mut lab = Lab::new(|_| ());
     lab.send(100);
     lab.run();
@@ -1320,7 +1320,7 @@ fn reports_beyond_what_there_is_are_bounded() {
 }
 
 #[test]
-fn a_clock_that_steps_back_stands_still() {
+fn clock_that_steps_back_counts_as_standing_still() {
     let mut outbox = Outbox::new(Limits::default()).unwrap();
     outbox.deadlines_reached(at(100_000));
     put(&mut outbox, A, 1_000, at(50_000)).unwrap();
@@ -1339,7 +1339,7 @@ fn a_clock_that_steps_back_stands_still() {
 }
 
 #[test]
-fn messages_that_expire_behind_one_that_waits_do_not_take_it_along() {
+fn messages_that_expire_behind_a_waiting_one_leave_it() {
     let mut lab = Lab::new(|l| l.outbox_entries_max = 10);
     lab.door = Door::Busy;
     lab.send(3_600_000);

@@ -24,7 +24,7 @@ fn one_read_offers_room_for_the_rest_of_any_frame() {
 
 /// A buffer set aside for a connection that is then closed belongs to the next one that waits, at once.
 #[test]
-fn a_buffer_set_aside_for_one_that_is_closed_goes_to_the_next() {
+fn reserved_buffer_of_a_closed_connection_goes_to_the_next() {
     let mut sim = Sim::new(|l| {
         l.unfinished_bytes_max = 0;
         l.clients_max = 3;
@@ -52,7 +52,7 @@ fn a_buffer_set_aside_for_one_that_is_closed_goes_to_the_next() {
 /// A connection that is closing and finds no buffer to be read into is told when there is one, so that it can be
 /// read to its end.
 #[test]
-fn a_closing_connection_that_found_no_buffer_is_read_when_there_is_one() {
+fn closing_connection_without_a_buffer_is_read_when_one_is_free() {
     let mut sim = Sim::new(|l| l.unfinished_bytes_max = 0);
     let closing = sim.join();
     let holder = sim.join_known();
@@ -73,7 +73,7 @@ fn a_closing_connection_that_found_no_buffer_is_read_when_there_is_one() {
 /// When too many are on their way out, the one that has been so for longest is cut off, not the one that was connected
 /// for longest: refused newcomers that linger cost a client that was served none of its answers.
 #[test]
-fn lingering_newcomers_cost_a_served_client_none_of_its_answers() {
+fn refused_connections_that_linger_do_not_cut_off_a_served_client() {
     let mut sim = Sim::new(|l| l.clients_max = 2);
     let served = sim.join_known();
     let other = sim.join_known();
@@ -96,7 +96,7 @@ fn lingering_newcomers_cost_a_served_client_none_of_its_answers() {
 /// A message that failed while it was set on its way had an outcome that nobody was told.
 #[test]
 #[cfg(feature = "server")]
-fn an_outcome_that_comes_at_once_is_told() {
+fn immediate_outcome_is_reported() {
     let home = crate::util::real::Home::new();
     let mut client =
         udsmsg::Client::in_namespace(&udsmsg::Namespace::default(), &home.environment()).unwrap();
@@ -112,7 +112,7 @@ fn an_outcome_that_comes_at_once_is_told() {
 /// Of two that were closing and owed something, one that had just finished was cut off instead of the older one, if both
 /// had begun within one reading of the clock.
 #[test]
-fn too_many_that_are_closing_cost_the_oldest() {
+fn too_many_closing_connections_cut_off_the_oldest() {
     let mut sim = Sim::new(|l| l.clients_max = 2);
     let (owed, other) = (sim.join_known(), sim.join());
     sim.peer(owed).room = 10;
@@ -138,7 +138,7 @@ fn too_many_that_are_closing_cost_the_oldest() {
 /// What a closing connection still sends is thrown away; the framer, which had searched the beginning of it, was asked about
 /// what was left when the inbox was full.
 #[test]
-fn a_closing_connection_is_not_asked_for_frames() {
+fn closing_connection_yields_no_frames() {
     let mut sim = Sim::new(|l| l.inbox_entries_max = 1);
     let (busy, closing) = (sim.join_known(), sim.join_known());
     sim.peer(closing).room = 0;
@@ -156,7 +156,7 @@ fn a_closing_connection_is_not_asked_for_frames() {
 
 /// A part of what a host had read was taken, and the host was never told when to offer the rest.
 #[test]
-fn the_rest_of_what_was_offered_is_asked_for() {
+fn partly_taken_input_asks_for_the_rest() {
     let mut sim = Sim::new(|_| ());
     let peer = sim.join_known();
     let (now, key) = (sim.now(), sim.key(peer));
@@ -172,7 +172,7 @@ fn the_rest_of_what_was_offered_is_asked_for() {
 
 /// A share of an inbox was rounded down to no message at all.
 #[test]
-fn a_small_share_holds_a_message() {
+fn small_inbox_share_holds_one_message() {
     let mut sim = Sim::new(|l| {
         l.inbox_entries_max = 10;
         l.inbox_share_max = 5;

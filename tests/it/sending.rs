@@ -70,8 +70,8 @@ fn two_servers_in_one_thread_send_to_each_other() {
 }
 
 #[test]
-fn nobody_there_is_not_sent_and_the_loop_goes_on() {
-    let _watchdog = watchdog::watch("nobody_there_is_not_sent_and_the_loop_goes_on");
+fn absent_receiver_gives_not_sent_and_the_loop_continues() {
+    let _watchdog = watchdog::watch("absent_receiver_gives_not_sent_and_the_loop_continues");
     let (home, mut a, b) = pair();
     let gone = b.address().clone();
     drop(b);
@@ -118,7 +118,7 @@ fn a_question_is_answered_once() {
 }
 
 #[test]
-fn a_question_that_nobody_answers_in_time_is_told_and_a_late_answer_is_none() {
+fn unanswered_question_is_reported_and_a_late_answer_is_ignored() {
     let _watchdog = watchdog::watch("a_question_that_nobody_answers_in_time_is_told");
     let (_home, mut a, mut b) = pair();
     let to_b = b.address().clone();
@@ -150,8 +150,8 @@ fn a_question_that_nobody_answers_in_time_is_told_and_a_late_answer_is_none() {
 
 /// A question that did not get through is over with its message.
 #[test]
-fn a_question_that_was_not_sent_is_not_waited_for() {
-    let _watchdog = watchdog::watch("a_question_that_was_not_sent_is_not_waited_for");
+fn unsent_question_is_closed_with_its_message() {
+    let _watchdog = watchdog::watch("unsent_question_is_closed_with_its_message");
     let (home, mut a, _b) = pair();
     let nowhere = Address::from_path(&home.path().join("nowhere.sock")).unwrap();
     let query = a.query(&nowhere, Outgoing::new("query"), Duration::from_millis(20)).unwrap();
@@ -184,8 +184,8 @@ fn answers_to_answers_end_after_eight() {
 
 /// Where an answer goes is vetted: a claim is all that `from` is.
 #[test]
-fn an_answer_goes_to_a_socket_of_ours_or_nowhere() {
-    let _watchdog = watchdog::watch("an_answer_goes_to_a_socket_of_ours_or_nowhere");
+fn reply_goes_only_to_a_socket_of_the_same_user() {
+    let _watchdog = watchdog::watch("reply_goes_only_to_a_socket_of_the_same_user");
     let (home, mut a, mut b) = pair();
     let real = a.address().path().to_owned();
     let link = home.path().join("link.sock");
@@ -213,7 +213,7 @@ fn an_answer_goes_to_a_socket_of_ours_or_nowhere() {
 
 /// What the scanner finds in `meta` decides; the value of a wrong type is as if it were not there.
 #[test]
-fn strange_marks_do_not_hide_the_others() {
+fn invalid_meta_values_do_not_hide_the_others() {
     let cases = [
         (r#"{"type":"a"}"#, Ok(r#""meta":{"hops":1,"#)),
         (r#"{"type":"a","meta":{"queryId":"q"}}"#, Ok(r#""meta":{"inReplyTo":"q","hops":1,"#)),
@@ -261,7 +261,7 @@ fn strange_marks_do_not_hide_the_others() {
 
 /// The asker sees the answer whatever else is in `meta`, unless it names two questions.
 #[test]
-fn an_answer_is_found_behind_a_strange_key() {
+fn answer_is_found_behind_an_invalid_key() {
     let mut queries = Queries::new(4, "me").unwrap();
     let mut ask = || {
         let (id, question) = queries.ask(text("?"), Mono::from_nanos(1)).unwrap();
@@ -290,7 +290,7 @@ fn an_answer_is_found_behind_a_strange_key() {
 
 /// Any number of questions can be asked and answered between two turns; none has the id of another.
 #[test]
-fn questions_that_were_answered_do_not_count_in_the_same_turn() {
+fn answered_questions_do_not_count_in_the_same_turn() {
     let mut queries = Queries::new(2, "me").unwrap();
     let mut ids = std::collections::HashSet::new();
     for n in 0..100 {
@@ -302,8 +302,8 @@ fn questions_that_were_answered_do_not_count_in_the_same_turn() {
 
 /// A second answer comes to the first message, and the receiver ends without an answer to the second message.
 #[test]
-fn a_link_takes_no_answer_that_was_there_before_the_message() {
-    let _watchdog = watchdog::watch("a_link_takes_no_answer_that_was_there_before_the_message");
+fn link_ignores_an_answer_that_arrived_before_the_message() {
+    let _watchdog = watchdog::watch("link_ignores_an_answer_that_arrived_before_the_message");
     let home = Home::new();
     let mut server = home.start(|_| ());
     let (target, _) = home.publish("receiver.sock");
@@ -348,9 +348,9 @@ fn a_link_takes_no_answer_that_was_there_before_the_message() {
 
 /// An owner that takes no outcomes is told so; they are not kept without end.
 #[test]
-fn outcomes_that_nobody_takes_keep_more_from_being_sent() {
+fn untaken_outcomes_fill_the_outbox() {
     const MAX: usize = 3;
-    let _watchdog = watchdog::watch("outcomes_that_nobody_takes_keep_more_from_being_sent");
+    let _watchdog = watchdog::watch("untaken_outcomes_fill_the_outbox");
     let home = Home::new();
     let mut server = home.start(|l| l.outbox_entries_max = MAX);
     let nowhere = Address::from_path(&home.path().join("nowhere.sock")).unwrap();

@@ -28,7 +28,7 @@ fn listener(path: &Path) -> UnixListener {
 }
 
 #[test]
-fn a_private_listener_is_taken_over_published_and_left_where_it_is() {
+fn private_listener_is_adopted_published_and_kept_at_the_end() {
     for is_dropped in [false, true] {
         let place = Place::new();
         let path = place.make_dir("d", 0o700).join("s.sock");
@@ -60,7 +60,7 @@ fn a_private_listener_is_taken_over_published_and_left_where_it_is() {
 }
 
 #[test]
-fn whoever_waits_already_is_not_lost() {
+fn waiting_connections_survive_an_adoption() {
     let place = Place::new();
     let path = place.make_dir("d", 0o700).join("s.sock");
     let given = listener(&path);
@@ -72,7 +72,7 @@ fn whoever_waits_already_is_not_lost() {
 }
 
 #[test]
-fn what_is_no_listener_with_a_path_is_refused() {
+fn socket_that_is_not_a_listener_with_a_path_is_refused() {
     let place = Place::new();
     let dir = place.make_dir("d", 0o700);
     type Make<'a> = &'a dyn Fn() -> OwnedFd;
@@ -180,7 +180,7 @@ fn the_name_of_another_live_server_is_not_taken() {
 }
 
 #[test]
-fn a_take_over_that_cannot_publish_leaves_all_as_it_was() {
+fn adoption_that_cannot_publish_changes_nothing() {
     let place = Place::new();
     let path = place.make_dir("d", 0o700).join("s.sock");
     let given = listener(&path);
@@ -197,7 +197,7 @@ fn a_take_over_that_cannot_publish_leaves_all_as_it_was() {
 }
 
 #[test]
-fn a_socket_that_vanishes_is_noticed() {
+fn removed_socket_is_noticed() {
     let place = Place::new();
     let path = place.make_dir("d", 0o700).join("s.sock");
     let (listener, mut claim) = adopt(&place, listener(&path)).unwrap();

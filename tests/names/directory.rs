@@ -70,7 +70,7 @@ fn a_link_a_file_and_a_foreign_directory_are_refused_by_name() {
 }
 
 #[test]
-fn whoever_can_change_the_way_is_root_or_us() {
+fn parent_that_others_can_change_is_refused() {
     let place = Place::open();
     let open = place.make_dir("open", 0o777);
     expect_refused(&place, &open.join("d"), &["can be changed by others", "of your own"]);
@@ -105,7 +105,7 @@ fn whoever_can_change_the_way_is_root_or_us() {
 /// and a name service may know others.
 #[test]
 #[cfg(target_os = "linux")]
-fn write_permission_for_a_group_counts_unless_nobody_else_can_be_in_it() {
+fn group_write_permission_is_refused_unless_the_group_is_private() {
     const OURS: &str = "root:x:0:4242::/:/bin/sh\nbob:x:7:7::/:/bin/sh\n";
     const FILES: &str = "passwd: files\ngroup: files # and nothing else\n";
     let root = "root:x:0:\n";
@@ -208,7 +208,7 @@ fn share_by_access_list(path: &Path, permissions: u16) -> bool {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn an_access_list_is_refused_by_name_on_the_way_and_at_the_end() {
+fn access_list_on_a_parent_or_the_directory_is_refused() {
     let place = Place::open();
     let way = place.make_dir("way", 0o700);
     if !share_by_access_list(&way, 7) {
@@ -235,7 +235,7 @@ fn an_access_list_is_refused_by_name_on_the_way_and_at_the_end() {
 }
 
 #[test]
-fn missing_parents_are_made_for_us_alone() {
+fn missing_parents_are_made_private() {
     let place = Place::new();
     for result in uses(&place, &place.path("a/b/c")) {
         result.unwrap();
@@ -271,7 +271,7 @@ fn our_own_permissions_are_mended_for_capability_files_only() {
 
 /// What a refusal advises, and what it must never advise: to change what others rely on.
 #[test]
-fn only_directories_of_our_own_names_are_ever_to_be_changed() {
+fn advice_to_change_modes_names_only_our_own_directories() {
     let place = Place::open();
     let uid = udsmsg::os::sys::effective_uid();
     let advice = |path: &Path| {

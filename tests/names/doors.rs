@@ -24,7 +24,7 @@ fn knock(part: &mut Part) -> Vec<(String, String)> {
 }
 
 #[test]
-fn another_user_is_refused_at_every_door() {
+fn another_user_is_refused_everywhere() {
     if !is_root() {
         return;
     }
@@ -208,7 +208,7 @@ fn no_start_under_a_umask_of_0_lets_another_user_in_at_any_moment() {
 /// What fits on one end fits on the other.
 #[test]
 #[cfg(feature = "server")]
-fn paths_of_100_to_120_bytes_on_both_ends() {
+fn paths_of_100_to_120_bytes_fit_or_are_refused_on_both_ends() {
     use udsmsg::{Address, Client, ErrorKind, SendOutcome, Server};
 
     let place = Place::new();

@@ -185,7 +185,7 @@ fn expect(peer: &Peer, state: PeerState, words: &str) {
 }
 
 #[test]
-fn nobody_is_there_where_there_is_no_directory_and_nothing_is_made() {
+fn missing_directory_lists_no_peers_and_is_not_made() {
     let place = Place::new();
     let list = peers(&place).list().unwrap();
     assert!(list.peers.is_empty() && list.is_complete);
@@ -198,7 +198,7 @@ fn nobody_is_there_where_there_is_no_directory_and_nothing_is_made() {
 }
 
 #[test]
-fn what_became_of_the_process_decides_where_nobody_answers() {
+fn process_decides_the_state_of_a_server_that_does_not_answer() {
     if !can_prove() {
         return;
     }
@@ -238,7 +238,7 @@ fn what_became_of_the_process_decides_where_nobody_answers() {
 }
 
 #[test]
-fn whoever_answers_lives_and_whoever_does_not_is_not_known() {
+fn answering_server_is_alive_and_silent_server_is_unknown() {
     let place = Place::new();
     let dir = place.make_dir("d", 0o700);
     let path = |name: &str| dir.join(name);
@@ -294,7 +294,7 @@ fn whoever_answers_lives_and_whoever_does_not_is_not_known() {
 
 /// Each kind of file that must not be believed.
 #[test]
-fn what_is_not_to_be_believed_is_shown_with_its_reason() {
+fn invalid_capability_file_is_listed_with_its_reason() {
     let place = Place::new();
     let dir = place.make_dir("config/messaging-capabilities", 0o700);
     let elsewhere = place.path("elsewhere");
@@ -351,7 +351,7 @@ fn what_is_not_to_be_believed_is_shown_with_its_reason() {
         fs::write(dir.join(other), "x").unwrap();
     }
     let before = place.everything();
-    let _watchdog = watch("what_is_not_to_be_believed_is_shown_with_its_reason");
+    let _watchdog = watch("invalid_capability_file_is_listed_with_its_reason");
     let list = peers(&place).list().unwrap();
     assert_eq!(list.peers.len(), expected.len());
     for peer in &list.peers {
@@ -388,7 +388,7 @@ fn a_server_of_another_user_gets_no_token() {
 }
 
 #[test]
-fn many_silent_peers_take_no_longer_than_is_allowed() {
+fn many_silent_peers_are_listed_within_the_timeout() {
     const SILENT: usize = 150;
     let place = Place::new();
     let dir = place.make_dir("d", 0o700);

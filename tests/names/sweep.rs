@@ -65,7 +65,7 @@ fn expect_swept(place: &Place, expected: &[PathBuf]) {
 }
 
 #[test]
-fn exactly_the_provably_dead_go() {
+fn sweep_removes_exactly_what_proven_dead_servers_left() {
     if !can_prove() {
         return;
     }
@@ -89,7 +89,7 @@ fn exactly_the_provably_dead_go() {
 }
 
 #[test]
-fn what_stands_at_a_dead_servers_path_decides_about_its_socket() {
+fn only_a_dead_socket_is_removed_at_a_dead_servers_path() {
     if !can_prove() {
         return;
     }
@@ -157,7 +157,7 @@ fn drawn(place: &Place, pid: u32, digit: &str) -> PathBuf {
 }
 
 #[test]
-fn the_directory_of_a_dead_server_goes_with_it_if_nothing_else_is_in_it() {
+fn directory_of_a_dead_server_is_removed_if_otherwise_empty() {
     if !can_prove() {
         return;
     }
@@ -194,7 +194,7 @@ fn the_directory_of_a_dead_server_goes_with_it_if_nothing_else_is_in_it() {
 }
 
 #[test]
-fn a_directory_without_a_capability_goes_if_its_process_is_gone_and_nobody_listens() {
+fn directory_without_a_capability_is_removed_if_process_and_listener_are_gone() {
     let place = Place::open();
     place.make_dir("tmp", 0o700);
     place.make_dir("tmp/claude-code-socks", 0o700);
@@ -229,7 +229,7 @@ fn a_directory_without_a_capability_goes_if_its_process_is_gone_and_nobody_liste
 }
 
 #[test]
-fn files_that_were_to_be_capabilities_go_if_they_say_whose_they_were() {
+fn temporary_capability_files_are_removed_if_they_name_a_dead_owner() {
     if !can_prove() {
         return;
     }
@@ -426,7 +426,7 @@ fn a_live_server_is_reported_as_kept() {
 
 /// No directory, so no lock: a right to talk that is published while the stale one is being removed is there in the end.
 #[test]
-fn a_publication_outlives_the_removal_of_the_stale_one() {
+fn publication_survives_the_removal_of_a_stale_one() {
     if !can_prove() {
         return;
     }
@@ -476,7 +476,7 @@ fn a_publication_outlives_the_removal_of_the_stale_one() {
 }
 
 #[test]
-fn what_is_published_while_a_sweep_waits_for_the_lock_is_looked_at_again() {
+fn file_published_while_a_sweep_waits_for_the_lock_is_checked_again() {
     if !can_prove() {
         return;
     }

@@ -24,10 +24,10 @@ use super::{alone, times};
 /// 200 want in where there is room for 4 more: the server waits for a free descriptor without spinning, and goes on with
 /// those it has.
 #[test]
-fn running_out_of_descriptors_is_waited_out() {
+fn server_without_free_descriptors_waits_and_recovers() {
     const ROOM: usize = 8;
     const SERVED: usize = 4;
-    let _alone = alone("running_out_of_descriptors_is_waited_out");
+    let _alone = alone("server_without_free_descriptors_waits_and_recovers");
     let mut host = Host::start(&[]);
     host.tell(&format!("nofile {ROOM}"));
     let mut served: Vec<RawPeer> = (0..SERVED).map(|_| host.connect_known()).collect();
@@ -82,8 +82,8 @@ fn running_out_of_descriptors_is_waited_out() {
 /// Connections come and go, each in its own rude way; slots are used again all the time, and nobody gets what was meant
 /// for the one before.
 #[test]
-fn connections_that_come_and_go_leave_nothing_behind() {
-    let _alone = alone("connections_that_come_and_go_leave_nothing_behind");
+fn short_connections_leak_nothing() {
+    let _alone = alone("short_connections_leak_nothing");
     let mut host = Host::start(&[]);
     assert_eq!(host.tell("drain"), "ok");
     let mut steady = host.connect_known();
@@ -141,8 +141,8 @@ fn connections_that_come_and_go_leave_nothing_behind() {
 
 /// Where the kernel can refuse them (Linux 6.16), who sends them is told so; elsewhere they are thrown away by the read.
 #[test]
-fn descriptors_that_a_peer_sends_along_do_not_get_in() {
-    let name = "descriptors_that_a_peer_sends_along_do_not_get_in";
+fn descriptors_sent_by_a_peer_are_not_received() {
+    let name = "descriptors_sent_by_a_peer_are_not_received";
     let _alone = alone(name);
     let mut host = Host::start(&[]);
     assert_eq!(host.tell("drain"), "ok");
@@ -298,8 +298,8 @@ fn waiter() {
 }
 
 #[test]
-fn a_client_that_cannot_wait_says_so_and_forgets_nothing() {
-    let _alone = alone("a_client_that_cannot_wait_says_so_and_forgets_nothing");
+fn client_that_cannot_poll_reports_it_and_keeps_its_messages() {
+    let _alone = alone("client_that_cannot_poll_reports_it_and_keeps_its_messages");
     let home = Home::new();
     let mut process = part("descriptors::waiter", &home).spawn().unwrap();
     let mut lines = BufReader::new(process.stdout.take().unwrap());

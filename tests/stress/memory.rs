@@ -10,9 +10,9 @@ use super::{alone, times};
 
 /// One client that sends pings and never reads: what it costs is a constant, and it goes.
 #[test]
-fn pings_that_are_never_read_cost_a_constant() {
+fn unread_answers_take_constant_memory() {
     const BOUND: usize = 256 << 10;
-    let _alone = alone("pings_that_are_never_read_cost_a_constant");
+    let _alone = alone("unread_answers_take_constant_memory");
     let mut host = Host::start(&[]);
     let mut quiet = host.connect_known();
     // What a first large read and a first long answer cost is there before.
@@ -58,8 +58,8 @@ fn pings_that_are_never_read_cost_a_constant() {
 
 /// 128 of them at once: the sum of what each may have, which README promises.
 #[test]
-fn a_house_full_of_them_costs_what_the_limits_add_up_to() {
-    let _alone = alone("a_house_full_of_them_costs_what_the_limits_add_up_to");
+fn unread_answers_in_all_slots_take_memory_within_the_limits() {
+    let _alone = alone("unread_answers_in_all_slots_take_memory_within_the_limits");
     let mut host = Host::start(&[("output_timeout", 1_000_000)]);
     drop(host.connect_known());
     let before = host.memory();
@@ -76,9 +76,9 @@ fn a_house_full_of_them_costs_what_the_limits_add_up_to() {
 
 /// The worst JSON for a reader that keeps trees, and for one that keeps a record for each message.
 #[test]
-fn an_inbox_full_of_the_worst_json_costs_its_bytes() {
+fn inbox_full_of_nested_json_takes_only_its_bytes() {
     const LIMIT: usize = 2 << 20;
-    let _alone = alone("an_inbox_full_of_the_worst_json_costs_its_bytes");
+    let _alone = alone("inbox_full_of_nested_json_takes_only_its_bytes");
     let filled = |unit: &str, len: usize| {
         let units = (len - 120) / (unit.len() + 1);
         let data = format!("[{}1]", format!("{unit},").repeat(units));

@@ -273,8 +273,8 @@ fn leaks(text: &str, token: &str) -> Option<String> {
 }
 
 #[test]
-fn the_token_is_in_nothing_that_is_printed() {
-    let _alone = alone("the_token_is_in_nothing_that_is_printed");
+fn token_is_in_no_output() {
+    let _alone = alone("token_is_in_no_output");
     let home = Home::new();
     let mut command = part("secrets::entry", &home);
     let mut process = command.env("UDSMSG_TEST_TRACE", "1").stderr(Stdio::piped()).spawn().unwrap();

@@ -10,9 +10,9 @@ use super::{alone, times};
 /// Eight that send without pause, one that never reads, one that is in the middle of a line: the stop takes its grace and
 /// no more, and whatever was answered `ok` is in the inbox.
 #[test]
-fn a_stop_under_load_keeps_its_grace_and_every_message_it_answered() {
+fn stop_under_load_keeps_its_grace_and_all_accepted_messages() {
     const GRACE: Duration = Duration::from_millis(400);
-    let _alone = alone("a_stop_under_load_keeps_its_grace_and_every_message_it_answered");
+    let _alone = alone("stop_under_load_keeps_its_grace_and_all_accepted_messages");
     for _ in 0..times(2, 20) {
         // Nothing but the grace ends the waiting for answers that are not read.
         let limits = [

@@ -11,8 +11,8 @@ use super::util::{error, matches, ping, scale, text, with_time_enough};
 
 /// 128 clients that say nothing take all the slots there are, and lock nobody out.
 #[test]
-fn silent_clients_lock_nobody_out_and_are_gone_in_time() {
-    let _alone = alone("silent_clients_lock_nobody_out_and_are_gone_in_time");
+fn silent_clients_do_not_block_others_and_are_closed_in_time() {
+    let _alone = alone("silent_clients_do_not_block_others_and_are_closed_in_time");
     // A busy machine may need longer than that until the real ones are served; then nothing is shown.
     with_time_enough(Duration::from_secs(2), silent_clients);
 }
@@ -69,7 +69,7 @@ fn silent_clients(auth_timeout: Duration) -> Option<()> {
 
 /// One byte a second is not silence, but a line has its time.
 #[test]
-fn a_byte_each_second_is_closed_at_thirty_seconds() {
+fn client_that_sends_a_byte_each_second_is_closed_at_thirty_seconds() {
     let mut sim = Sim::new(|_| ());
     let peer = sim.join_known();
     for second in 0..30 {
@@ -85,8 +85,8 @@ fn a_byte_each_second_is_closed_at_thirty_seconds() {
 
 /// The same in reality: 30 s at full scale, 1.5 s in short.
 #[test]
-fn a_drip_on_a_real_socket_is_closed_in_time() {
-    let _alone = alone("a_drip_on_a_real_socket_is_closed_in_time");
+fn slow_line_on_a_real_socket_is_closed_in_time() {
+    let _alone = alone("slow_line_on_a_real_socket_is_closed_in_time");
     let limit = if scale() < 50 { Duration::from_millis(1_500) } else { Limits::default().frame_timeout };
     let host = Host::start(&[("frame_timeout", usize::try_from(limit.as_millis()).unwrap())]);
     let mut peer = host.connect_known();
@@ -111,7 +111,7 @@ fn a_drip_on_a_real_socket_is_closed_in_time() {
 
 /// A crowd in every state there is, and then the clock is an hour ahead: each is judged once, by what it has sent.
 #[test]
-fn a_clock_that_jumps_by_an_hour_makes_one_pass_and_no_storm() {
+fn clock_jump_of_an_hour_takes_one_pass() {
     const HOUR: u64 = 3_600_000;
     let mut sim = Sim::new(|_| ());
     let group = |sim: &mut Sim, n: usize| -> Vec<Id> { (0..n).map(|_| sim.join_known()).collect() };
@@ -178,7 +178,7 @@ fn a_clock_that_jumps_by_an_hour_makes_one_pass_and_no_storm() {
 /// A process that keeps its rate used up cannot keep a client paused, and so unjudged, that has not authenticated; and one
 /// that was paused with its first message in hand is heard before it is judged.
 #[test]
-fn a_client_that_is_paused_for_its_rate_still_has_to_authenticate() {
+fn client_paused_by_its_rate_must_still_authenticate() {
     let mut sim = Sim::new(|l| l.pid_rate_max = 10);
     let [busy, blank, honest] = [sim.join_known(), sim.join(), sim.join()];
     sim.send(busy, &ping().repeat(500));
@@ -193,7 +193,7 @@ fn a_client_that_is_paused_for_its_rate_still_has_to_authenticate() {
 
 /// One that has sent and gone is not kept for as long as its lines would take at its rate.
 #[test]
-fn a_client_that_is_paused_and_gone_gives_its_slot_back() {
+fn paused_client_that_vanished_frees_its_slot() {
     let mut sim = Sim::new(|l| l.pid_rate_max = 10);
     let peer = sim.join_known();
     sim.send(peer, &b"\n".repeat(60_000));

@@ -64,8 +64,8 @@ fn lines_of_the_flood(host: &mut Host, quiet: &mut [RawPeer], flood: &mut Flood)
 
 /// 127 quiet clients beside one that floods: it has its budget of a turn, and then they have their turn.
 #[test]
-fn a_flooder_costs_quiet_clients_a_turn() {
-    let _alone = alone("a_flooder_costs_quiet_clients_a_turn");
+fn flooder_delays_quiet_clients_by_one_turn() {
+    let _alone = alone("flooder_delays_quiet_clients_by_one_turn");
     let mut host = Host::start(&[]);
     assert_eq!(host.tell("drain"), "ok");
     let mut quiet: Vec<RawPeer> = (0..127).map(|_| host.connect_known()).collect();

@@ -70,8 +70,8 @@ impl Host {
 
 /// Tokens are told apart, at both ends of the range.
 #[test]
-fn events_of_others_are_left_to_them() {
-    let _watchdog = watchdog::watch("events_of_others_are_left_to_them");
+fn events_of_other_sources_are_not_taken() {
+    let _watchdog = watchdog::watch("events_of_other_sources_are_not_taken");
     let mut host = Host::new();
     let tokens = host.server.tokens();
     assert_eq!(tokens.start, FIRST);
@@ -105,8 +105,8 @@ fn events_of_others_are_left_to_them() {
 
 /// Events of the past, which name a slot that somebody else has now, do that one no harm.
 #[test]
-fn stale_events_are_hints_at_most() {
-    let _watchdog = watchdog::watch("stale_events_are_hints_at_most");
+fn stale_events_do_nothing() {
+    let _watchdog = watchdog::watch("stale_events_do_nothing");
     let mut host = Host::new();
     let mut old = host.connect();
     old.send(&text("a"));
@@ -141,8 +141,8 @@ fn stale_events_are_hints_at_most() {
 
 /// The server goes in the middle of a batch of events, and another comes in its place, with its tokens.
 #[test]
-fn events_of_a_server_that_was_dropped_mean_nothing_to_the_next() {
-    let _watchdog = watchdog::watch("events_of_a_server_that_was_dropped_mean_nothing_to_the_next");
+fn events_of_a_dropped_server_do_not_reach_the_next() {
+    let _watchdog = watchdog::watch("events_of_a_dropped_server_do_not_reach_the_next");
     let mut host = Host::new();
     let waker = host.server.waker();
     let mut old = host.connect();
@@ -173,8 +173,8 @@ fn events_of_a_server_that_was_dropped_mean_nothing_to_the_next() {
 
 /// A turn after each event, not after all of them: slower, and no less right.
 #[test]
-fn a_turn_after_each_event_is_no_harm() {
-    let _watchdog = watchdog::watch("a_turn_after_each_event_is_no_harm");
+fn turn_after_each_event_works() {
+    let _watchdog = watchdog::watch("turn_after_each_event_works");
     let mut host = Host::new();
     for round in 1..10 {
         let mut peer = host.connect();
@@ -310,8 +310,8 @@ mod outer {
     }
 
     #[test]
-    fn an_edge_triggered_loop_loses_what_it_does_not_take_at_once() {
-        let _watchdog = watchdog::watch("an_edge_triggered_loop_loses_what_it_does_not_take_at_once");
+    fn edge_triggered_loop_loses_what_it_does_not_take_at_once() {
+        let _watchdog = watchdog::watch("edge_triggered_loop_loses_what_it_does_not_take_at_once");
         let cases = [
             // is_edge_triggered, heeds_next_timeout, puts_off, has_timer: how many arrive
             ((false, true, false, false), MESSAGES),

@@ -313,8 +313,8 @@ fn table() -> Vec<Scenario> {
 
 /// Every scenario in every way. One thread for each way, or the deadlines would add up.
 #[test]
-fn the_same_happens_in_every_way() {
-    let _watchdog = watchdog::watch("the_same_happens_in_every_way");
+fn every_way_of_hosting_gives_the_same_results() {
+    let _watchdog = watchdog::watch("every_way_of_hosting_gives_the_same_results");
     let only = std::env::var("UDSMSG_TEST_WAY").ok();
     std::thread::scope(|scope| {
         for way in all() {

@@ -16,8 +16,8 @@ const NEVER: Duration = Duration::from_secs(1_000);
 /// A hundred clients that have authenticated, and say nothing: nobody wakes up for them, although the deadlines by which
 /// they had to authenticate pass meanwhile.
 #[test]
-fn idle_costs_nothing() {
-    let _watchdog = watchdog::watch("idle_costs_nothing");
+fn idle_clients_cause_no_wakeups() {
+    let _watchdog = watchdog::watch("idle_clients_cause_no_wakeups");
     let mut hosts = Vec::new();
     for way in all().into_iter().filter(|way| way.waits) {
         // All must have authenticated, and the host be asleep again, before a deadline passes.
@@ -50,8 +50,8 @@ const QUIET: usize = 3;
 
 /// Half of the clients flood, the others ask a question at a time: with one frame per turn, everybody gets on.
 #[test]
-fn with_a_budget_of_one_frame_everybody_makes_progress() {
-    let _watchdog = watchdog::watch("with_a_budget_of_one_frame_everybody_makes_progress");
+fn all_clients_progress_with_a_budget_of_one_frame() {
+    let _watchdog = watchdog::watch("all_clients_progress_with_a_budget_of_one_frame");
     for way in all().into_iter().filter(|way| way.waits) {
         let host = Hosted::start(&way, |l| l.turn_frames_max = 1);
         let is_over = AtomicBool::new(false);
@@ -101,8 +101,8 @@ fn with_a_budget_of_one_frame_everybody_makes_progress() {
 
 /// A turn each, whoever came first and however much they have sent.
 #[test]
-fn with_a_budget_of_one_frame_floods_share_evenly() {
-    let _watchdog = watchdog::watch("with_a_budget_of_one_frame_floods_share_evenly");
+fn floods_share_evenly_with_a_budget_of_one_frame() {
+    let _watchdog = watchdog::watch("floods_share_evenly_with_a_budget_of_one_frame");
     const EACH: usize = 200;
     let home = Home::new();
     let mut server = home.start(|l| l.turn_frames_max = 1);
@@ -258,7 +258,7 @@ struct IsSync;
 impl<T: ?Sized + Sync> IsNotSync<IsSync> for T {}
 
 #[test]
-fn a_server_can_be_sent_and_not_shared_and_a_waker_both() {
+fn server_is_send_but_not_sync_and_waker_is_both() {
     fn goes_anywhere<T: Clone + Send + Sync + 'static>() {}
     fn is_send<T: Send + 'static>() {}
     goes_anywhere::<Waker>();
