@@ -1,11 +1,11 @@
-//! Lines come out of the framer the same however they went in, and the limit is the limit.
+//! The framer yields the same lines for every split of the input, and enforces the limit exactly.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests may fail loudly")]
 
 use proptest::prelude::*;
 use udsmsg::proto::framer::{FrameOutcome, Framer};
 use udsmsg::proto::ring::Ring;
 
-/// What one connection's input comes to.
+/// The lines of one connection's input, and the end of it.
 #[derive(Debug, PartialEq, Eq)]
 struct Lines {
     frames: Vec<Vec<u8>>,
@@ -13,7 +13,7 @@ struct Lines {
     seen: Option<usize>,
 }
 
-/// The rule, without any cleverness.
+/// The rule in its simplest form.
 fn expected(stream: &[u8], limit: usize) -> Lines {
     let mut lines: Vec<_> = stream.split(|byte| *byte == b'\n').collect();
     let good = lines.iter().take_while(|line| line.len() <= limit).count();

@@ -1,5 +1,5 @@
-//! The pass over a line: what is JSON, where the keys lie, what goes with the token. Tables, then comparison
-//! with serde_json on generated and damaged lines.
+//! The pass over a line: what is JSON, where the keys are, what is cut with the token. Tables, then
+//! comparison with serde_json on generated and damaged lines.
 //!
 //! `UDSMSG_TEST_SCALE` multiplies the number of generated lines.
 
@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use udsmsg::ErrorKind;
 use udsmsg::proto::json::{DEPTH_MAX, Fault, Fields, Kind, Redacted, scan};
 
-/// Whether a line is taken, and if not for which fault.
+/// Whether a line is accepted, and if not, its fault.
 fn verdict(line: &str) -> Result<(), Fault> {
     scan(line).map(|_| ()).map_err(|refusal| {
         assert!(refusal.at <= line.len(), "{refusal} lies outside {line}");
@@ -370,7 +370,7 @@ fn decode_by_utf16(raw: &str) -> String {
     String::from_utf16_lossy(&units)
 }
 
-/// Holds one line against serde_json in everything in which they must agree.
+/// Compares the scan of one line with serde_json in everything in which they must agree.
 fn compare(line: &str) -> Result<(), TestCaseError> {
     let ours = scan(line);
     let fault = ours.map(|_| ()).map_err(|refusal| refusal.fault);
@@ -492,7 +492,7 @@ fn line() -> impl Strategy<Value = String> {
     (blank(), line, blank()).prop_map(|(before, line, behind)| format!("{before}{line}{behind}"))
 }
 
-/// Bytes that mean something to JSON and some that do not; where; and how they do damage there.
+/// Bytes with and without a meaning in JSON, where they are put, and how.
 fn damage() -> impl Strategy<Value = Vec<(Index, u8, u8)>> {
     let meaningful = select(b"\"\\{}[],: \t\n0123456789eE+-.untrfalse/".to_vec());
     let byte = prop_oneof![4 => meaningful, 1 => any::<u8>()];

@@ -129,7 +129,7 @@ fn size_reported_for_an_over_long_frame_is_between_limit_and_frame() {
     }
 }
 
-/// Big and small frames in reads of every awkward size: the buffer is moved and found full in all its states.
+/// Large and small frames in reads of many sizes: the buffer is moved and filled in all its states.
 #[test]
 fn frames_of_mixed_sizes_arrive_whole_with_any_read_size() {
     for read_max in [1_000, 4_096, 30_001, 65_536, 65_537, usize::MAX] {
@@ -149,7 +149,7 @@ fn frames_of_mixed_sizes_arrive_whole_with_any_read_size() {
     }
 }
 
-/// A long conversation under random short reads and short writes says what it says without them.
+/// A long conversation under random short reads and writes gives the same answers as without them.
 #[test]
 fn short_reads_and_writes_change_no_answer() {
     for seed in 0..20 * crate::util::scale() as u64 {

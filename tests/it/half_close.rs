@@ -1,4 +1,4 @@
-//! Clients that have sent all they had to send.
+//! Clients that half-close.
 
 use udsmsg::CloseReason;
 

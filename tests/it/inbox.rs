@@ -1,4 +1,4 @@
-//! What the owner is handed, and how much of it there may be.
+//! What the owner gets, and how much of it fits.
 
 use udsmsg::{Batch, PeerIdentity};
 
@@ -107,10 +107,10 @@ fn sixty_four_messages_of_32768_bytes_fit_exactly_and_one_more_byte_does_not() {
     for _ in 0..63 {
         assert!(sim.ask(peer, &text_stored_as(32_768)).contains("\"ok\""));
     }
-    let greedy = sim.join();
-    sim.send(greedy, &text_stored_as(32_769));
+    let other = sim.join();
+    sim.send(other, &text_stored_as(32_769));
     sim.run();
-    sim.expect_error(greedy, "inbox full");
+    sim.expect_error(other, "inbox full");
     assert!(sim.ask(peer, &text_stored_as(32_768)).contains("\"uds-64\""), "what fits still gets in");
     sim.send(peer, &text(""));
     sim.run();
@@ -137,7 +137,9 @@ fn entries_hold_sender_content_and_time() {
     let root = sim.connect_as(PeerIdentity { uid: 0, pid: None });
     let known = sim.join();
     sim.advance(1_234);
-    sim.send(known, b"{\"type\":\"query\",\"data\":\"a\\ud83d\\ude00\",\"from\":\"/x\",\"ts\":\"then\",\"meta\":{\"hops\":2,\"authToken\":\"$TOKEN\"}}\n");
+    let meta = r#"{"hops":2,"authToken":"$TOKEN"}"#;
+    let query = r#"{"type":"query","data":"a\ud83d\ude00","from":"/x","ts":"then","meta":"#;
+    sim.send(known, format!("{query}{meta}}}\n").as_bytes());
     sim.run();
     sim.send(root, &text("from root"));
     sim.run();
@@ -201,8 +203,8 @@ fn a_batch_of_a_real_server_outlives_turns() {
     assert_eq!(real.drain(), [stored("b")]);
 }
 
-/// An owner who drains after every turn never has a message refused, however much comes at once; one who does not
-/// drain has it refused in the next turn.
+/// An owner that drains after every turn never has a message refused, however much arrives at once; one that
+/// does not drain has it refused in the next turn.
 #[test]
 fn message_that_does_not_fit_waits_one_turn_for_a_drain() {
     for drains in [true, false] {

@@ -1,5 +1,5 @@
-//! The tests of the library through its public API, in one binary: `cargo test --test it`. Without the feature `server`,
-//! the tests of the core alone: `cargo test --no-default-features --test it`.
+//! The tests of the library through its public API, in one binary: `cargo test --test it`. Without the
+//! feature `server`, the tests of the core alone: `cargo test --no-default-features --test it`.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,

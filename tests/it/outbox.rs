@@ -1,4 +1,4 @@
-//! The outbox: what becomes of messages, on a virtual clock.
+//! The outbox: the outcomes of messages, on a virtual clock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use udsmsg::{
     AuthToken, ConnKey, Error, ErrorKind, Limits, Message, Mono, Now, Outgoing, SendId, SendOutcome, Wall,
 };
 
-use crate::util::courier::{Counts, Op, World, busy_error, other_error};
+use crate::util::outbox_sim::{Counts, Op, World, busy_error, other_error};
 use crate::util::{Dice, scale};
 
 const A: &str = "/r/a";
@@ -17,12 +17,12 @@ const PONG: &str = r#"{"type":"pong","from":"/r/a"}"#;
 const NO: &str = r#"{"type":"error","data":"inbox full"}"#;
 const BUSY: &str = r#"{"type":"error","data":"too many clients"}"#;
 
-/// What comes of an attempt to connect.
+/// The result of each attempt to connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Door {
-    Open,
+enum ConnectResult {
+    Accepted,
     Busy,
-    Shut,
+    Failed,
 }
 
 /// A connection that the outbox made, as its receiver sees it.
@@ -40,11 +40,11 @@ struct Conn {
     is_closed: bool,
 }
 
-/// An outbox, its clock, and receivers that do what the test says.
+/// An outbox, its clock, and scripted receivers.
 struct Lab {
     outbox: Outbox,
     now: u64,
-    door: Door,
+    connect_result: ConnectResult,
     room: usize,
     conns: Vec<Conn>,
     /// When connecting was tried.
@@ -62,7 +62,7 @@ impl Lab {
         Self {
             outbox: Outbox::new(limits).unwrap(),
             now: 0,
-            door: Door::Open,
+            connect_result: ConnectResult::Accepted,
             room: usize::MAX,
             conns: Vec::new(),
             attempts: Vec::new(),
@@ -117,10 +117,10 @@ impl Lab {
     fn connect(&mut self, key: ConnKey, now: Now) {
         assert_eq!(self.at(key), None, "at most one connection for a link");
         self.attempts.push(now.mono);
-        match self.door {
-            Door::Busy => return self.outbox.connect_failed(key, &busy_error(), now),
-            Door::Shut => return self.outbox.connect_failed(key, &other_error(), now),
-            Door::Open => {}
+        match self.connect_result {
+            ConnectResult::Busy => return self.outbox.connect_failed(key, &busy_error(), now),
+            ConnectResult::Failed => return self.outbox.connect_failed(key, &other_error(), now),
+            ConnectResult::Accepted => {}
         }
         let token = AuthToken::from_bytes([u8::try_from(self.conns.len() % 256).unwrap(); 32]);
         self.conns.push(Conn {
@@ -173,9 +173,9 @@ impl Lab {
         while let Some((id, outcome)) = self.outbox.next_outcome() {
             let label = self.labels[&id];
             let before = self.outcomes.insert(label, (outcome, now.mono));
-            assert!(before.is_none(), "{label} is told twice: {before:?}");
+            assert!(before.is_none(), "{label} is reported twice: {before:?}");
         }
-        assert_eq!(self.outcomes.len() + self.outbox.outstanding(), self.sent, "told exactly once");
+        assert_eq!(self.outcomes.len() + self.outbox.outstanding(), self.sent, "reported exactly once");
         if let Some(deadline) = self.outbox.next_deadline() {
             assert!(deadline > now.mono, "what was due has been dealt with");
         }
@@ -206,7 +206,7 @@ impl Lab {
                 return;
             }
         }
-        panic!("it never comes to rest");
+        panic!("it never becomes idle");
     }
 
     /// Time passes, with a turn at each deadline and at the end.
@@ -221,7 +221,7 @@ impl Lab {
         self.run();
     }
 
-    /// The receiver of connection `at` says `line`.
+    /// The receiver of connection `at` answers `line`.
     fn say(&mut self, at: usize, line: &str) {
         self.conns[at].said.extend_from_slice(line.as_bytes());
         self.conns[at].said.push(b'\n');
@@ -247,7 +247,7 @@ impl Lab {
         whole.lines().map(data).collect()
     }
 
-    /// What became of a message: its code and its sentence; `-` if nothing was told.
+    /// The outcome of a message: its code and its text; `-` if there is none yet.
     fn outcome(&self, label: usize) -> String {
         match self.outcomes.get(&label) {
             None => "-".to_owned(),
@@ -278,7 +278,7 @@ fn lines(lines: &[&str]) -> Vec<u8> {
     lines.iter().flat_map(|line| [line.as_bytes(), b"\n"].concat()).collect()
 }
 
-/// One message, what its receiver says, whether it ends, and what the sender is told after its 100 ms.
+/// One message, what its receiver answers, whether it ends, and the outcome after its 100 ms.
 #[test]
 fn answers_to_one_message_give_true_outcomes() {
     let rejected_without_data = "rejected: UDS receiver rejected message";
@@ -355,7 +355,7 @@ fn answers_to_one_message_give_true_outcomes() {
             lab.conns[0].has_ended = ends;
             lab.advance(99);
             if expected != silent {
-                assert_ne!(lab.outcome(label), "-", "{name}: told before its time is over");
+                assert_ne!(lab.outcome(label), "-", "{name}: reported before its deadline");
             }
             lab.advance(1);
             let outcome = lab.outcome(label);
@@ -368,8 +368,8 @@ fn answers_to_one_message_give_true_outcomes() {
     }
 }
 
-/// Five messages of which so many fit into the connection; what the receiver says; the codes of all and what is on the
-/// second connection, which says yes to all.
+/// Five messages, of which some fit into the connection; the answers of the receiver; the codes of all, and
+/// what is sent again on a second connection, where all are accepted.
 #[test]
 fn answers_to_many_in_flight_give_true_outcomes() {
     struct Case {
@@ -567,7 +567,7 @@ fn line_reported_not_sent_is_never_completed() {
 #[test]
 fn busy_receiver_is_retried_with_back_off_until_the_deadline() {
     let mut lab = Lab::new(|_| ());
-    lab.door = Door::Busy;
+    lab.connect_result = ConnectResult::Busy;
     let label = lab.send(1_000);
     lab.advance(5_000);
     let times: Vec<u64> = lab.attempts.iter().map(|at| at.as_nanos() / 1_000_000).collect();
@@ -584,7 +584,7 @@ fn busy_receiver_is_retried_with_back_off_until_the_deadline() {
 #[test]
 fn messages_for_a_busy_receiver_share_one_back_off() {
     let mut lab = Lab::new(|_| ());
-    lab.door = Door::Busy;
+    lab.connect_result = ConnectResult::Busy;
     for n in 0..500 {
         lab.send(300 + n);
         lab.run();
@@ -594,7 +594,7 @@ fn messages_for_a_busy_receiver_share_one_back_off() {
     assert!(lab.attempts.len() <= 13, "{} attempts", lab.attempts.len());
     lab.advance(200);
     assert_eq!(lab.outcomes.len(), 200);
-    lab.door = Door::Open;
+    lab.connect_result = ConnectResult::Accepted;
     lab.advance(50);
     assert!(!lab.conns.is_empty(), "it is tried at least every 50 ms");
     let first: usize = lab.got(0)[0].parse().unwrap();
@@ -623,7 +623,7 @@ fn receiver_that_reports_busy_is_retried() {
     }
     lab.say(8, OK);
     assert_eq!(lab.outcome(label), "accepted: accepted as uds-1");
-    // A receiver that has answered is no busy one any more: the pause is short again.
+    // After an answer the receiver no longer counts as busy: the pause is short again.
     lab.send(1_000);
     lab.run();
     lab.say(8, &said);
@@ -638,14 +638,14 @@ fn receiver_that_reports_busy_is_retried() {
 #[test]
 fn other_connect_failures_are_reported_at_once() {
     let mut lab = Lab::new(|_| ());
-    lab.door = Door::Shut;
+    lab.connect_result = ConnectResult::Failed;
     for _ in 0..3 {
         lab.send(1_000);
     }
     lab.run();
     assert_eq!(lab.codes(), "not_sent not_sent not_sent");
     assert_eq!((lab.attempts.len(), lab.receivers(), lab.outbox.next_deadline()), (1, 0, None));
-    lab.door = Door::Open;
+    lab.connect_result = ConnectResult::Accepted;
     lab.send(1_000);
     lab.run();
     assert_eq!(lab.got(0), ["3"], "the next one is tried for itself");
@@ -666,7 +666,7 @@ fn late_answer_is_not_matched_to_a_later_message() {
     lab.say(0, NO);
     assert_eq!(lab.codes(), "unknown accepted rejected");
 
-    // A refusal that comes late belongs to nobody else either.
+    // A late refusal is not matched to a later message either.
     let mut lab = Lab::new(|_| ());
     for timeout in [10, 100] {
         lab.send(timeout);
@@ -675,7 +675,7 @@ fn late_answer_is_not_matched_to_a_later_message() {
     lab.say(0, NO);
     assert_eq!(lab.codes(), "unknown unknown");
 
-    // Nobody waits any more: the next message gets a connection on which nothing is late.
+    // No message waits any more: the next one gets a new connection, on which no answer is late.
     let mut lab = Lab::new(|_| ());
     lab.send(10);
     lab.advance(10);
@@ -687,7 +687,7 @@ fn late_answer_is_not_matched_to_a_later_message() {
     assert_eq!(lab.codes(), "unknown accepted");
 }
 
-/// An answer that is there when the time is over was in time: deadlines judge peers, not hosts.
+/// An answer that has arrived at the deadline counts: a late host never times out an answer that is waiting.
 #[test]
 fn unread_answer_at_the_deadline_counts() {
     let mut lab = Lab::new(|_| ());
@@ -742,7 +742,7 @@ fn messages_for_one_receiver_stay_in_order_and_receivers_are_independent() {
     }
     lab.run();
     assert_eq!(lab.conns.iter().map(|c| c.target.as_str()).collect::<Vec<_>>(), targets);
-    // The first is silent, the second ends after each answer, the third says yes.
+    // The first does not answer, the second ends after each answer, the third accepts.
     for round in 0..200 {
         for at in 0..lab.conns.len() {
             if lab.conns[at].is_closed || lab.conns[at].target == "/r/a" {
@@ -804,7 +804,7 @@ fn full_outbox_refuses_messages() {
     lab.say(0, OK);
     lab.send_to("/r/c", 1_000);
     lab.run();
-    assert!(lab.conns[0].is_closed, "the connection that nobody needs makes room");
+    assert!(lab.conns[0].is_closed, "the unneeded connection frees its place");
     assert_eq!((lab.got(2), lab.receivers()), (vec!["3".to_owned()], 2));
 
     let mut lab = Lab::new(|l| l.frame_bytes_max = len - 1);
@@ -815,17 +815,17 @@ fn full_outbox_refuses_messages() {
     assert!(error.to_string().contains(&figures), "{error}");
 }
 
-/// A host that turns sends for ever, whatever becomes of the messages.
+/// A host sends without end, with every kind of outcome.
 #[test]
 fn endless_sending_leaks_no_receiver() {
     let mut lab = Lab::new(|l| (l.outbox_entries_max, l.receivers_max) = (4, 2));
     for round in 0..2_000_usize {
-        lab.door = [Door::Open, Door::Shut, Door::Busy][round % 3];
+        lab.connect_result = [ConnectResult::Accepted, ConnectResult::Failed, ConnectResult::Busy][round % 3];
         let target = format!("/r/{round}");
         lab.send_to(&target, 20);
         lab.send_to(&target, 10);
         lab.run();
-        if lab.door == Door::Open {
+        if lab.connect_result == ConnectResult::Accepted {
             let at = lab.conns.len() - 1;
             match round / 3 % 4 {
                 0 => lab.say(at, OK),
@@ -840,7 +840,7 @@ fn endless_sending_leaks_no_receiver() {
     }
 }
 
-/// An answer that is owed to a message whose time is over keeps no receiver's place for ever.
+/// A missing answer to an expired message does not keep a receiver's place for ever.
 #[test]
 fn link_with_only_expired_messages_frees_its_receiver() {
     let mut lab = Lab::new(|l| l.receivers_max = 1);
@@ -853,7 +853,7 @@ fn link_with_only_expired_messages_frees_its_receiver() {
     lab.try_send("/r/b", "x", 100).expect("nothing is on its way");
 }
 
-/// A line that is in nobody's hands yet can be taken back: others in flight need not suffer.
+/// A line of which no byte was written can be withdrawn without closing the connection for the others.
 #[test]
 fn unwritten_message_that_expires_leaves_the_others_in_flight() {
     let mut lab = Lab::new(|_| ());
@@ -866,7 +866,7 @@ fn unwritten_message_that_expires_leaves_the_others_in_flight() {
     assert_eq!(lab.codes(), "accepted not_sent");
 }
 
-/// What nobody asked for is no answer: the first message is not accepted while its line is unfinished.
+/// An answer to an unfinished line does not count: the first message is not accepted.
 #[test]
 fn answer_to_an_unfinished_line_is_ignored() {
     let mut lab = Lab::new(|_| ());
@@ -878,7 +878,7 @@ fn answer_to_an_unfinished_line_is_ignored() {
     assert_eq!(lab.codes(), "not_sent", "it never left here whole");
 }
 
-/// A receiver that talks before it is talked to and hangs up is not tried without end.
+/// A receiver that answers before it gets a line and then closes is retried only after a pause.
 #[test]
 fn receiver_that_answers_too_early_and_closes_is_retried_after_a_pause() {
     let mut lab = Lab::new(|_| ());
@@ -921,8 +921,8 @@ fn deadlines_are_exact() {
     assert_eq!(lab.outbox.outstanding(), 0, "a time that is over at once");
 }
 
-/// Never accepted unless it is in the inbox, never refused or not sent if it is; each told once, nothing twice, all in
-/// order: whatever is cut, killed, full or late.
+/// An accepted message is in an inbox; a refused or unsent one is not; each outcome is reported once, nothing
+/// arrives twice, all in order: under every cut, kill, full inbox and delay.
 #[test]
 fn outcomes_are_true_under_random_faults() {
     let mut total = Counts::new();
@@ -974,8 +974,8 @@ fn next_write(outbox: &mut Outbox) -> ConnKey {
     }
 }
 
-/// The receiver says `line`; whether there was anything to read it into.
-fn hear(outbox: &mut Outbox, key: ConnKey, line: &str, now: Now) -> bool {
+/// The receiver answers `line`; whether there was a buffer to read it into.
+fn receive(outbox: &mut Outbox, key: ConnKey, line: &str, now: Now) -> bool {
     let line = lines(&[line]);
     let Some(space) = outbox.recv_space(key) else { return false };
     space[..line.len()].copy_from_slice(&line);
@@ -1012,7 +1012,7 @@ fn messages_for_a_receiver_that_is_being_connected_share_one_connection() {
     outbox.connect_failed(key, &other_error(), at(1));
     assert!(outbox.output(key).is_empty(), "what was written whole is not written again");
     for id in [first, second] {
-        assert!(hear(&mut outbox, key, OK, at(2)));
+        assert!(receive(&mut outbox, key, OK, at(2)));
         let (told, outcome) = outbox.next_outcome().expect("it was answered");
         assert!(told == id && outcome.is_accepted(), "{outcome}");
     }
@@ -1028,7 +1028,7 @@ fn late_reports_of_an_old_stream_do_not_change_its_successor() {
     outbox.connected(old, token.clone(), at(0));
     let _ = next_write_is(&mut outbox, old);
     write_all(&mut outbox, old);
-    assert!(hear(&mut outbox, old, OK, at(0)));
+    assert!(receive(&mut outbox, old, OK, at(0)));
     assert_eq!(told(&mut outbox), ["accepted"]);
     put(&mut outbox, A, 100, at(0)).unwrap();
     put(&mut outbox, A, 100, at(0)).unwrap();
@@ -1046,7 +1046,7 @@ fn late_reports_of_an_old_stream_do_not_change_its_successor() {
     assert_eq!(outbox.output(new), waiting, "bytes that the old stream took are not taken from the new one");
     outbox.output_failed(old);
     outbox.ended(old, at(0));
-    assert!(!hear(&mut outbox, old, NO, at(0)), "there is no space to read into for the old stream");
+    assert!(!receive(&mut outbox, old, NO, at(0)), "there is no space to read into for the old stream");
     outbox.received(old, 0, at(0));
     outbox.connected(old, AuthToken::from_bytes([2; 32]), at(0));
     outbox.connect_failed(old, &other_error(), at(0));
@@ -1057,7 +1057,7 @@ fn late_reports_of_an_old_stream_do_not_change_its_successor() {
     outbox.turn_ended();
     outbox.ended(old, at(1));
     for _ in 0..2 {
-        assert!(hear(&mut outbox, new, OK, at(1)));
+        assert!(receive(&mut outbox, new, OK, at(1)));
     }
     assert_eq!(told(&mut outbox), ["accepted", "accepted"]);
 }
@@ -1110,8 +1110,8 @@ fn message_behind_an_unanswered_one_is_sent_on_a_new_connection() {
     assert_eq!(lab.codes(), "unknown accepted");
 }
 
-/// The first is written whole and can be answered; the second is written partly when its time is over; the third was not
-/// written at all.
+/// The first is written whole and can be answered; the second is written partly when its time is over; the
+/// third was not written at all.
 #[test]
 fn half_written_message_that_expires_leaves_its_neighbours() {
     let len = Lab::new(|_| ()).line_len();
@@ -1164,8 +1164,8 @@ fn finished_receivers_do_not_count_in_the_same_turn() {
         assert_eq!(told(&mut outbox), ["not_sent"], "message {n}");
     }
 
-    // Streams that were there keep their keys until the end of the turn; a receiver beyond waits for that, and is told
-    // nothing that is not so.
+    // Streams that were there keep their keys until the end of the turn; a receiver beyond waits for that,
+    // and gets no wrong outcome.
     let mut outbox = Outbox::new(Limits::default()).unwrap();
     let mut connected = 0;
     for n in 0..3_000 {
@@ -1341,13 +1341,13 @@ fn clock_that_steps_back_counts_as_standing_still() {
 #[test]
 fn messages_that_expire_behind_a_waiting_one_leave_it() {
     let mut lab = Lab::new(|l| l.outbox_entries_max = 10);
-    lab.door = Door::Busy;
+    lab.connect_result = ConnectResult::Busy;
     lab.send(3_600_000);
     for _ in 0..500 {
         lab.send(1);
         lab.advance(1);
     }
-    lab.door = Door::Open;
+    lab.connect_result = ConnectResult::Accepted;
     lab.send(1_000);
     lab.advance(50);
     assert_eq!(lab.got(0), ["0", "501"]);

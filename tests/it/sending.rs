@@ -23,7 +23,7 @@ fn text(text: &str) -> Outgoing {
     Outgoing::new("text").with_text(text)
 }
 
-/// Turns both until `done` says so.
+/// Turns both until `done` returns true.
 fn turn_both(a: &mut Server, b: &mut Server, mut done: impl FnMut(&mut Server, &mut Server) -> bool) {
     while !done(a, b) {
         let _ = a.turn(SOON).unwrap();
@@ -103,7 +103,7 @@ fn a_question_is_answered_once() {
     let mut asked = Batch::new();
     turn_both(&mut a, &mut b, |_, b| b.drain_into(&mut asked) == 1);
     let question = asked.iter().next().unwrap();
-    assert_eq!(b.answered(&question), None, "it is no answer to anything");
+    assert_eq!(b.answered(&question), None, "it answers no question");
     for answer in ["because", "and because"] {
         b.reply(&question, Outgoing::new("response").with_text(answer), TIMEOUT).unwrap();
     }
@@ -148,7 +148,7 @@ fn unanswered_question_is_reported_and_a_late_answer_is_ignored() {
     assert_eq!(a.answered(&late.iter().next().unwrap()), None);
 }
 
-/// A question that did not get through is over with its message.
+/// A question that was not sent is closed with its message.
 #[test]
 fn unsent_question_is_closed_with_its_message() {
     let _watchdog = watchdog::watch("unsent_question_is_closed_with_its_message");
@@ -160,7 +160,7 @@ fn unsent_question_is_closed_with_its_message() {
     assert!(a.next_timeout() > Some(Duration::from_secs(1)), "nothing is due for it");
 }
 
-/// Two programs that answer whatever they get stop by themselves.
+/// Two programs that answer every message stop by themselves.
 #[test]
 fn answers_to_answers_end_after_eight() {
     let _watchdog = watchdog::watch("answers_to_answers_end_after_eight");
@@ -182,7 +182,7 @@ fn answers_to_answers_end_after_eight() {
     assert_eq!((answers, refused.kind()), (8, ErrorKind::TooManyHops));
 }
 
-/// Where an answer goes is vetted: a claim is all that `from` is.
+/// The target of a reply is checked, because `from` is only a claim.
 #[test]
 fn reply_goes_only_to_a_socket_of_the_same_user() {
     let _watchdog = watchdog::watch("reply_goes_only_to_a_socket_of_the_same_user");
@@ -233,7 +233,7 @@ fn invalid_meta_values_do_not_hide_the_others() {
         (r#"{"type":"a","meta":{"hops":5,"hops":3}}"#, Ok(r#""meta":{"hops":6,"#)),
         (r#"{"type":"a","meta":{"hops":8,"h\u006fps":0}}"#, Err(ErrorKind::TooManyHops)),
         (r#"{"type":"a","meta":{"hops":1,"hops":7.5,"hops":"x"}}"#, Err(ErrorKind::TooManyHops)),
-        // What the scanner takes hides nothing: a lone surrogate in a key, a number beyond every type.
+        // What the scanner accepts hides nothing: a lone surrogate in a key, a number beyond every type.
         (r#"{"type":"a","meta":{"\ud83d":1,"hops":8}}"#, Err(ErrorKind::TooManyHops)),
         (
             r#"{"type":"a","meta":{"x":{"\udc00":[1e999]},"hops":2,"queryId":"q"}}"#,
@@ -259,7 +259,7 @@ fn invalid_meta_values_do_not_hide_the_others() {
     assert_eq!(taken.in_reply_to(&message).unwrap_err().kind(), ErrorKind::InvalidMessage);
 }
 
-/// The asker sees the answer whatever else is in `meta`, unless it names two questions.
+/// The sender of a question finds the answer with any other keys in `meta`, unless it names two questions.
 #[test]
 fn answer_is_found_behind_an_invalid_key() {
     let mut queries = Queries::new(4, "me").unwrap();
@@ -282,10 +282,10 @@ fn answer_is_found_behind_an_invalid_key() {
 
     // A question and an answer can be made where such a key is there already.
     let raw = serde_json::value::RawValue::from_string(r#"{"\ud83d":0}"#.to_owned()).unwrap();
-    let strange = text("?").with_meta(&raw).unwrap();
-    queries.ask(strange.clone(), Mono::from_nanos(1)).unwrap();
+    let invalid = text("?").with_meta(&raw).unwrap();
+    queries.ask(invalid.clone(), Mono::from_nanos(1)).unwrap();
     let received = Message::from_json(r#"{"type":"a"}"#).unwrap();
-    strange.in_reply_to(&received).unwrap();
+    invalid.in_reply_to(&received).unwrap();
 }
 
 /// Any number of questions can be asked and answered between two turns; none has the id of another.
@@ -300,7 +300,8 @@ fn answered_questions_do_not_count_in_the_same_turn() {
     }
 }
 
-/// A second answer comes to the first message, and the receiver ends without an answer to the second message.
+/// A second answer to the first message arrives, and the receiver ends without an answer to the second
+/// message.
 #[test]
 fn link_ignores_an_answer_that_arrived_before_the_message() {
     let _watchdog = watchdog::watch("link_ignores_an_answer_that_arrived_before_the_message");
@@ -346,7 +347,7 @@ fn link_ignores_an_answer_that_arrived_before_the_message() {
     assert!(outcome.to_string().starts_with("UDS socket ended"), "{outcome}");
 }
 
-/// An owner that takes no outcomes is told so; they are not kept without end.
+/// An owner that takes no outcomes gets an error; outcomes are not kept without limit.
 #[test]
 fn untaken_outcomes_fill_the_outbox() {
     const MAX: usize = 3;

@@ -1,4 +1,5 @@
-//! A listener that somebody else has made: what is taken over, what is refused, and what stays when it is given back.
+//! A listener made by another program: which one is adopted, which is refused, and what is kept when it is
+//! given back.
 
 use std::fs;
 use std::net::TcpListener;
@@ -44,7 +45,7 @@ fn private_listener_is_adopted_published_and_kept_at_the_end() {
         assert!(published.auth_token.matches(token(1).expose().as_bytes()));
         assert_eq!(published.process.unwrap().pid, std::process::id());
         UnixStream::connect(&path).unwrap();
-        // A start of somebody else finds a live server.
+        // A start by another program finds a live server.
         expect_error(place.bind_with(&path, &token(2)), ErrorKind::AlreadyRunning, &["live server"]);
         if is_dropped {
             drop(claim);
@@ -67,7 +68,7 @@ fn waiting_connections_survive_an_adoption() {
     let _client = UnixStream::connect(&path).unwrap();
     let (listener, _claim) = adopt(&place, given).unwrap();
     listener.accept().unwrap();
-    // Nobody else was made to wait: who came before us is the proof.
+    // No other connection is waiting: the start did not probe, because one was waiting already.
     assert_eq!(listener.accept().map(drop).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
 
@@ -155,7 +156,7 @@ fn a_listener_that_is_not_private_or_not_reached_is_refused() {
         let path = place.make_dir("d", 0o700).join("s.sock");
         let given = listener(&path);
         chmod(&path, narrower);
-        // Whoever is not root cannot even connect to one that may not be written.
+        // A user other than root cannot even connect to a socket without write permission.
         let adopted = adopt(&place, given);
         assert!(adopted.is_ok() || !crate::util::is_root(), "{adopted:?}");
     }

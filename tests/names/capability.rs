@@ -1,4 +1,4 @@
-//! Capability files: what is written, what is believed, what is removed.
+//! Capability files: what is written, what is trusted, what is removed.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;

@@ -1,4 +1,4 @@
-//! The life of a name: taken, held, given back.
+//! A name from its start to its end: taken, held, given back.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -113,7 +113,7 @@ fn live_server_of_any_kind_keeps_its_name() {
     assert_eq!(mode(&path), 0o000);
     claim.release(&listener).unwrap();
 
-    // Someone who does not know our ways, with a datagram socket.
+    // A program with another protocol: a datagram socket.
     let datagram = UnixDatagram::bind(&path).unwrap();
     expect_error(place.bind(&path), ErrorKind::PathOccupied, &["cannot be asked"]);
     assert!(path.exists());
@@ -317,7 +317,8 @@ fn lost_server_of_our_own_process_is_replaced() {
     assert!(claim.still_there() && claim.still_published());
 }
 
-/// Where nothing can be told of the process, a refusal counts if the file system is one kernel's alone.
+/// Where the process cannot be checked, a refused connection counts if the file system belongs to this kernel
+/// alone.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_capability_file_of_an_unknown_process_keeps_no_name_on_a_local_file_system() {
@@ -512,7 +513,7 @@ fn another_user_cannot_start_in_our_directories() {
     let nobody = crate::util::NOBODY.to_string();
     let own = place.make_dir("own", 0o700);
     assert!(give_away(&own));
-    // In our directory; in a directory of ours that is new; and in its own, where it may.
+    // In our directory; in a new directory below ours; and in its own, where it may.
     for (socket, answer) in [
         (path.clone(), "directory_not_private: "),
         (place.path("new/s.sock"), "io: "),

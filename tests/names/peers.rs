@@ -1,4 +1,4 @@
-//! Who else is there: every state of a peer, within its bound, and whatever the files say.
+//! Peers: every state of a peer, within the timeout, for every content of its files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,8 +33,8 @@ pub fn peers(place: &Place) -> Peers {
     Peers::in_namespace(&Namespace::default(), &environment(place)).unwrap()
 }
 
-/// Sweeps in earnest, or dry; what is reported of `place`. The directory for temporary files that all share is looked at as
-/// well, and what lies there is another's.
+/// Sweeps, or only reports; returns what is reported of `place`. The shared directory for temporary files is
+/// looked at as well, and its contents belong to others.
 pub fn sweep(place: &Place, is_dry: bool) -> SweepReport {
     let mut report = peers(place).sweep(is_dry).unwrap();
     let own = place.path("");
@@ -57,7 +57,7 @@ pub fn publish(place: &Place, path: &Path, contents: &Value) -> PathBuf {
     file
 }
 
-/// A process that has ended and that nobody has waited for.
+/// A process that has ended and was not waited for.
 pub fn zombie() -> Child {
     let child = Command::new("true").stdin(Stdio::null()).spawn().unwrap();
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
@@ -75,7 +75,8 @@ pub fn can_prove() -> bool {
     can
 }
 
-/// Changes to a capability file of this process: what became of the process, in which state its peer then is, and why.
+/// Changes to a capability file of this process: what became of the process, in which state its peer then is,
+/// and why.
 pub type Change = (&'static str, fn(&mut Value), PeerState, &'static str);
 
 pub const CHANGES: [Change; 13] = [
@@ -260,7 +261,7 @@ fn answering_server_is_alive_and_silent_server_is_unknown() {
         answering(&path(name), answer);
         publish(&place, &path(name), &contents(&path(name)));
     }
-    // Whatever its file says of its machine: who answers lives.
+    // Whatever its file says of its machine, a server that answers is alive.
     answering(&path("container"), r#"{"type":"pong"}"#);
     let mut elsewhere = contents(&path("container"));
     elsewhere["process"]["machineId"] = json!("0".repeat(32));
@@ -292,7 +293,7 @@ fn answering_server_is_alive_and_silent_server_is_unknown() {
     assert_eq!(list.peers.len(), answers.len() + 6);
 }
 
-/// Each kind of file that must not be believed.
+/// Each kind of file that must not be trusted.
 #[test]
 fn invalid_capability_file_is_listed_with_its_reason() {
     let place = Place::new();
@@ -405,7 +406,7 @@ fn many_silent_peers_are_listed_within_the_timeout() {
         let took = asked.elapsed();
         assert_eq!(list.peers.len(), SILENT);
         assert!(list.peers.iter().all(|peer| peer.state == PeerState::Unknown));
-        // Those behind the silent had their turn as well.
+        // Peers behind the silent ones were asked as well.
         let asked = listeners.iter().filter(|listener| {
             listener.set_nonblocking(true).unwrap();
             listener.accept().is_ok()

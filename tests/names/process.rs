@@ -1,4 +1,4 @@
-//! Whether a process still lives: proven, or not known.
+//! Whether a process is alive: proven, or unknown.
 #![cfg(target_os = "linux")]
 
 use std::process::{Command, Stdio};
@@ -55,7 +55,7 @@ fn process_of_another_machine_is_unknown() {
         (|it| it.start.machine_id = None, ProcessState::Unknown),
         (|it| it.start.machine_id = Some("0".repeat(32)), ProcessState::Unknown),
         (|it| it.start.boot_id = None, ProcessState::Unknown),
-        // Only who knows where that was written down knows whether this machine wrote it.
+        // Whether this machine wrote it depends on where it was written.
         (|it| it.start.boot_id = Some("0".repeat(32)), ProcessState::Unknown),
         (|it| it.start.pid_namespace = None, ProcessState::Unknown),
         (|it| it.start.pid_namespace = Some(1), ProcessState::Unknown),

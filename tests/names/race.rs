@@ -1,4 +1,4 @@
-//! Many starts at once on one stale path: exactly one wins, the others are told so.
+//! Many starts at once on one stale path: exactly one succeeds, and the others get an error.
 
 use std::fs;
 use std::path::Path;
@@ -163,8 +163,8 @@ fn start_succeeds_in_a_directory_that_is_removed_again_and_again() {
     });
 }
 
-/// A start that fails removes the directories that it made; one that makes its socket in them at that moment makes them
-/// again.
+/// A start that fails removes the directories that it made; one that makes its socket in them at that moment
+/// makes them again.
 #[test]
 fn failed_starts_do_not_disturb_others_in_shared_directories() {
     let place = Place::new();

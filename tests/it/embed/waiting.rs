@@ -1,4 +1,4 @@
-//! What waiting costs, and who gets on while somebody floods.
+//! The cost of waiting, and progress during a flood.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,8 +13,8 @@ use crate::util::{ping, scale, text, watchdog, with_time_enough};
 
 const NEVER: Duration = Duration::from_secs(1_000);
 
-/// A hundred clients that have authenticated, and say nothing: nobody wakes up for them, although the deadlines by which
-/// they had to authenticate pass meanwhile.
+/// A hundred authenticated clients that send nothing: the host does not wake up, although the deadlines of
+/// their authentication pass.
 #[test]
 fn idle_clients_cause_no_wakeups() {
     let _watchdog = watchdog::watch("idle_clients_cause_no_wakeups");
@@ -48,7 +48,7 @@ fn idle_clients_cause_no_wakeups() {
 const FLOODERS: usize = 3;
 const QUIET: usize = 3;
 
-/// Half of the clients flood, the others ask a question at a time: with one frame per turn, everybody gets on.
+/// Half of the clients flood, the others send one ping at a time: with one frame per turn, all make progress.
 #[test]
 fn all_clients_progress_with_a_budget_of_one_frame() {
     let _watchdog = watchdog::watch("all_clients_progress_with_a_budget_of_one_frame");
@@ -68,7 +68,7 @@ fn all_clients_progress_with_a_budget_of_one_frame() {
                     });
                     scope.spawn(move || {
                         let mut answered = 0;
-                        // It has its say, however busy the machine is; the watchdog sees to it that this ends.
+                        // At least one answer, however busy the machine is; the watchdog ends a hang.
                         while (answered == 0 || !is_over.load(Ordering::Relaxed)) && peer.line().is_some() {
                             answered += 1;
                         }
@@ -99,7 +99,7 @@ fn all_clients_progress_with_a_budget_of_one_frame() {
     }
 }
 
-/// A turn each, whoever came first and however much they have sent.
+/// Each client gets its turn, whatever its age and the amount that it sent.
 #[test]
 fn floods_share_evenly_with_a_budget_of_one_frame() {
     let _watchdog = watchdog::watch("floods_share_evenly_with_a_budget_of_one_frame");
@@ -128,7 +128,7 @@ fn floods_share_evenly_with_a_budget_of_one_frame() {
     }
 }
 
-/// One turn takes no more than its budget, whoever floods, and says that there is more.
+/// One turn takes no more than its budget in any flood, and reports that more is left.
 #[test]
 fn a_turn_keeps_to_its_budget() {
     let _watchdog = watchdog::watch("a_turn_keeps_to_its_budget");
@@ -210,7 +210,7 @@ fn median_round_trip(busy_poll: Duration, client_spins: bool, rounds: usize) -> 
     took[rounds / 2]
 }
 
-/// What it saves depends on the machine and who else is on it: the figures are printed (`--nocapture`), not judged.
+/// The saving depends on the machine and its load: the figures are printed (`--nocapture`), not asserted.
 #[test]
 fn busy_polling_works() {
     let _watchdog = watchdog::watch("busy_polling_works");
@@ -248,13 +248,14 @@ fn cpu_time() -> Duration {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
 }
 
-/// What may cross threads, said to the compiler: `Server` goes from one thread to another and is not shared.
+/// Checked by the compiler: `Server` may move between threads and is not shared.
 trait IsNotSync<Marker> {
     fn check() {}
 }
 impl<T: ?Sized> IsNotSync<()> for T {}
 struct IsSync;
-/// A second implementation for whoever is `Sync`: which one `check` means is then open, and nothing compiles.
+/// A second implementation for every `Sync` type: if `Server` were `Sync`, `check` would be ambiguous and
+/// nothing would compile.
 impl<T: ?Sized + Sync> IsNotSync<IsSync> for T {}
 
 #[test]

@@ -1,5 +1,5 @@
-//! Conversations as data: one table, run against `Endpoint` on a virtual clock and, with the feature `server`, against a
-//! real socket, with the bytes arriving whole, one by one, and cut in two at every place.
+//! Conversations as data: one table, run against `Endpoint` on a virtual clock and, with the feature
+//! `server`, against a real socket, with the bytes arriving whole, one by one, and cut in two at every place.
 
 #[cfg(feature = "server")]
 use std::time::Instant;
@@ -13,18 +13,18 @@ use super::sim::{PATH, Sim, token};
 use super::watchdog;
 use super::{fill, matches};
 
-/// What a client does or sees.
+/// One step of a client.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// It writes; `$TOKEN` and `$PATH` are filled in.
     Send(Vec<u8>),
-    /// It says that it will send nothing more.
+    /// It half-closes.
     HalfClose,
     /// It reads a line like this.
     Expect(String),
     /// It reads the end.
     ExpectEnd,
-    /// Time passes with an attentive host. Virtual clock only.
+    /// Time passes with a turn at every deadline. Virtual clock only.
     Advance(u64),
     /// The owner finds exactly these in the inbox, and takes them.
     Inbox(Vec<String>),
@@ -73,7 +73,7 @@ pub fn refused(name: &'static str, line: impl AsRef<[u8]>, reason: &str) -> Case
     Case::new(name, vec![Send(line), Expect(super::error(reason)), ExpectEnd, Inbox(vec![])])
 }
 
-/// A frame that is accepted, and what the owner is handed.
+/// A frame that is accepted, and what the owner gets.
 pub fn accepted(name: &'static str, line: impl AsRef<[u8]>, stored: &str) -> Case {
     let mut line = line.as_ref().to_vec();
     line.push(b'\n');
@@ -180,7 +180,7 @@ fn on_a_socket(case: &Case, pieces: Pieces) {
             Advance(_) => unreachable!("needs a virtual clock"),
             Inbox(expected) => {
                 let mut found = real.drain();
-                // Senders that do not wait for answers may be behind.
+                // The server may not have read everything yet.
                 let patience = Instant::now() + PATIENCE;
                 while found.len() < expected.len() && Instant::now() < patience {
                     found.extend(real.drain());
