@@ -1,4 +1,4 @@
-//! What framing costs: lines of usual and of greatest length, in whole reads and byte by byte.
+//! The cost of framing: lines of usual and of greatest length, in whole reads and byte by byte.
 #![allow(clippy::unwrap_used, reason = "a benchmark may fail loudly")]
 
 use std::hint::black_box;

@@ -1,4 +1,4 @@
-//! What one message costs: the pass over its line, the token, the answer; serde_json beside it.
+//! The cost of one message: the pass over its line, the token, the answer; serde_json for comparison.
 //!
 //! `cargo bench --no-default-features --bench message`
 

@@ -1,5 +1,5 @@
-//! One message in and its answer out: through the core alone, and over a real socket with the server in the same
-//! thread.
+//! One message in and its answer out: through the core alone, and over a real socket with the server in the
+//! same thread.
 #![allow(
     missing_docs,
     clippy::unwrap_used,

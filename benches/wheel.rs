@@ -1,4 +1,4 @@
-//! What timers cost: per message, per turn, and when many expire at once.
+//! The cost of timers: per message, per turn, and when many expire at once.
 #![allow(clippy::unwrap_used, reason = "a benchmark may fail loudly")]
 
 use std::hint::black_box;
@@ -12,7 +12,7 @@ const IDLE: Duration = Duration::from_secs(30);
 const STEP: Duration = Duration::from_micros(50);
 
 /// `count` clients, the deadline of each one `STEP` after that of the one before.
-struct House {
+struct Clients {
     wheel: Wheel,
     truth: Slots<Mono>,
     keys: Vec<ConnKey>,
@@ -20,7 +20,7 @@ struct House {
     turns: usize,
 }
 
-impl House {
+impl Clients {
     fn new(count: usize, timeout: Duration) -> Self {
         let mut wheel = Wheel::new(count).unwrap();
         let mut truth = Slots::new(count).unwrap();
@@ -36,7 +36,7 @@ impl House {
         Self { wheel, truth, keys, now, turns: 0 }
     }
 
-    /// A turn in which the client that has been silent longest sends a message: the worst one for the wheel.
+    /// A turn in which the client that has been silent longest sends a message: the worst case for the wheel.
     fn turn(&mut self, timeout: Duration) -> Option<Mono> {
         self.now = self.now.plus(STEP);
         let key = self.keys.get(self.turns % self.keys.len()).copied().unwrap();
@@ -53,25 +53,25 @@ fn bench(c: &mut Criterion) {
     for (name, timeout) in [("idle_30s", IDLE), ("idle_10min", IDLE * 20)] {
         for count in [1, 128, 4096, 65_536] {
             group.bench_function(BenchmarkId::new(name, count), |b| {
-                let mut house = House::new(count, timeout);
-                b.iter(|| black_box(house.turn(timeout)));
+                let mut clients = Clients::new(count, timeout);
+                b.iter(|| black_box(clients.turn(timeout)));
             });
         }
     }
     group.finish();
 
     c.bench_function("next_deadline_asked_again", |b| {
-        let mut house = House::new(128, IDLE);
-        let truth = &house.truth;
-        b.iter(|| black_box(house.wheel.next_deadline(|key| truth.get(key).copied())));
+        let mut clients = Clients::new(128, IDLE);
+        let truth = &clients.truth;
+        b.iter(|| black_box(clients.wheel.next_deadline(|key| truth.get(key).copied())));
     });
 
     c.bench_function("schedule_and_cancel", |b| {
-        let mut house = House::new(128, IDLE);
-        let key = house.keys.first().copied().unwrap();
+        let mut clients = Clients::new(128, IDLE);
+        let key = clients.keys.first().copied().unwrap();
         b.iter(|| {
-            house.wheel.cancel(black_box(key));
-            house.wheel.schedule(key, house.now);
+            clients.wheel.cancel(black_box(key));
+            clients.wheel.schedule(key, clients.now);
         });
     });
 
@@ -79,11 +79,11 @@ fn bench(c: &mut Criterion) {
     for count in [128, 65_536] {
         group.bench_function(BenchmarkId::from_parameter(count), |b| {
             b.iter_batched_ref(
-                || House::new(count, IDLE),
-                |house| {
-                    let truth = &house.truth;
-                    let now = house.now.plus(Duration::from_secs(3600));
-                    while house.wheel.next_expired(now, |key| truth.get(key).copied()).is_some() {}
+                || Clients::new(count, IDLE),
+                |clients| {
+                    let truth = &clients.truth;
+                    let now = clients.now.plus(Duration::from_secs(3600));
+                    while clients.wheel.next_expired(now, |key| truth.get(key).copied()).is_some() {}
                 },
                 BatchSize::LargeInput,
             );

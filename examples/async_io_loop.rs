@@ -1,4 +1,4 @@
-//! A server in a future that waits with `async-io`, for smol and whatever else builds on it.
+//! A server in a future that waits with `async-io`, for smol and other executors on it.
 //!
 //! `cargo run --example async_io_loop`
 
@@ -42,7 +42,7 @@ async fn host(mut server: Server) -> Result<(), Box<dyn Error>> {
             turn_is_due(&fd, server.next_timeout()).await?;
         }
     }
-    // It blocks for as long as a client does not take what it is owed, so in an executor its grace is short.
+    // Shutdown blocks while a client does not read its answers, so in an executor its grace is short.
     Ok(server.shutdown(Duration::from_millis(100))?)
 }
 

@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("listening at {}", server.address());
     let mut event_loop = EventLoop::<Host>::try_new()?;
 
-    // A copy of the descriptor, because the server lives in the host's state. Level-triggered, nothing else will do.
+    // A copy of the descriptor, because the server lives in the host's state. It must be level-triggered.
     let queue = server.event_queue().ok_or("the server lives in another loop")?;
     let watched = Generic::new(queue.try_clone_to_owned()?, Interest::READ, Mode::Level);
     let token = event_loop.handle().insert_source(watched, |_, _, _| Ok(PostAction::Continue))?;
@@ -45,8 +45,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut host = Host { server, batch: Batch::new(), ticks: 0 };
     while host.batch.is_empty() {
-        // The server says how long the loop may wait. (With `ServerBuilder::timer`, on Linux, it need not be asked, and the
-        // turn can be made in the callback.)
+        // The server gives the longest wait. (With `ServerBuilder::timer`, on Linux, this is not needed, and
+        // the turn can be made in the callback.)
         let timeout = host.server.next_timeout();
         event_loop.dispatch(timeout, &mut host)?;
         let _ = host.server.process()?;

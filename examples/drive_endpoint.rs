@@ -1,6 +1,8 @@
 //! The protocol without any I/O: an `Endpoint` that is given bytes and time, and gives bytes back.
 //!
-//! This is what simulations, fuzzers and hosts with an unusual loop drive. `cargo run --example drive_endpoint`
+//! This is what simulations, fuzzers and hosts with an unusual loop drive.
+//!
+//! `cargo run --example drive_endpoint`
 
 #![allow(clippy::print_stdout, reason = "printing is what an example is for")]
 
@@ -15,7 +17,7 @@ fn main() -> Result<(), Error> {
     );
     let mut endpoint = Endpoint::new("/nowhere/messaging.sock", 1000, auth_token, Limits::default())?;
 
-    // Somebody connects, sends one line, and finishes sending.
+    // A client connects, sends one line, and half-closes.
     let now = Now { mono: Mono::default(), wall: Wall::from_millis(1_795_341_600_000) };
     let Some(key) = endpoint.accepted(PeerIdentity { uid: 1000, pid: Some(1) }, now) else { return Ok(()) };
     let taken = endpoint.received_bytes(key, format!("{line}\n").as_bytes(), now);

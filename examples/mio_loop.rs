@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut server = Server::builder().start_in(poll.registry(), SERVER)?;
     println!("listening at {}, tokens {:?}", server.address(), server.tokens());
 
-    // Somebody uses the pipe and sends messages; usually that is somebody else.
+    // Writes to the pipe and sends messages; usually another process does.
     let target = server.address().clone();
     let sender = thread::spawn(move || -> std::io::Result<[String; 2]> {
         pipe_in.write_all(b"the host's own bytes")?;
@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut batch = Batch::new();
     let (mut host_heard, mut arrived) = (false, 0);
     while !host_heard || arrived == 0 {
-        // The server says how long the host may wait: not at all if it has left something undone.
+        // The server gives the longest wait: zero if work is left.
         match poll.poll(&mut events, server.next_timeout()) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             result => result?,

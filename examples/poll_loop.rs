@@ -1,5 +1,5 @@
-//! A server in a loop around plain `poll(2)`, beside a descriptor of the host's: any loop that can watch a descriptor,
-//! level-triggered, does it like this.
+//! A server in a loop around plain `poll(2)`, beside a descriptor of the host's: any loop that can watch a
+//! descriptor, level-triggered, does it like this.
 //!
 //! `cargo run --example poll_loop`
 
@@ -22,7 +22,7 @@ fn poll_timeout(next: Option<Duration>) -> PollTimeout {
     })
 }
 
-/// Waits; says whether the pipe can be read.
+/// Waits; returns whether the pipe can be read.
 fn wait(server: &mut Server, pipe: &PipeReader) -> Result<bool, Box<dyn Error>> {
     let timeout = poll_timeout(server.next_timeout());
     let queue = server.event_queue().ok_or("the server lives in another loop")?;
@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut server = Server::builder().start()?;
     println!("listening at {}", server.address());
 
-    // Somebody uses the pipe and sends messages; usually that is somebody else.
+    // Writes to the pipe and sends messages; usually another process does.
     let target = server.address().clone();
     let sender = thread::spawn(move || -> std::io::Result<[String; 2]> {
         pipe_in.write_all(b"the host's own bytes")?;
@@ -60,7 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 host_heard = true;
             }
         }
-        // Whatever ended the waiting: a turn that does not wait costs little when there is nothing to do.
+        // After every wait: a turn costs little when there is nothing to do.
         let _ = server.process()?;
         arrived += server.drain_into(&mut batch);
         for entry in &batch {

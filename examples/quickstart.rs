@@ -15,14 +15,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut server = Server::builder().start()?;
     println!("listening at {}", server.address());
 
-    // A sender, usually another process. It blocks until it knows what became of its message.
+    // A sender, usually another process. It blocks until it knows the outcome of its message.
     let target = server.address().clone();
     let sender = thread::spawn(move || {
         let message = Outgoing::new("text").with_text("hello");
         Client::new().map(|mut client| client.send(&target, &message))
     });
 
-    // The owner's one thread: a turn of work, then whatever has arrived.
+    // The owner's one thread: a turn of work, then the messages that arrived.
     let mut batch = Batch::new();
     while server.drain_into(&mut batch) == 0 {
         let _ = server.turn(Some(Duration::from_secs(5)))?;

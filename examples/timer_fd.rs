@@ -1,4 +1,5 @@
-//! On Linux, a server's descriptor alone can tell when a turn is due: with a timer inside, its host needs no timeout.
+//! On Linux, a server's descriptor alone can tell when a turn is due: with a timer inside, its host needs no
+//! timeout.
 //!
 //! `cargo run --example timer_fd`
 
@@ -30,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let target = server.address().clone();
     let sender = thread::spawn(move || {
-        // One that says nothing is thrown out by a deadline, which nothing but the timer tells the host of.
+        // A client that sends nothing is closed by a deadline, which only the timer reports to the host.
         let mut refusal = String::new();
         UnixStream::connect(target.path())?.read_to_string(&mut refusal)?;
         let text = Outgoing::new("text").with_text("hello from a timer");

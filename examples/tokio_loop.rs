@@ -19,8 +19,9 @@ async fn turn_is_due(fd: &AsyncFd<OwnedFd>, next: Option<Duration>) -> std::io::
         // Something is left to do: let the other tasks run, then go on.
         Some(Duration::ZERO) => tokio::task::yield_now().await,
         next => {
-            // tokio is edge-triggered inside. Forgetting that the descriptor was ready *before* the turn is what makes
-            // this right: a turn takes every event there is, and one that comes later is a new edge.
+            // tokio is edge-triggered inside. Forgetting that the descriptor was ready *before* the turn is
+            // what makes this right: a turn takes every event there is, and one that comes later is a new
+            // edge.
             if let Ok(guard) = tokio::time::timeout(next.unwrap_or(Duration::MAX), fd.readable()).await {
                 guard?.clear_ready();
             }
@@ -52,7 +53,7 @@ async fn host(mut server: Server) -> Result<(), Box<dyn Error>> {
             turn_is_due(&fd, server.next_timeout()).await?;
         }
     }
-    // It blocks for as long as a client does not take what it is owed, so in a runtime its grace is short.
+    // Shutdown blocks while a client does not read its answers, so in a runtime its grace is short.
     Ok(server.shutdown(Duration::from_millis(100))?)
 }
 

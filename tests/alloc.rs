@@ -1,5 +1,5 @@
-//! What the core allocates: nothing per message once it is warm, and little per connection. Its own binary, because the
-//! allocator that counts is everybody's.
+//! What the core allocates: nothing per message once it is warm, and little per connection. Its own binary,
+//! because the counting allocator serves the whole process.
 #![allow(
     unsafe_code,
     missing_docs,
@@ -19,7 +19,7 @@ use udsmsg::{Batch, Endpoint, Limits, PeerIdentity, Wall};
 struct Counting;
 
 thread_local! {
-    // Of the thread that asks: what the harness allocates meanwhile is not ours.
+    // Per thread, so that what the test harness allocates does not count.
     static CALLS: Cell<u64> = const { Cell::new(0) };
     static BYTES: Cell<i64> = const { Cell::new(0) };
 }
@@ -29,12 +29,12 @@ fn count(calls: u64, bytes: i64) {
     BYTES.set(BYTES.get() + bytes);
 }
 
-// SAFETY: every call is passed on unchanged to the system's allocator, which keeps the contract; the counters touch no
-// memory that is handed out.
+// SAFETY: every call is passed on unchanged to the system's allocator, which keeps the contract; the counters
+// touch no memory that is handed out.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(1, layout.size() as i64);
-        // SAFETY: the caller's promises about `layout` are the ones that `System` asks for.
+        // SAFETY: the caller's guarantees about `layout` are the ones that `System` asks for.
         unsafe { System.alloc(layout) }
     }
 
@@ -115,7 +115,7 @@ fn nothing_is_allocated_per_message() {
 }
 
 #[test]
-fn an_idle_connection_costs_its_slot() {
+fn idle_connection_takes_only_its_slot() {
     let mut endpoint = endpoint();
     let mut batch = Batch::new();
     let first = connect(&mut endpoint, at(0));

@@ -1,5 +1,5 @@
-//! Faults of the core that were found and must not come back, each on a virtual clock. They need no operating system, so
-//! they run without any feature too.
+//! Faults of the core that were found and must not return, each on a virtual clock. They need no operating
+//! system, so they run without any feature too.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,7 +9,7 @@
     clippy::print_stderr,
     unreachable_pub,
     missing_docs,
-    reason = "tests may fail loudly, and their helpers are nobody's interface"
+    reason = "tests may panic, and their helpers are not an interface"
 )]
 
 #[path = "it/util/mod.rs"]
@@ -38,7 +38,8 @@ fn line(template: &[u8]) -> Vec<u8> {
     fill(template, token().expose(), util::sim::PATH)
 }
 
-/// Everything the endpoint asks for, done for streams that take everything: what was written to whom, and who was closed.
+/// Does every step of the endpoint, for streams that accept all bytes; returns what was written to which
+/// stream and which were closed.
 #[derive(Default)]
 struct Streams {
     written: Vec<(ConnKey, String)>,
@@ -63,7 +64,8 @@ impl Streams {
 
 // A small inbox.
 
-/// How many messages of each of `senders` are accepted in each of `turns`, while all of them always have more.
+/// How many messages of each of `senders` are accepted in each of `turns`, while all of them always have
+/// more.
 fn accepted_each_turn(entries_max: usize, budget: usize, senders: usize, turns: usize) -> Vec<Vec<usize>> {
     let mut sim = Sim::new(|l| {
         l.inbox_entries_max = entries_max;
@@ -110,7 +112,7 @@ fn one_small_message_waits_for_a_small_inbox_no_longer_than_once_round() {
     for entries_max in 1..=32 {
         let mut sim = Sim::new(|l| l.inbox_entries_max = entries_max);
         let flooders: Vec<Id> = (0..10).map(|_| sim.join_known()).collect();
-        let polite = sim.join_known();
+        let single = sim.join_known();
         let flood = text("f").repeat(200);
         let turn = |sim: &mut Sim| {
             for &id in &flooders {
@@ -126,9 +128,9 @@ fn one_small_message_waits_for_a_small_inbox_no_longer_than_once_round() {
             turn(&mut sim);
         }
         for _ in 0..10 {
-            sim.send(polite, &text("p"));
+            sim.send(single, &text("p"));
             let mut turns = 0;
-            while sim.take(polite).is_empty() {
+            while sim.take(single).is_empty() {
                 turn(&mut sim);
                 turns += 1;
                 assert!(turns <= 11 + 1, "{entries_max} entries: it still waits after {turns} turns");
@@ -141,7 +143,7 @@ fn one_small_message_waits_for_a_small_inbox_no_longer_than_once_round() {
 
 /// 33 blank lines at 1.0 s and one turn; a message at 1.5 s; the host is back at 2.5 s.
 #[test]
-fn a_message_that_could_not_be_read_behind_blank_lines_keeps_its_sender() {
+fn message_unread_behind_blank_lines_keeps_its_connection() {
     for blank_lines in [15, 16, 17, 31, 32, 33, 100, 1_000, 60_000] {
         let mut sim = Sim::new(|_| ());
         let peer = sim.join();
@@ -160,7 +162,7 @@ fn a_message_that_could_not_be_read_behind_blank_lines_keeps_its_sender() {
 
 /// More blank lines than one buffer holds, and then the message, all of it sent in time.
 #[test]
-fn a_message_behind_more_than_a_buffer_keeps_its_sender() {
+fn message_behind_more_than_a_buffer_keeps_its_connection() {
     for blank_lines in [65_536, 65_537, 65_538, 130_000, 200_000] {
         let mut sim = Sim::new(|_| ());
         let peer = sim.join();
@@ -173,9 +175,9 @@ fn a_message_behind_more_than_a_buffer_keeps_its_sender() {
     }
 }
 
-/// Blank lines without end do not put the timeout off without end, be the host late or not.
+/// Endless blank lines do not postpone the timeout without limit, whether the host is late or not.
 #[test]
-fn blank_lines_without_end_end_with_the_authentication_timeout() {
+fn endless_blank_lines_end_with_the_authentication_timeout() {
     let mut sim = Sim::new(|_| ());
     let peer = sim.join();
     for _ in 0..10_000 {
@@ -189,7 +191,7 @@ fn blank_lines_without_end_end_with_the_authentication_timeout() {
         sim.host_away(1);
     }
     sim.expect_error(peer, "authentication timeout");
-    assert!(sim.now().mono <= at(2_100).mono, "it was put off until {:?}", sim.now().mono);
+    assert!(sim.now().mono <= at(2_100).mono, "it was postponed until {:?}", sim.now().mono);
 }
 
 #[test]
@@ -229,7 +231,7 @@ fn a_client_whose_message_waits_for_its_rate_is_not_evicted() {
     sim.host_away(150);
     let newcomer = sim.connect_as(PeerIdentity { uid: OWNER, pid: Some(2) });
     sim.run();
-    assert!(sim.is_open(peer), "it was evicted with its message in our hands");
+    assert!(sim.is_open(peer), "it was evicted although its message had been read");
     sim.expect_error(newcomer, "too many clients");
     sim.advance(1_000);
     assert!(sim.take(peer).contains("pong"));
@@ -321,9 +323,9 @@ fn time_that_steps_back_counts_as_standing_still() {
 
 // Refusals.
 
-/// Whatever the order of calls: steps after each, or after all that one turn accepts.
+/// In both orders of calls: steps after each accept, or after all accepts of one turn.
 #[test]
-fn every_refused_newcomer_is_told() {
+fn every_refused_connection_gets_an_error_line() {
     for steps_after_each in [true, false] {
         for newcomers in [3, 6, 64] {
             let mut sim = Sim::new(|l| l.clients_max = 2);
@@ -364,7 +366,7 @@ fn every_refused_newcomer_is_told() {
 fn connections_of_one_process_take_turns_at_its_rate() {
     for flooders in [1, 2, 5] {
         let mut sim = Sim::new(|l| l.pid_lines_per_second_max = 10);
-        let polite = join_as(&mut sim, 1);
+        let single = join_as(&mut sim, 1);
         let flooders: Vec<Id> = (0..flooders).map(|_| join_as(&mut sim, 1)).collect();
         let mut waited = Vec::new();
         let mut asked_at = None;
@@ -377,11 +379,11 @@ fn connections_of_one_process_take_turns_at_its_rate() {
             }
             match asked_at {
                 None => {
-                    sim.send(polite, &ping());
+                    sim.send(single, &ping());
                     asked_at = Some(tick);
                 }
                 Some(since) => {
-                    if sim.take(polite).contains("pong") {
+                    if sim.take(single).contains("pong") {
                         waited.push(tick - since);
                         asked_at = None;
                     }
@@ -389,7 +391,8 @@ fn connections_of_one_process_take_turns_at_its_rate() {
             }
             sim.advance(10);
         }
-        // One line each tenth of a second; each of the others has one ahead of it, and one may be the polite one's own.
+        // One line each tenth of a second; each of the others has one line ahead of it, and one may be its
+        // own.
         let (longest, allowed) = (waited.iter().max().copied(), 10 * (flooders.len() as u64 + 2));
         assert!(
             longest.is_some_and(|l| l <= allowed),
@@ -400,7 +403,7 @@ fn connections_of_one_process_take_turns_at_its_rate() {
     }
 }
 
-/// Its end says nothing about its rate.
+/// The end of its input does not lift the rate.
 #[test]
 fn a_paused_client_that_finishes_sending_still_keeps_to_its_rate() {
     let mut sim = Sim::new(|l| l.pid_lines_per_second_max = 10);
@@ -421,7 +424,7 @@ fn a_paused_client_that_finishes_sending_still_keeps_to_its_rate() {
 
 // What a host does.
 
-/// A write that is reported between asking for space and saying what was read.
+/// A write reported between `recv_space` and `received` must not lose bytes.
 #[test]
 fn bytes_that_were_read_are_not_lost_to_a_write_reported_meanwhile() {
     type Meanwhile = fn(&mut udsmsg::Endpoint, ConnKey);
@@ -450,7 +453,7 @@ fn bytes_that_were_read_are_not_lost_to_a_write_reported_meanwhile() {
 }
 
 #[test]
-fn more_than_all_that_was_written_counts_as_all() {
+fn excessive_write_report_counts_as_all() {
     let mut sim = Sim::new(|_| ());
     let peer = sim.join();
     let key = sim.key(peer);
@@ -465,7 +468,7 @@ fn more_than_all_that_was_written_counts_as_all() {
 }
 
 #[test]
-fn a_step_that_is_pending_between_turns_is_announced() {
+fn step_pending_between_turns_is_announced() {
     let mut sim = Sim::new(|_| ());
     let peer = sim.join_known();
     let key = sim.key(peer);
@@ -480,14 +483,15 @@ fn a_step_that_is_pending_between_turns_is_announced() {
 
 // Many.
 
-/// The time of this thread that `clients` cost that linger while the house is closed and refuses others.
+/// Processor time of this thread to stop an endpoint with `clients` served and as many refused connections
+/// that linger.
 fn cost_of_lingering(clients: usize) -> Duration {
     let mut limits = udsmsg::Limits::default();
     limits.clients_max = clients;
     let mut endpoint = udsmsg::Endpoint::new("/s", OWNER, token(), limits).unwrap();
     let peer = PeerIdentity { uid: OWNER, pid: None };
     let mut streams = Streams::default();
-    // As many are refused and linger as may, and as many are served.
+    // As many as may are refused and linger, and as many are served.
     for _ in 0..2 {
         for _ in 0..clients {
             while !endpoint.can_accept() {

@@ -1,5 +1,5 @@
-//! What an endpoint holds for answers that clients leave unread, counted in bytes of heap against `Limits`. Alone in its
-//! program, because it counts what is allocated.
+//! What an endpoint holds for answers that clients leave unread, counted in bytes of heap against `Limits`.
+//! Alone in its program, because it counts what is allocated.
 #![allow(
     unsafe_code,
     missing_docs,
@@ -20,7 +20,7 @@ use udsmsg::{Endpoint, Limits, PeerIdentity};
 struct Counting;
 
 thread_local! {
-    // Of the thread that asks: tests run beside each other.
+    // Per thread, because tests run in parallel.
     static HELD: Cell<i64> = const { Cell::new(0) };
 }
 
@@ -28,13 +28,13 @@ thread_local! {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         HELD.set(HELD.get() + layout.size() as i64);
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller keeps the contract of `System`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         HELD.set(HELD.get() - layout.size() as i64);
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller keeps the contract of `System`.
         unsafe { System.dealloc(memory, layout) }
     }
 }
@@ -61,7 +61,8 @@ fn connect(endpoint: &mut Endpoint) -> ConnKey {
     endpoint.accepted(PeerIdentity { uid: 0, pid: Some(1) }, Now::default()).unwrap()
 }
 
-/// One turn in which `bytes` come from `key`; all of them are taken up, or those for whose answers there is room.
+/// One turn in which `bytes` arrive from `key`; all of them are processed, or as many as there is room to
+/// answer.
 fn turn(endpoint: &mut Endpoint, key: ConnKey, bytes: &[u8]) {
     endpoint.work(Now::default());
     endpoint.received_bytes(key, bytes, Now::default());
@@ -77,7 +78,7 @@ fn take_all_but(endpoint: &mut Endpoint, key: ConnKey, left: usize) {
 }
 
 #[test]
-fn a_client_that_always_leaves_something_unread_costs_no_more_with_time() {
+fn memory_of_a_client_that_never_reads_all_does_not_grow() {
     let mut endpoint = endpoint(|_| ());
     let key = connect(&mut endpoint);
     let line = pings(1);
@@ -94,9 +95,9 @@ fn a_client_that_always_leaves_something_unread_costs_no_more_with_time() {
     assert!(grown <= 4_096, "{grown} bytes more are held for 80 that are unread");
 }
 
-/// The same where much is unread all the time: one and a half of the bound is the most.
+/// The same while much is unread all the time: at most one and a half times the bound.
 #[test]
-fn a_client_that_always_leaves_much_unread_costs_no_more_than_the_bound_and_a_half() {
+fn memory_of_a_client_that_leaves_much_unread_stays_below_one_and_a_half_bounds() {
     let output_bytes_max = 1 << 20;
     let mut endpoint = endpoint(|l| l.output_bytes_max = output_bytes_max);
     let key = connect(&mut endpoint);

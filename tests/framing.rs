@@ -1,10 +1,10 @@
-//! Lines come out of the framer the same however they went in, and the limit is the limit.
+//! The framer yields the same lines for every split of the input, and enforces the limit exactly.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests may fail loudly")]
 
 use proptest::prelude::*;
 use udsmsg::parts::{FrameOutcome, Framer, Ring};
 
-/// What one connection's input comes to.
+/// The lines of one connection's input, and the end of it.
 #[derive(Debug, PartialEq, Eq)]
 struct Lines {
     frames: Vec<Vec<u8>>,
@@ -12,7 +12,7 @@ struct Lines {
     seen: Option<usize>,
 }
 
-/// The rule, without any cleverness.
+/// The rule in its simplest form.
 fn expected(stream: &[u8], limit: usize) -> Lines {
     let mut lines: Vec<_> = stream.split(|byte| *byte == b'\n').collect();
     let good = lines.iter().take_while(|line| line.len() <= limit).count();
@@ -110,7 +110,7 @@ fn the_limit_is_the_last_length_allowed() {
 }
 
 #[test]
-fn after_a_line_that_is_too_long_there_is_no_other() {
+fn no_line_follows_one_that_is_too_long() {
     let mut ring = Ring::new(16).unwrap();
     let mut framer = Framer::new(3);
     ring.spare_mut()[..8].copy_from_slice(b"toolong\n");
@@ -126,7 +126,7 @@ fn after_a_line_that_is_too_long_there_is_no_other() {
 }
 
 #[test]
-fn another_empty_ring_may_take_the_place_of_an_empty_one() {
+fn empty_ring_can_replace_an_empty_ring() {
     let mut framer = Framer::new(7);
     for _ in 0..3 {
         let mut ring = Ring::new(8).unwrap();

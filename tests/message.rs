@@ -1,4 +1,4 @@
-//! What lines mean: the view of a message, the order in which a line is judged, every byte that is written.
+//! What lines mean: the view of a message, the order in which a line is checked, every byte that is written.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -18,8 +18,8 @@ fn auth_token() -> AuthToken {
     AuthToken::parse(TOKEN).unwrap()
 }
 
-/// What `line` asks for: one word, or the message that is left.
-fn judged(line: impl AsRef<[u8]>) -> String {
+/// What `line` asks for, in one word, or the message without its token.
+fn verdict(line: impl AsRef<[u8]>) -> String {
     let line = line.as_ref();
     match Request::from_line(line, &auth_token()) {
         (Request::Blank, false) => "blank".to_owned(),
@@ -33,7 +33,7 @@ fn judged(line: impl AsRef<[u8]>) -> String {
 }
 
 #[test]
-fn a_line_is_judged_in_the_order_of_the_protocol() {
+fn line_is_checked_in_the_order_of_the_protocol() {
     let escaped_token: String = TOKEN.bytes().map(|byte| format!("\\u{byte:04x}")).collect();
     for (line, expected) in [
         // JSON comes first, to the last byte of the line.
@@ -68,7 +68,7 @@ fn a_line_is_judged_in_the_order_of_the_protocol() {
         (r#"{"type":"ping","from":1,"meta":{"authToken":"$T"}}"#, "malformed"),
         (r#"{"type":"text","ts":{},"meta":{"authToken":"$T"}}"#, "malformed"),
         (r#"{"type":"text","ts":false,"meta":{"authToken":"$T"}}"#, "malformed"),
-        // Then what is asked.
+        // Then what is requested.
         (r#"{"type":"ping","meta":{"authToken":"$T"}}"#, "ping"),
         (r#"{"type":"\u0070ing","data":[],"from":null,"ts":null,"meta":{"authToken":"$T"}}"#, "ping"),
         (r#"{"type":"Ping","meta":{"authToken":"$T"}}"#, r#"{"type":"Ping"}"#),
@@ -85,7 +85,7 @@ fn a_line_is_judged_in_the_order_of_the_protocol() {
         (r#"{"type":"t","meta":{"authToken":"$E\ud83d"}}"#, "unauthorized"),
     ] {
         let line = line.replace("$T", TOKEN).replace("$E", &escaped_token);
-        assert_eq!(judged(&line), expected, "{line}");
+        assert_eq!(verdict(&line), expected, "{line}");
     }
     let at_each_digit = (0..64).map(|at| {
         let mut digits = TOKEN.as_bytes().to_vec();
@@ -94,7 +94,7 @@ fn a_line_is_judged_in_the_order_of_the_protocol() {
     });
     for wrong in at_each_digit.chain([TOKEN.to_uppercase(), TOKEN.chars().take(63).collect()]) {
         assert_eq!(
-            judged(format!("{{\"type\":\"t\",\"meta\":{{\"authToken\":\"{wrong}\"}}}}")),
+            verdict(format!("{{\"type\":\"t\",\"meta\":{{\"authToken\":\"{wrong}\"}}}}")),
             "unauthorized",
             "{wrong}"
         );
@@ -106,7 +106,7 @@ fn a_line_that_is_not_utf_8_is_unreadable() {
     for bad in [&b"\xff"[..], b"\xc0\x80", b"\xed\xa0\x80", b"\xe2\x82", b"\xf4\x90\x80\x80"] {
         let line =
             [br#"{"type":"t","data":""#, bad, br#"","meta":{"authToken":""#, TOKEN.as_bytes(), br#""}}"#];
-        assert_eq!(judged(line.concat()), "unreadable", "{bad:?}");
+        assert_eq!(verdict(line.concat()), "unreadable", "{bad:?}");
     }
 }
 
@@ -146,7 +146,7 @@ fn a_message_is_decoded_on_demand() {
 }
 
 #[test]
-fn what_is_no_message_is_refused() {
+fn line_that_is_not_a_message_is_refused() {
     for json in
         ["", "[]", "null", "{}", "{", r#"{"type":1}"#, r#"{"type":"t","ts":1}"#, r#"{"type":"t","from":[]}"#]
     {
@@ -297,12 +297,12 @@ fn the_owner_gets_the_meta_that_was_given() {
         let raw = serde_json::from_str::<&RawValue>(meta).unwrap();
         let outgoing = Outgoing::new("t").with_meta(raw).unwrap();
         let line = outgoing.encode(&auth_token(), None, None, 65_536).unwrap();
-        assert_eq!(judged(line.trim_ascii()), format!("{{\"type\":\"t\",\"meta\":{meta}}}"));
+        assert_eq!(verdict(line.trim_ascii()), format!("{{\"type\":\"t\",\"meta\":{meta}}}"));
     }
 }
 
 #[test]
-fn what_cannot_be_sent_is_refused_before() {
+fn invalid_outgoing_message_is_refused_before_it_is_sent() {
     let with_meta =
         |json: &str| Outgoing::new("t").with_meta(serde_json::from_str::<&RawValue>(json).unwrap());
     let deep = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));

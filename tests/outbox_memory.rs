@@ -1,5 +1,5 @@
-//! What an outbox holds while it writes to a receiver that is never quite done reading. Alone in its program, because it
-//! counts every byte that is allocated.
+//! The memory of an outbox while it writes to a receiver that never reads everything. A binary of its own,
+//! because it counts every allocated byte.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -25,20 +25,21 @@ static ALLOCATOR: Counting = Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         HELD.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller keeps the contract of `System`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
         HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller keeps the contract of `System`.
         unsafe { System.dealloc(place, layout) }
     }
 }
 
-/// 32 MB go through an outbox that always has a little left to write; it holds no more at the end than near the start.
+/// 32 MB pass through an outbox that always has a little left to write; it uses no more memory at the end
+/// than near the start.
 #[test]
-fn an_outbox_that_is_never_quite_empty_does_not_grow() {
+fn outbox_that_is_never_empty_does_not_grow() {
     let _alone = COUNTS.lock().unwrap_or_else(PoisonError::into_inner);
     let mut outbox = Outbox::new(Limits::default()).unwrap();
     let now = Now::default();
@@ -59,20 +60,20 @@ fn an_outbox_that_is_never_quite_empty_does_not_grow() {
     send(&mut outbox);
     let (mut written, mut early) = (0_usize, 0);
     let answer = b"{\"type\":\"response\"}\n";
-    let mut owed = 0;
+    let mut unanswered = 0;
     for round in 0..2_000 {
         send(&mut outbox);
         let key = steps(&mut outbox);
-        // All but a hundred bytes is taken, so there is always something left.
+        // All but a hundred bytes are written, so something is always left.
         let len = outbox.output(key).len() - 100;
         let lines = outbox.output(key).iter().take(len).filter(|byte| **byte == b'\n').count();
         outbox.sent(key, len);
         written += len;
-        owed += lines;
-        while owed > 0 {
+        unanswered += lines;
+        while unanswered > 0 {
             outbox.recv_space(key).unwrap().get_mut(..answer.len()).unwrap().copy_from_slice(answer);
             outbox.received(key, answer.len(), now);
-            owed -= 1;
+            unanswered -= 1;
         }
         while let Some((_, outcome)) = outbox.next_outcome() {
             assert!(outcome.is_accepted(), "{outcome}");
@@ -87,9 +88,10 @@ fn an_outbox_that_is_never_quite_empty_does_not_grow() {
     assert!(late < 2 * early, "{late} bytes are held; it was {early} at the start");
 }
 
-/// A host sends for ever to a receiver that is busy, and nearly all its messages expire behind one that waits for an hour.
+/// A host sends without end to a busy receiver, and nearly all its messages expire behind one that waits for
+/// an hour.
 #[test]
-fn messages_that_expired_behind_one_that_waits_take_no_memory() {
+fn messages_expired_behind_a_waiting_one_take_no_memory() {
     let _alone = COUNTS.lock().unwrap_or_else(PoisonError::into_inner);
     let mut limits = Limits::default();
     limits.outbox_entries_max = 10;

@@ -1,5 +1,5 @@
-//! The pass over a line: what is JSON, where the keys lie, what goes with the token. Tables, then comparison
-//! with serde_json on generated and damaged lines.
+//! The pass over a line: what is JSON, where the keys are, what is cut with the token. Tables, then
+//! comparison with serde_json on generated and damaged lines.
 //!
 //! `UDSMSG_TEST_SCALE` multiplies the number of generated lines.
 
@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use udsmsg::ErrorKind;
 use udsmsg::parts::json::{DEPTH_MAX, Fault, Fields, Kind, Redacted, scan};
 
-/// Whether a line is taken, and if not for which fault.
+/// Whether a line is accepted, and if not, its fault.
 fn verdict(line: &str) -> Result<(), Fault> {
     scan(line).map(|_| ()).map_err(|refusal| {
         assert!(refusal.at <= line.len(), "{refusal} lies outside {line}");
@@ -86,7 +86,7 @@ fn refuses_what_rfc_8259_does_not_allow() {
 }
 
 #[test]
-fn every_byte_is_judged_alike_wherever_it_stands_in_a_string() {
+fn byte_in_a_string_is_treated_alike_at_any_position() {
     for filler in ["x", "\u{80}", "!", " "] {
         for at in 0..80 {
             for byte in 0..=0x7f {
@@ -120,7 +120,7 @@ fn depth_is_counted_from_the_outermost() {
 }
 
 #[test]
-fn a_key_of_the_protocol_may_be_there_once() {
+fn repeated_protocol_key_is_refused() {
     for line in [
         r#"{"type":"a","type":"a"}"#,
         r#"{"type":"a","\u0074ype":"b"}"#,
@@ -174,7 +174,7 @@ fn five(fields: Fields) -> [Option<udsmsg::parts::json::Field>; 5] {
 }
 
 #[test]
-fn says_what_sort_a_value_is() {
+fn reports_the_kind_of_each_value() {
     for (value, kind) in [
         ("null", Kind::Null),
         ("true", Kind::Bool),
@@ -244,7 +244,7 @@ fn the_token_is_cut_out_with_one_comma() {
 }
 
 #[test]
-fn what_is_cut_does_not_show_when_it_is_printed() {
+fn debug_text_does_not_show_what_was_cut() {
     let line = r#"{"type":"t","data":"secret","meta":{"authToken":"x"}}"#;
     assert_eq!(format!("{:?}", scan(line).unwrap().redact(line)), "Redacted(27 + 1 bytes)");
 }
@@ -370,7 +370,7 @@ fn decode_by_utf16(raw: &str) -> String {
     String::from_utf16_lossy(&units)
 }
 
-/// Holds one line against serde_json in everything in which they must agree.
+/// Compares the scan of one line with serde_json in everything in which they must agree.
 fn compare(line: &str) -> Result<(), TestCaseError> {
     let ours = scan(line);
     let fault = ours.map(|_| ()).map_err(|refusal| refusal.fault);
@@ -492,7 +492,7 @@ fn line() -> impl Strategy<Value = String> {
     (blank(), line, blank()).prop_map(|(before, line, behind)| format!("{before}{line}{behind}"))
 }
 
-/// Bytes that mean something to JSON and some that do not; where; and how they do damage there.
+/// Bytes with and without a meaning in JSON, where they are put, and how.
 fn damage() -> impl Strategy<Value = Vec<(Index, u8, u8)>> {
     let meaningful = select(b"\"\\{}[],: \t\n0123456789eE+-.untrfalse/".to_vec());
     let byte = prop_oneof![4 => meaningful, 1 => any::<u8>()];

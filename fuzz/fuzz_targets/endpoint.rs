@@ -1,8 +1,8 @@
 //! `Endpoint` under any list of operations: peers that connect, send, stop, take and vanish while time
 //! passes.
 //!
-//! The token is fixed, so that the fuzzer gets past authentication. After each operation the bounds must
-//! hold; at the end each peer has been answered exactly as often as lines of it were taken.
+//! The token is fixed, so that the fuzzer passes authentication. After each operation the bounds must hold;
+//! at the end the answers to each peer match its lines exactly.
 #![no_main]
 
 use std::collections::{HashSet, VecDeque};
@@ -395,7 +395,7 @@ fuzz_target!(|input: Input| {
     limits.turn_frames_max = 1 + usize::from(small.turn_frames % 16);
     limits.turn_bytes_max = 1 << (small.turn_frames / 16);
     limits.turn_accepts_max = 4;
-    // Now and then all of them are one process that may not have everything.
+    // Sometimes all of them are one process with a share and a rate.
     if small.unfinished & 0x30 == 0x10 {
         limits.pid_lines_per_second_max = 1 + usize::from(small.unfinished >> 6);
     }
@@ -417,7 +417,7 @@ fuzz_target!(|input: Input| {
         world.apply(operation);
         world.check();
     }
-    // Every peer takes what is left and goes: the endpoint must come to rest, and hold nothing.
+    // Every peer reads what is left and leaves: the endpoint must become idle, and hold nothing.
     for peer in &mut world.peers {
         peer.room = usize::MAX;
         peer.has_finished = true;
@@ -433,7 +433,7 @@ fuzz_target!(|input: Input| {
         }
     }
     assert!(world.peers.iter().all(|peer| peer.is_closed), "a connection is never closed");
-    // Keys of those that are gone may still stand in a queue; one turn throws them out.
+    // Keys of closed connections may still be in a queue; one turn removes them.
     world.turn();
     assert_eq!(world.endpoint.clients(), 0);
     assert_eq!(world.endpoint.next_deadline(), None);

@@ -9,7 +9,7 @@ use udsmsg::parts::{Answer, AuthToken, CloseReason, Request};
 use udsmsg::parts::json::{DEPTH_MAX, Fault, scan};
 use udsmsg::Message;
 
-/// What is made of a line that is not UTF-8 or not JSON.
+/// The result for a line that is not UTF-8 or not JSON.
 const UNREADABLE: (Request<'_>, bool) = (Request::Refuse(CloseReason::InvalidFrame), false);
 
 fuzz_target!(|data: &[u8]| {

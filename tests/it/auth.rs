@@ -1,4 +1,4 @@
-//! Who is let in, in which order things are checked, and what is handed on.
+//! Authentication: which peers are served, in which order a message is checked, and what the owner gets.
 
 use udsmsg::PeerIdentity;
 
@@ -131,7 +131,7 @@ fn repeated_keys_are_refused_where_they_matter() {
 }
 
 #[test]
-fn escapes_count_everywhere() {
+fn escaped_keys_and_tokens_are_recognised() {
     let escaped: String =
         crate::util::sim::token().expose().bytes().map(|b| format!("\\u{:04x}", u32::from(b))).collect();
     let mut sim = Sim::new(|_| ());
@@ -145,7 +145,7 @@ fn escapes_count_everywhere() {
 
 #[test]
 fn nesting_deeper_than_127_is_refused() {
-    // The outermost object is the first; "meta" is beside it, not round it.
+    // The outermost object is level 1; "meta" is beside the nested value, not around it.
     let nested = |depth: usize| {
         let inner = depth - 1;
         format!(
@@ -164,7 +164,7 @@ fn nesting_deeper_than_127_is_refused() {
 }
 
 #[test]
-fn the_token_is_asked_for_on_every_message() {
+fn token_is_required_on_every_message() {
     check(&[Case::new(
         "the second message has none",
         vec![
@@ -178,7 +178,7 @@ fn the_token_is_asked_for_on_every_message() {
     )]);
 }
 
-/// The last digit counts as much as the first.
+/// A wrong digit at any position is refused.
 #[test]
 fn every_digit_of_the_token_counts() {
     let token = crate::util::sim::token();
@@ -195,10 +195,10 @@ fn every_digit_of_the_token_counts() {
     }
 }
 
-/// A message that only its types speak against has shown the token. It closes the connection all the same, so
-/// what can be seen is that the next one on the way is judged as ever.
+/// A message whose types are wrong is closed as an invalid frame although its token is right, and the line
+/// behind it is not answered.
 #[test]
-fn a_malformed_message_with_the_token_is_an_invalid_frame_not_an_unauthorized_one() {
+fn malformed_message_with_the_token_is_an_invalid_frame() {
     check(&[Case::new(
         "malformed, then good",
         vec![
@@ -210,12 +210,12 @@ fn a_malformed_message_with_the_token_is_an_invalid_frame_not_an_unauthorized_on
 }
 
 #[test]
-fn peers_of_other_users_are_closed_without_a_word_and_root_is_not() {
+fn peers_of_other_users_are_closed_without_an_error_line_and_root_is_served() {
     let mut sim = Sim::new(|_| ());
-    let stranger = sim.connect_as(PeerIdentity { uid: OWNER + 1, pid: Some(1) });
+    let foreign = sim.connect_as(PeerIdentity { uid: OWNER + 1, pid: Some(1) });
     let root = sim.connect_as(PeerIdentity { uid: 0, pid: None });
     sim.run();
-    assert!(sim.peer(stranger).is_turned_away);
-    assert!(sim.take(stranger).is_empty());
+    assert!(sim.peer(foreign).is_turned_away);
+    assert!(sim.take(foreign).is_empty());
     assert!(sim.ask(root, &ping()).contains("pong"));
 }

@@ -1,4 +1,4 @@
-//! One turn serves everybody, whatever one of them does; and keys of the past reach nobody.
+//! One turn serves every client, whatever one of them does; old keys reach no connection.
 
 use udsmsg::parts::CloseReason;
 
@@ -6,7 +6,7 @@ use crate::util::sim::{Id, Sim};
 use crate::util::{ping, text};
 
 #[test]
-fn a_flooder_with_a_full_budget_delays_nobody() {
+fn flooder_with_a_full_budget_delays_no_other_client() {
     let mut sim = Sim::new(|l| {
         l.inbox_entries_max = 1 << 20;
         l.inbox_bytes_max = 1 << 28;
@@ -52,7 +52,8 @@ fn flooders_share_evenly() {
     assert!(*least > 0 && most <= &(least * 2), "{answers:?}");
 }
 
-/// An inbox that holds less than everybody's budget: who finds it full in one turn stands first in the next.
+/// An inbox smaller than one turn's budget of all clients: a client that finds it full in one turn is first
+/// in the next.
 #[test]
 fn flooders_share_an_inbox_that_one_turn_fills() {
     let mut sim = Sim::new(|l| l.inbox_entries_max = 100);
@@ -74,7 +75,7 @@ fn flooders_share_an_inbox_that_one_turn_fills() {
 }
 
 #[test]
-fn a_flooder_does_not_keep_deadlines_from_others() {
+fn deadlines_of_others_expire_during_a_flood() {
     let mut sim = Sim::new(|l| {
         l.inbox_entries_max = 1 << 20;
         l.inbox_bytes_max = 1 << 28;
@@ -116,7 +117,7 @@ fn stale_keys_do_nothing() {
 }
 
 #[test]
-fn a_slot_is_used_again_only_after_its_turn() {
+fn slot_is_reused_only_after_its_turn() {
     let mut sim = Sim::new(|l| l.clients_max = 2);
     let peer = sim.join_known();
     let key = sim.key(peer);
@@ -131,9 +132,9 @@ fn a_slot_is_used_again_only_after_its_turn() {
     assert_ne!(third, key);
 }
 
-/// A random crowd under faults: everybody gets exactly what is owed, whoever else does what.
+/// Random clients under faults: each gets exactly the answers to its lines.
 #[test]
-fn a_random_crowd_is_served_exactly() {
+fn random_clients_under_faults_get_exactly_their_answers() {
     for seed in 0..10 * crate::util::scale() as u64 {
         let mut dice = crate::util::Dice::new(seed);
         let mut sim = Sim::new(|l| {
@@ -146,40 +147,40 @@ fn a_random_crowd_is_served_exactly() {
             l.inbox_bytes_max = 1 << 28;
         });
         sim.faults = Some(crate::util::Dice::new(!seed));
-        let crowd: Vec<Id> = (0..12).map(|_| sim.join_known()).collect();
-        let mut backlog: Vec<Vec<u8>> = vec![Vec::new(); crowd.len()];
-        let mut owed = vec![0_usize; crowd.len()];
-        let mut answered = vec![0_usize; crowd.len()];
+        let peers: Vec<Id> = (0..12).map(|_| sim.join_known()).collect();
+        let mut backlog: Vec<Vec<u8>> = vec![Vec::new(); peers.len()];
+        let mut expected = vec![0_usize; peers.len()];
+        let mut answered = vec![0_usize; peers.len()];
         let mut sent = 0;
         for _ in 0..400 {
-            let at = dice.below(crowd.len());
+            let at = dice.below(peers.len());
             match dice.below(5) {
                 0 | 1 => {
                     let line = if dice.below(2) == 0 { text("m") } else { ping() };
                     sent += usize::from(line == text("m"));
-                    owed[at] += 1;
+                    expected[at] += 1;
                     let line = crate::util::fill(&line, crate::util::sim::token().expose(), "");
                     backlog[at].extend(line);
                 }
                 2 => {
                     let n = dice.below(backlog[at].len() + 1);
                     let piece: Vec<u8> = backlog[at].drain(..n).collect();
-                    sim.send_raw(crowd[at], &piece);
+                    sim.send_raw(peers[at], &piece);
                 }
-                3 => sim.peer(crowd[at]).room = dice.below(400),
-                _ => answered[at] += sim.take(crowd[at]).matches('\n').count(),
+                3 => sim.peer(peers[at]).room = dice.below(400),
+                _ => answered[at] += sim.take(peers[at]).matches('\n').count(),
             }
             sim.turn();
         }
-        for (at, &peer) in crowd.iter().enumerate() {
+        for (at, &peer) in peers.iter().enumerate() {
             sim.peer(peer).room = usize::MAX;
             sim.send_raw(peer, &std::mem::take(&mut backlog[at]));
         }
         sim.run();
-        for (at, &peer) in crowd.iter().enumerate() {
+        for (at, &peer) in peers.iter().enumerate() {
             answered[at] += sim.take(peer).matches('\n').count();
         }
-        assert_eq!(answered, owed, "seed {seed}");
+        assert_eq!(answered, expected, "seed {seed}");
         assert_eq!(sim.drain().len(), sent, "seed {seed}");
     }
 }

@@ -11,7 +11,7 @@ fn too_long() -> String {
 }
 
 #[test]
-fn short_conversations() {
+fn short_conversations_get_the_expected_answers() {
     let mut crlf = text("crlf");
     crlf.splice(crlf.len() - 1.., *b"\r\n");
     check(&[
@@ -84,7 +84,7 @@ fn short_conversations() {
 }
 
 #[test]
-fn the_frame_limit_and_one_byte_more() {
+fn frame_at_the_limit_is_accepted_and_one_byte_more_is_refused() {
     check(&[
         Case::new("finished, at the limit", vec![send(text_of_line(LIMIT)), Expect(ok(1))]),
         Case::new(
@@ -118,7 +118,7 @@ fn the_frame_limit_and_one_byte_more() {
 }
 
 #[test]
-fn the_figure_for_an_over_long_frame_is_above_the_limit_and_within_the_frame() {
+fn size_reported_for_an_over_long_frame_is_between_limit_and_frame() {
     for size in [LIMIT + 1, LIMIT + 2, 100_000, 300_000] {
         let mut sim = Sim::new(|_| ());
         let peer = sim.join();
@@ -129,9 +129,9 @@ fn the_figure_for_an_over_long_frame_is_above_the_limit_and_within_the_frame() {
     }
 }
 
-/// Big and small frames in reads of every awkward size: the buffer is moved and found full in all its states.
+/// Large and small frames in reads of many sizes: the buffer is moved and filled in all its states.
 #[test]
-fn frames_of_mixed_sizes_arrive_whole_whatever_the_reads() {
+fn frames_of_mixed_sizes_arrive_whole_with_any_read_size() {
     for read_max in [1_000, 4_096, 30_001, 65_536, 65_537, usize::MAX] {
         let mut sim = Sim::new(|limits| limits.inbox_bytes_max = 16 << 20);
         sim.read_max = read_max;
@@ -149,9 +149,9 @@ fn frames_of_mixed_sizes_arrive_whole_whatever_the_reads() {
     }
 }
 
-/// A long conversation under random short reads and short writes says what it says without them.
+/// A long conversation under random short reads and writes gives the same answers as without them.
 #[test]
-fn faults_change_nothing() {
+fn short_reads_and_writes_change_no_answer() {
     for seed in 0..20 * crate::util::scale() as u64 {
         let mut sim = Sim::new(|_| ());
         sim.faults = Some(crate::util::Dice::new(seed));

@@ -1,14 +1,15 @@
-//! Clients that have sent all they had to send.
+//! Clients that half-close.
 
 use udsmsg::parts::CloseReason;
 
 use crate::util::conversation::{Case, Expect, ExpectEnd, HalfClose, Inbox, check, send};
-use crate::util::real::Real;
 use crate::util::sim::Sim;
-use crate::util::{error, ok, ping, pong, stored, text, watchdog};
+use crate::util::{error, ok, ping, pong, stored, text};
+#[cfg(feature = "server")]
+use crate::util::{real::Real, watchdog};
 
 #[test]
-fn answers_that_are_owed_are_delivered_and_then_the_connection_ends() {
+fn half_closed_client_gets_pending_answers_and_then_the_end() {
     check(&[
         Case::new("nothing was sent", vec![HalfClose, ExpectEnd]),
         Case::new(
@@ -74,7 +75,7 @@ fn more_answers_than_fit_are_delivered_as_the_client_takes_them() {
 }
 
 #[test]
-fn frames_are_processed_although_their_sender_is_gone() {
+fn frames_of_a_vanished_sender_are_processed() {
     let mut sim = Sim::new(|limits| limits.turn_frames_max = 10);
     let peer = sim.join();
     for _ in 0..300 {
@@ -87,7 +88,8 @@ fn frames_are_processed_although_their_sender_is_gone() {
 }
 
 #[test]
-fn frames_of_a_sender_that_is_gone_and_never_read_an_answer_arrive_on_a_real_socket() {
+#[cfg(feature = "server")]
+fn frames_of_a_vanished_sender_arrive_on_a_real_socket() {
     let _watchdog = watchdog::watch("frames of a sender that is gone");
     let real = Real::start(|_| ());
     for round in 1..=20_usize {
@@ -104,7 +106,7 @@ fn frames_of_a_sender_that_is_gone_and_never_read_an_answer_arrive_on_a_real_soc
 }
 
 #[test]
-fn a_client_that_does_not_take_its_answers_after_half_closing_is_cut_off() {
+fn half_closed_client_that_reads_no_answers_is_cut_off() {
     let mut sim = Sim::new(|_| ());
     let peer = sim.join();
     sim.peer(peer).room = 0;

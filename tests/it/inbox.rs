@@ -1,11 +1,12 @@
-//! What the owner is handed, and how much of it there may be.
+//! What the owner gets, and how much of it fits.
 
 use udsmsg::{Batch, PeerIdentity};
 
 use crate::util::conversation::{Case, Expect, ExpectEnd, Inbox, accepted, check, send};
-use crate::util::real::Real;
 use crate::util::sim::{OWNER, Sim};
-use crate::util::{error, ok, ping, pong, stored, text, text_stored_as, watchdog};
+use crate::util::{error, ok, ping, pong, stored, text, text_stored_as};
+#[cfg(feature = "server")]
+use crate::util::{real::Real, watchdog};
 
 #[test]
 fn the_token_is_cut_out_and_nothing_else_is_changed() {
@@ -49,7 +50,7 @@ fn the_token_is_cut_out_and_nothing_else_is_changed() {
 }
 
 #[test]
-fn ids_count_accepted_messages_and_pings_are_none() {
+fn ids_count_accepted_messages_but_not_pings() {
     check(&[Case::new(
         "pings between messages",
         vec![
@@ -68,7 +69,7 @@ fn ids_count_accepted_messages_and_pings_are_none() {
 }
 
 #[test]
-fn full_by_count_and_what_was_in_stays() {
+fn full_inbox_closes_the_sender_and_keeps_entries() {
     check(&[Case::new(
         "two fit",
         vec![
@@ -106,10 +107,10 @@ fn sixty_four_messages_of_32768_bytes_fit_exactly_and_one_more_byte_does_not() {
     for _ in 0..63 {
         assert!(sim.ask(peer, &text_stored_as(32_768)).contains("\"ok\""));
     }
-    let greedy = sim.join();
-    sim.send(greedy, &text_stored_as(32_769));
+    let other = sim.join();
+    sim.send(other, &text_stored_as(32_769));
     sim.run();
-    sim.expect_error(greedy, "inbox full");
+    sim.expect_error(other, "inbox full");
     assert!(sim.ask(peer, &text_stored_as(32_768)).contains("\"uds-64\""), "what fits still gets in");
     sim.send(peer, &text(""));
     sim.run();
@@ -131,12 +132,14 @@ fn a_message_larger_than_the_whole_inbox_is_refused() {
 }
 
 #[test]
-fn entries_say_who_sent_what_and_when() {
+fn entries_hold_sender_content_and_time() {
     let mut sim = Sim::new(|_| ());
     let root = sim.connect_as(PeerIdentity { uid: 0, pid: None });
     let known = sim.join();
     sim.advance(1_234);
-    sim.send(known, b"{\"type\":\"query\",\"data\":\"a\\ud83d\\ude00\",\"from\":\"/x\",\"ts\":\"then\",\"meta\":{\"hops\":2,\"authToken\":\"$TOKEN\"}}\n");
+    let meta = r#"{"hops":2,"authToken":"$TOKEN"}"#;
+    let query = r#"{"type":"query","data":"a\ud83d\ude00","from":"/x","ts":"then","meta":"#;
+    sim.send(known, format!("{query}{meta}}}\n").as_bytes());
     sim.run();
     sim.send(root, &text("from root"));
     sim.run();
@@ -184,6 +187,7 @@ fn a_batch_is_filled_again_and_emptied_by_an_empty_inbox() {
 }
 
 #[test]
+#[cfg(feature = "server")]
 fn a_batch_of_a_real_server_outlives_turns() {
     let _watchdog = watchdog::watch("a_batch_of_a_real_server_outlives_turns");
     let real = Real::start(|_| ());
@@ -199,10 +203,10 @@ fn a_batch_of_a_real_server_outlives_turns() {
     assert_eq!(real.drain(), [stored("b")]);
 }
 
-/// An owner who drains after every turn never has a message refused, however much comes at once; one who does not
-/// drain has it refused in the next turn.
+/// An owner that drains after every turn never has a message refused, however much arrives at once; one that
+/// does not drain has it refused in the next turn.
 #[test]
-fn what_does_not_fit_waits_for_the_owner_for_one_turn() {
+fn message_that_does_not_fit_waits_one_turn_for_a_drain() {
     for drains in [true, false] {
         let mut sim = Sim::new(|l| {
             l.inbox_entries_max = 10;

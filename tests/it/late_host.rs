@@ -1,4 +1,4 @@
-//! Deadlines judge peers, not hosts: a host that stays away for long punishes nobody who was in time.
+//! A late host never times out a peer whose data is waiting.
 
 use udsmsg::parts::CloseReason;
 
@@ -9,7 +9,7 @@ use crate::util::{ping, text, text_of_line};
 const AWAY: [u64; 2] = [3_000, 40_000];
 
 #[test]
-fn a_first_message_that_came_in_time_counts() {
+fn first_message_that_arrived_in_time_counts() {
     for away in AWAY {
         let mut sim = Sim::new(|_| ());
         let (in_time, silent) = (sim.join(), sim.join());
@@ -23,7 +23,7 @@ fn a_first_message_that_came_in_time_counts() {
 }
 
 #[test]
-fn a_client_that_connected_meanwhile_has_its_time_from_accept() {
+fn auth_timeout_of_a_waiting_client_starts_at_accept() {
     for away in AWAY {
         let mut sim = Sim::new(|_| ());
         sim.run();
@@ -42,7 +42,7 @@ fn a_client_that_connected_meanwhile_has_its_time_from_accept() {
 }
 
 #[test]
-fn any_byte_that_came_keeps_a_client_from_being_idle() {
+fn any_waiting_byte_keeps_a_client_from_being_idle() {
     let mut sim = Sim::new(|_| ());
     let (blank, silent) = (sim.join_known(), sim.join_known());
     sim.advance(20_000);
@@ -83,7 +83,7 @@ fn a_large_frame_whose_rest_came_in_time_counts() {
                 let mut sim = Sim::new(|_| ());
                 let peer = sim.join_known();
                 let line = crate::util::fill(&text_of_line(frame), crate::util::sim::token().expose(), "");
-                // What was processed before leaves the buffer's beginning spent.
+                // Lines processed before leave the buffer's beginning used.
                 let mut first = vec![b' '; before];
                 first.push(b'\n');
                 first.extend_from_slice(&line[..begun]);
@@ -96,7 +96,7 @@ fn a_large_frame_whose_rest_came_in_time_counts() {
                 let answer = sim.take(peer);
                 assert!(
                     answer.contains("uds-1"),
-                    "{before} bytes before, {begun} of {frame} begun, the rest sent at once, host late: {answer}"
+                    "{before} bytes before, {begun} of {frame} begun, the rest sent at once, late: {answer}"
                 );
             }
         }
@@ -121,7 +121,7 @@ fn answers_that_were_taken_meanwhile_count() {
 }
 
 #[test]
-fn a_last_line_that_was_taken_meanwhile_ends_the_connection_as_it_should() {
+fn error_line_taken_meanwhile_ends_the_connection_normally() {
     let mut sim = Sim::new(|_| ());
     let peer = sim.join();
     sim.peer(peer).room = 0;
@@ -135,18 +135,18 @@ fn a_last_line_that_was_taken_meanwhile_ends_the_connection_as_it_should() {
 }
 
 #[test]
-fn a_full_house_that_sent_in_time_is_not_evicted_for_those_that_came_meanwhile() {
+fn clients_with_waiting_data_are_not_evicted_for_newcomers() {
     for away in AWAY {
         let mut sim = Sim::new(|_| ());
-        let house: Vec<Id> = (0..128).map(|_| sim.connect()).collect();
+        let clients: Vec<Id> = (0..128).map(|_| sim.connect()).collect();
         sim.run();
-        for &peer in &house {
+        for &peer in &clients {
             sim.send(peer, &text("a"));
         }
         let newcomers: Vec<Id> = (0..50).map(|_| sim.connect()).collect();
         sim.host_away(away);
         sim.run();
-        for peer in house {
+        for peer in clients {
             assert!(sim.take(peer).contains("\"ok\""));
             assert!(sim.is_open(peer));
         }
@@ -157,23 +157,23 @@ fn a_full_house_that_sent_in_time_is_not_evicted_for_those_that_came_meanwhile()
 }
 
 #[test]
-fn a_crowd_that_connected_and_sent_meanwhile_is_served_as_far_as_there_are_slots() {
+fn clients_that_connected_meanwhile_are_served_while_slots_last() {
     for away in AWAY {
         let mut sim = Sim::new(|_| ());
-        let crowd: Vec<Id> = (0..128).map(|_| sim.connect()).collect();
-        for &peer in &crowd {
+        let peers: Vec<Id> = (0..128).map(|_| sim.connect()).collect();
+        for &peer in &peers {
             sim.send(peer, &text("a"));
         }
         sim.host_away(away);
         sim.run();
-        for peer in crowd {
+        for peer in peers {
             assert!(sim.take(peer).contains("\"ok\""));
         }
         assert_eq!(sim.drain().len(), 128);
     }
 }
 
-/// Frames that a budget left over are with the host, not with their sender.
+/// Frames that a budget left over have been read already: they count as received.
 #[test]
 fn a_first_message_behind_a_budget_of_blank_lines_counts() {
     for blank_lines in [1, 127, 128, 255, 256, 1_000] {
@@ -188,9 +188,9 @@ fn a_first_message_behind_a_budget_of_blank_lines_counts() {
     }
 }
 
-/// Lines that were read and left over are no silence, and neither is what lies in the socket because they were.
+/// Lines left over by a budget count as received, and so does what is waiting in the socket behind them.
 #[test]
-fn what_lies_behind_lines_that_were_left_over_counts() {
+fn data_behind_lines_left_by_a_budget_counts() {
     type Prepare = fn(&mut Sim, Id) -> usize;
     let cases: [(&str, Prepare); 3] = [
         ("a sender that wrote all and went", |sim, peer| {
@@ -226,38 +226,38 @@ fn what_lies_behind_lines_that_were_left_over_counts() {
     }
 }
 
-/// The same where it is a rate that leaves lines over.
+/// The same when a rate leaves lines over.
 #[test]
-fn what_lies_behind_lines_that_a_rate_left_over_counts() {
+fn data_behind_lines_left_by_a_rate_counts() {
     let mut sim = Sim::new(|l| {
         l.pid_lines_per_second_max = 1;
         l.auth_timeout = std::time::Duration::from_secs(1_000);
     });
-    let crowd: Vec<Id> = (0..60).map(|_| sim.join()).collect();
-    for &peer in &crowd {
+    let peers: Vec<Id> = (0..60).map(|_| sim.join()).collect();
+    for &peer in &peers {
         sim.send(peer, &text("a"));
     }
     sim.advance(25_000);
-    for &peer in &crowd {
+    for &peer in &peers {
         sim.send(peer, &text("b"));
     }
     for _ in 0..400 {
         sim.advance(500);
     }
-    for &peer in &crowd {
+    for &peer in &peers {
         assert_eq!(sim.take(peer).matches("uds-").count(), 2, "{:?}", sim.closed(peer));
     }
 }
 
-/// Whoever waits for room in the inbox is not judged: not for time, and not to make room for a newcomer.
+/// A client that waits for inbox space is neither timed out nor evicted for a newcomer.
 #[test]
-fn who_waits_for_room_in_the_inbox_is_not_judged() {
+fn waiting_for_inbox_space_suspends_timeouts_and_eviction() {
     for (clients, newcomers, away) in [(100, 0, 3_000), (128, 50, 150)] {
         let mut sim = Sim::new(|_| ());
-        let crowd: Vec<Id> = (0..clients).map(|_| sim.connect()).collect();
+        let peers: Vec<Id> = (0..clients).map(|_| sim.connect()).collect();
         sim.run();
         sim.advance(away.min(150));
-        for &peer in &crowd {
+        for &peer in &peers {
             sim.send(peer, &text("m").repeat(16));
         }
         for _ in 0..newcomers {
@@ -269,7 +269,7 @@ fn who_waits_for_room_in_the_inbox_is_not_judged() {
             sim.turn();
             taken += sim.drain().len();
         }
-        for &peer in &crowd {
+        for &peer in &peers {
             let answers = sim.take(peer);
             assert!(!answers.contains("error"), "{clients} clients: {answers}");
         }
@@ -289,9 +289,9 @@ fn who_waits_for_room_in_the_inbox_is_not_judged() {
     }
 }
 
-/// What one write takes may be less than what was held back for the peer while the host was away.
+/// One write may take less than what was held back for the peer while the host was away.
 #[test]
-fn answers_that_could_not_be_offered_before_are_offered_first() {
+fn held_back_answers_are_written_first() {
     for away in [0, 31_000] {
         let mut sim = Sim::new(|l| l.output_bytes_max = 1 << 20);
         let (reader, stuck) = (sim.join_known(), sim.join_known());

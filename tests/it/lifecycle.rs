@@ -1,4 +1,4 @@
-//! A real server from its first name to its last byte.
+//! A real server from start to stop.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -32,8 +32,8 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn names_are_private_and_go_with_the_server() {
-    let _watchdog = watchdog::watch("names_are_private_and_go_with_the_server");
+fn files_are_private_and_removed_with_the_server() {
+    let _watchdog = watchdog::watch("files_are_private_and_removed_with_the_server");
     for is_polite in [true, false] {
         let home = Home::new();
         let mut server = home.start(|_| ());
@@ -62,8 +62,8 @@ fn names_are_private_and_go_with_the_server() {
 }
 
 #[test]
-fn shutdown_flushes_what_is_owed() {
-    let _watchdog = watchdog::watch("shutdown_flushes_what_is_owed");
+fn shutdown_flushes_pending_answers() {
+    let _watchdog = watchdog::watch("shutdown_flushes_pending_answers");
     let home = Home::new();
     let mut server = home.start(|l| {
         l.inbox_entries_max = 1 << 20;
@@ -73,7 +73,7 @@ fn shutdown_flushes_what_is_owed() {
     let mut peer = RawPeer::connect(Path::new(server.address().path()), &token);
     peer.stream.set_nonblocking(true).unwrap();
     let lines = peer.fill(&text("a").repeat(100));
-    // Until answers pile up that nobody takes.
+    // Until unread answers pile up.
     let mut accepted = 0;
     let mut quiet_turns = 0;
     let mut rest: &[u8] = &[];
@@ -93,7 +93,7 @@ fn shutdown_flushes_what_is_owed() {
         peer.stream.set_nonblocking(false).unwrap();
         let mut answers = 0;
         while let Some(line) = peer.line() {
-            assert!(line.contains("\"ok\""), "a stop sends no farewell: {line}");
+            assert!(line.contains("\"ok\""), "a stop sends no error line: {line}");
             answers += 1;
         }
         answers
@@ -104,8 +104,8 @@ fn shutdown_flushes_what_is_owed() {
 }
 
 #[test]
-fn shutdown_waits_for_nobody_longer_than_its_grace() {
-    let _watchdog = watchdog::watch("shutdown_waits_for_nobody_longer_than_its_grace");
+fn shutdown_ends_after_its_grace() {
+    let _watchdog = watchdog::watch("shutdown_ends_after_its_grace");
     let home = Home::new();
     let mut server = home.start(|l| l.closing_timeout = Duration::from_secs(1_000));
     let token = home.token_of(&server);
@@ -124,8 +124,8 @@ fn shutdown_waits_for_nobody_longer_than_its_grace() {
 }
 
 #[test]
-fn nobody_is_let_in_and_nothing_is_taken_after_a_stop() {
-    let _watchdog = watchdog::watch("nobody_is_let_in_and_nothing_is_taken_after_a_stop");
+fn stopped_server_accepts_and_reads_nothing() {
+    let _watchdog = watchdog::watch("stopped_server_accepts_and_reads_nothing");
     let home = Home::new();
     let mut server = home.start(|_| ());
     let path = Path::new(server.address().path()).to_owned();
@@ -174,8 +174,8 @@ fn the_hook_is_called_once_in_each_turn_that_brought_messages() {
 }
 
 #[test]
-fn a_waker_ends_a_wait_that_would_not_end() {
-    let _watchdog = watchdog::watch("a_waker_ends_a_wait_that_would_not_end");
+fn waker_ends_an_endless_wait() {
+    let _watchdog = watchdog::watch("waker_ends_an_endless_wait");
     let home = Home::new();
     let mut server = home.start(|_| ());
     let waker = server.waker();
@@ -193,7 +193,7 @@ fn a_waker_ends_a_wait_that_would_not_end() {
     let timeout = server.next_timeout();
     assert!(
         timeout > Some(Duration::from_secs(50)),
-        "{timeout:?}: with nobody there, only the name is looked at"
+        "{timeout:?}: without clients, only the check of its name is due"
     );
 }
 
@@ -211,7 +211,7 @@ fn the_error_line_can_be_read_by_a_client_that_goes_on_writing() {
             let real = Real::start(|_| ());
             let mut peer = real.connect();
             peer.send(first);
-            // How far that gets is the server's business.
+            // How much is written depends on the server.
             let written = peer.stream.write_all(&vec![b'x'; 1 << 20]);
             assert!(written.is_ok(), "it is read to its end: {written:?}");
             peer.half_close();
@@ -222,7 +222,8 @@ fn the_error_line_can_be_read_by_a_client_that_goes_on_writing() {
     }
 }
 
-/// A client that never reads and never stops gets no more than its second; the line is there all the same.
+/// A client that never reads and never stops writing is cut off after its second; it can still read the error
+/// line.
 #[test]
 fn a_client_that_never_stops_writing_is_cut_off_and_can_still_read_its_error_line() {
     let _watchdog = watchdog::watch("a_client_that_never_stops_writing");
@@ -239,8 +240,8 @@ fn a_client_that_never_stops_writing_is_cut_off_and_can_still_read_its_error_lin
 }
 
 #[test]
-fn one_too_many_reads_why() {
-    let _watchdog = watchdog::watch("one_too_many_reads_why");
+fn client_beyond_the_limit_reads_the_reason() {
+    let _watchdog = watchdog::watch("client_beyond_the_limit_reads_the_reason");
     let real = Real::start(|l| l.clients_max = 4);
     let mut known: Vec<RawPeer> = (0..4).map(|_| real.connect()).collect();
     for peer in &mut known {
@@ -257,7 +258,7 @@ fn one_too_many_reads_why() {
     assert!(known[0].line().unwrap().contains("pong"));
 }
 
-/// The host may have left SIGPIPE at its default, which ends it.
+/// The host may have the default action of SIGPIPE, which would end it.
 #[test]
 fn writing_to_a_client_that_is_gone_raises_no_signal() {
     let _watchdog = watchdog::watch("writing_to_a_client_that_is_gone_raises_no_signal");
@@ -284,13 +285,13 @@ fn writing_to_a_client_that_is_gone_raises_no_signal() {
             let _ = server.turn(Some(Duration::from_millis(5))).unwrap();
         }
     }
-    assert_eq!(server.drain().len(), 100, "they were taken although nobody waits for the answers");
+    assert_eq!(server.drain().len(), 100, "they were accepted although the client is gone");
     assert!(pending.read_signal().unwrap().is_none(), "a signal was raised");
 }
 
 #[test]
-fn a_host_that_stays_away_punishes_nobody() {
-    let _watchdog = watchdog::watch("a_host_that_stays_away_punishes_nobody");
+fn late_host_times_out_no_client_whose_data_is_waiting() {
+    let _watchdog = watchdog::watch("late_host_times_out_no_client_whose_data_is_waiting");
     let home = Home::new();
     let mut server = home.start(|l| l.auth_timeout = Duration::from_millis(50));
     let token = home.token_of(&server);
@@ -318,13 +319,13 @@ fn a_stopped_server_ends_its_connections() {
     server.shutdown(Duration::from_secs(1)).unwrap();
     let mut rest = Vec::new();
     peer.stream.read_to_end(&mut rest).unwrap();
-    assert!(rest.is_empty(), "no farewell");
+    assert!(rest.is_empty(), "no error line");
 }
 
-/// What a cleaner of temporary files does: the whole directory of the socket goes.
+/// As a cleaner of temporary files does: the whole directory of the socket is removed.
 #[test]
-fn a_socket_that_vanishes_is_noticed_and_can_be_made_again() {
-    let _watchdog = watchdog::watch("a_socket_that_vanishes_is_noticed_and_can_be_made_again");
+fn removed_socket_is_noticed_and_can_be_made_again() {
+    let _watchdog = watchdog::watch("removed_socket_is_noticed_and_can_be_made_again");
     for whole_directory in [true, false] {
         let home = Home::new();
         let every = Duration::from_millis(20);
@@ -358,10 +359,10 @@ fn a_socket_that_vanishes_is_noticed_and_can_be_made_again() {
     }
 }
 
-/// The capability file alone is enough to make a server unreachable: nobody finds the token any more.
+/// Without its capability file a server is unreachable: no client finds the token.
 #[test]
-fn a_capability_file_that_vanishes_is_noticed_and_published_again() {
-    let _watchdog = watchdog::watch("a_capability_file_that_vanishes_is_noticed_and_published_again");
+fn removed_capability_file_is_noticed_and_published_again() {
+    let _watchdog = watchdog::watch("removed_capability_file_is_noticed_and_published_again");
     type Spoil = fn(&Path, &Path);
     let ways: [(&str, Spoil); 5] = [
         ("the file", |_, file| std::fs::remove_file(file).unwrap()),
@@ -382,7 +383,7 @@ fn a_capability_file_that_vanishes_is_noticed_and_published_again() {
         let inode = std::os::unix::fs::MetadataExt::ino(&socket.metadata().unwrap());
         let dir = home.path().join("config/messaging-capabilities");
         let file = dir.join(udsmsg::os::CapabilityDir::file_name(server.address()));
-        // A check that finds everything in place says nothing.
+        // A check that finds everything in place reports nothing.
         let looked = Instant::now();
         while looked.elapsed() < every * 2 {
             assert!(!server.turn(Some(every)).unwrap().name_lost, "{what}");
@@ -455,7 +456,7 @@ fn a_stop_waits_for_the_lock_no_longer_than_its_grace_and_can_be_finished_later(
         }
         assert!(!server.is_reachable() && socket.exists(), "it is stopped, with its socket left behind");
         assert_eq!(server.drain().len(), 1, "what was accepted can still be taken");
-        assert!(peer.line().unwrap().contains("uds-1") && peer.line().is_none(), "it is given its answer");
+        assert!(peer.line().unwrap().contains("uds-1") && peer.line().is_none(), "it gets its answer");
         drop(lock);
         server.shutdown(Duration::ZERO).unwrap();
         assert!(names(&home.path().join("t")).iter().all(|name| name.ends_with("claude-code-socks")));
@@ -486,10 +487,11 @@ fn a_stop_gets_the_lock_that_becomes_free_in_time() {
     assert!(!socket.exists());
 }
 
-/// The socket is compared with what was made while its listener is open, so there is no other time to remove it.
+/// The socket is compared with what was made while its listener is open, so there is no other time to remove
+/// it.
 #[test]
-fn dropping_a_server_does_not_wait_for_the_lock_of_others() {
-    let _watchdog = watchdog::watch("dropping_a_server_does_not_wait_for_the_lock_of_others");
+fn dropping_a_server_does_not_wait_for_a_held_lock() {
+    let _watchdog = watchdog::watch("dropping_a_server_does_not_wait_for_a_held_lock");
     let home = Home::new();
     let drop_it = |after_shutdown: bool| {
         let mut server = home.start(|_| ());
@@ -523,8 +525,8 @@ fn dropping_a_server_does_not_wait_for_the_lock_of_others() {
 
 /// Also if it fails when everything has been made already, and only the host's loop has no room for it.
 #[test]
-fn a_start_that_fails_at_the_very_end_leaves_nothing() {
-    let _watchdog = watchdog::watch("a_start_that_fails_at_the_very_end_leaves_nothing");
+fn start_that_fails_at_the_last_step_leaves_no_files() {
+    let _watchdog = watchdog::watch("start_that_fails_at_the_last_step_leaves_no_files");
     let home = Home::new();
     let poll = udsmsg::mio::Poll::new().unwrap();
     let before = names(home.path());
@@ -540,10 +542,10 @@ fn a_start_that_fails_at_the_very_end_leaves_nothing() {
     drop(other);
 }
 
-/// A name that somebody else has taken since is theirs.
+/// A name that another server has taken meanwhile is not removed.
 #[test]
-fn a_name_that_is_taken_is_not_taken_back() {
-    let _watchdog = watchdog::watch("a_name_that_is_taken_is_not_taken_back");
+fn name_taken_by_another_server_is_not_removed() {
+    let _watchdog = watchdog::watch("name_taken_by_another_server_is_not_removed");
     let home = Home::new();
     let directory = home.path().join("given");
     let address = udsmsg::Address::from_path(&directory.join("s.sock")).unwrap();
@@ -562,10 +564,10 @@ fn a_name_that_is_taken_is_not_taken_back() {
     assert!(!Path::new(address.path()).exists());
 }
 
-/// What a service manager does: the listener is there before the server, and stays when it goes.
+/// As with a service manager: the listener exists before the server, and stays after it.
 #[test]
-fn a_listener_made_by_somebody_else_is_taken_over() {
-    let _watchdog = watchdog::watch("a_listener_made_by_somebody_else_is_taken_over");
+fn listener_of_a_service_manager_is_adopted() {
+    let _watchdog = watchdog::watch("listener_of_a_service_manager_is_adopted");
     let home = Home::new();
     let directory = home.path().join("given");
     std::fs::create_dir(&directory).unwrap();

@@ -9,7 +9,7 @@ use crate::util::conversation::{Advance, Case, Expect, ExpectEnd, Inbox, check, 
 use crate::util::sim::{Id, OWNER, PATH, Sim};
 use crate::util::{error, ok, ping, pong, stored, text, text_of_line, text_stored_as};
 
-/// Which test here watches which field. A field of `Limits` that is missing here fails a test below.
+/// Which test here covers which field. A field of `Limits` that is missing here fails a test below.
 const WATCHED: [(&str, fn()); 21] = [
     ("frame_bytes_max", frame_bytes_max),
     ("inbox_entries_max", inbox_entries_max),
@@ -110,7 +110,7 @@ fn values_out_of_range_are_refused_by_name() {
 }
 
 #[test]
-fn timeouts_that_never_end_do_no_harm() {
+fn unlimited_timeouts_do_not_overflow() {
     let mut sim = Sim::new(|l| {
         l.auth_timeout = Duration::MAX;
         l.idle_timeout = Duration::MAX;
@@ -161,7 +161,7 @@ fn inbox_bytes_max() {
     }
 }
 
-/// A newcomer and what became of it and of the one that was told to go, if any.
+/// A newcomer, whether it was accepted, and which peers were evicted for it.
 fn newcomer(sim: &mut Sim, others: &[Id]) -> (bool, Vec<usize>) {
     let id = sim.join();
     let is_in = sim.is_open(id) && !sim.peer(id).is_write_shut;
@@ -182,7 +182,7 @@ fn clients_max() {
     }
     sim.advance(1_000);
     assert_eq!(sim.endpoint.clients(), 128);
-    assert_eq!(newcomer(&mut sim, &peers), (false, vec![]), "nobody who has authenticated makes room");
+    assert_eq!(newcomer(&mut sim, &peers), (false, vec![]), "no authenticated client is evicted");
     assert!(peers.iter().all(|peer| sim.is_open(*peer)));
     sim.half_close(peers[5]);
     sim.run();
@@ -197,13 +197,13 @@ fn clients_max() {
 }
 
 #[test]
-fn many_refusals_at_once_are_still_polite_and_bounded() {
+fn many_refusals_at_once_send_error_lines_and_are_bounded() {
     let mut sim = Sim::new(|l| l.clients_max = 4);
     let known: Vec<Id> = (0..4).map(|_| sim.join_known()).collect();
-    // As many as may be on their way out, and more: the oldest of those is cut off.
-    let crowd: Vec<Id> = (0..40).map(|_| sim.connect()).collect();
+    // As many as may be closing, and more: the oldest of those is cut off.
+    let refused: Vec<Id> = (0..40).map(|_| sim.connect()).collect();
     sim.run();
-    for id in crowd {
+    for id in refused {
         sim.expect_error(id, "too many clients");
     }
     sim.advance(1_000);
@@ -215,7 +215,8 @@ fn many_refusals_at_once_are_still_polite_and_bounded() {
 
 #[test]
 fn eviction_age() {
-    // Age of the oldest, who has spoken, who has authenticated, who goes; nobody: the newcomer.
+    // Age of the oldest, which peers have sent something, which have authenticated, which is evicted; none:
+    // the newcomer.
     type Case = (u64, &'static [usize], &'static [usize], Option<usize>);
     let cases: [Case; 7] = [
         (99, &[], &[], None),
@@ -272,35 +273,35 @@ fn unfinished_bytes_max() {
     let half = text("half");
     let (first, second) = half.split_at(20);
     let known: Vec<Id> = (0..6).map(|_| sim.join_known()).collect();
-    let strangers: Vec<Id> = (0..2).map(|_| sim.join()).collect();
+    let newcomers: Vec<Id> = (0..2).map(|_| sim.join()).collect();
     for &peer in &known[..3] {
         sim.send(peer, first);
     }
     sim.run();
     assert!(known[..3].iter().all(|peer| sim.unread(*peer) == 0));
-    for &peer in known[3..].iter().chain(&strangers) {
+    for &peer in known[3..].iter().chain(&newcomers) {
         sim.send(peer, &text("waits"));
     }
     sim.run();
-    assert!(known[3..].iter().chain(&strangers).all(|peer| sim.unread(*peer) > 0), "they wait unread");
-    // They wait for as long as it takes, and it is not their fault.
+    assert!(known[3..].iter().chain(&newcomers).all(|peer| sim.unread(*peer) > 0), "they wait unread");
+    // No input buffer for them yet: timeouts are suspended.
     sim.advance(29_999);
-    assert!(known.iter().chain(&strangers).all(|peer| sim.is_open(*peer)));
+    assert!(known.iter().chain(&newcomers).all(|peer| sim.is_open(*peer)));
     assert!(sim.drain().is_empty());
     sim.send(known[1], second);
     sim.run();
     assert_eq!(sim.drain().len(), 6, "one buffer serves all that waited");
-    for &peer in known[3..].iter().chain(&strangers) {
+    for &peer in known[3..].iter().chain(&newcomers) {
         assert!(sim.take(peer).contains("\"ok\""));
     }
-    // Those that held a buffer without finishing are judged.
+    // Timeouts are enforced for those that held a buffer without finishing their line.
     sim.advance(1);
     for &peer in &[known[0], known[2]] {
         sim.expect_error(peer, "idle timeout");
     }
     assert!(sim.is_open(known[1]));
 
-    // With no room at all, one is left for reading, and whoever wants it waits for it.
+    // With no room at all, one buffer is left for reading, and the others wait for it.
     let mut sim = Sim::new(|l| l.unfinished_bytes_max = 0);
     let (a, b) = (sim.join_known(), sim.join_known());
     sim.send(a, first);
@@ -603,8 +604,8 @@ fn turn_frames_max() {
     }
 }
 
-/// What one read takes of a client in good standing. One that is about to be judged is read whole: what it sent in time may
-/// be all there.
+/// The size of one read. A client whose deadline has expired is read whole, because its message may be
+/// waiting.
 #[test]
 fn turn_bytes_max() {
     for (limit, tweak) in [
@@ -624,12 +625,12 @@ fn turn_bytes_max() {
             assert_eq!(sim.endpoint.inbox_len(), 1);
         }
         let mut sim = Sim::new(tweak);
-        let (stranger, known) = (sim.join(), sim.join_known());
-        for peer in [stranger, known] {
+        let (newcomer_peer, known) = (sim.join(), sim.join_known());
+        for peer in [newcomer_peer, known] {
             sim.send(peer, &text_of_line(65_536));
         }
         sim.turn();
-        assert_eq!(sim.unread(stranger), 0, "it has not authenticated yet");
+        assert_eq!(sim.unread(newcomer_peer), 0, "it has not authenticated yet");
         assert_eq!(sim.unread(known), 65_537 - limit);
         sim.host_away(30_000);
         sim.turn();
@@ -639,7 +640,7 @@ fn turn_bytes_max() {
 }
 
 #[test]
-fn blank_lines_are_work_too() {
+fn blank_lines_count_against_the_budget() {
     let mut sim = Sim::new(|_| ());
     let peer = sim.join();
     let (now, key) = (sim.now(), sim.key(peer));
@@ -650,8 +651,8 @@ fn blank_lines_are_work_too() {
     assert!(!sim.endpoint.has_work());
 }
 
-/// The endpoint leaves the count to its host but keeps slots for that many: a full house, as many on their way out,
-/// and as many again freed in one turn never collide.
+/// The endpoint leaves the count to its host but keeps enough slots: all clients, as many closing ones, and
+/// as many freed in one turn never collide.
 #[test]
 fn turn_accepts_max() {
     let mut sim = Sim::new(|l| {
@@ -659,24 +660,24 @@ fn turn_accepts_max() {
         l.turn_accepts_max = 5;
     });
     assert_eq!(sim.endpoint.slots_max(), 2 * 10 + 5);
-    let crowd: Vec<Id> = (0..12).map(|_| sim.connect()).collect();
+    let refused: Vec<Id> = (0..12).map(|_| sim.connect()).collect();
     sim.turn();
     assert_eq!(sim.endpoint.clients(), 5);
     sim.turn();
     assert_eq!(sim.endpoint.clients(), 10);
     sim.run();
-    sim.expect_error(crowd[10], "too many clients");
-    sim.expect_error(crowd[11], "too many clients");
+    sim.expect_error(refused[10], "too many clients");
+    sim.expect_error(refused[11], "too many clients");
     for _ in 0..100 {
         for _ in 0..5 {
             sim.connect();
         }
         sim.turn();
-        assert!(sim.endpoint.can_accept(), "whoever comes is at least refused");
+        assert!(sim.endpoint.can_accept(), "a newcomer is at least refused with an error line");
     }
 }
 
-/// An outbox with these limits, and what it says to another message of `len` bytes of text for `target`.
+/// An outbox with these limits.
 fn outbox(tweak: impl FnOnce(&mut Limits)) -> Outbox {
     let mut limits = Limits::default();
     tweak(&mut limits);
@@ -720,7 +721,7 @@ fn in_flight_max() {
         assert_eq!(put(&mut outbox, "/a", 0), None);
     }
     let now = Now::default();
-    let Some((key, LinkStep::Connect)) = outbox.next_step() else { panic!("it wants to connect") };
+    let Some((key, LinkStep::Connect)) = outbox.next_step() else { panic!("a connect step was expected") };
     outbox.connected(key, AuthToken::from_bytes([7; 32]), now);
     let lines = |outbox: &Outbox| outbox.output(key).iter().filter(|byte| **byte == b'\n').count();
     assert_eq!(lines(&outbox), 2);
@@ -747,14 +748,14 @@ fn inbox_share_percent_max() {
             l.inbox_share_percent_max = 40;
             (l.inbox_entries_max, l.inbox_bytes_max) = (entries, bytes);
         });
-        let [greedy, other, again] = [1, 2, 1].map(|pid| join_as(&mut sim, pid));
+        let [sender, other, again] = [1, 2, 1].map(|pid| join_as(&mut sim, pid));
         let message = text(&"x".repeat(len));
         for _ in 0..fit {
-            assert!(sim.ask(greedy, &message).contains("uds-"));
+            assert!(sim.ask(sender, &message).contains("uds-"));
         }
         assert!(sim.ask(other, &message).contains("uds-"), "the rest is for others");
-        assert!(sim.ask(greedy, &message).contains("inbox full"));
-        assert!(sim.ask(again, &message).contains("inbox full"), "another connection is no other process");
+        assert!(sim.ask(sender, &message).contains("inbox full"));
+        assert!(sim.ask(again, &message).contains("inbox full"), "another connection of the same process");
         sim.drain();
         let back = join_as(&mut sim, 1);
         assert!(sim.ask(back, &message).contains("uds-"), "what was drained no longer counts");
@@ -769,17 +770,17 @@ fn pid_lines_per_second_max() {
     sim.run();
     let answered = |sim: &mut Sim, id| sim.take(id).matches("pong").count();
     assert_eq!(answered(&mut sim, fast), 10, "one second's worth at once");
-    assert!(sim.ask(other, &ping()).contains("pong"), "others are not held up");
+    assert!(sim.ask(other, &ping()).contains("pong"), "others are not delayed");
     sim.send(same, &ping());
     sim.run();
-    assert_eq!(answered(&mut sim, same), 0, "another connection is no other process");
+    assert_eq!(answered(&mut sim, same), 0, "another connection of the same process");
     for _ in 0..6 {
         sim.advance(99);
         assert_eq!(answered(&mut sim, fast) + answered(&mut sim, same), 0);
         sim.advance(1);
         assert_eq!(answered(&mut sim, fast) + answered(&mut sim, same), 1, "one each tenth of a second");
     }
-    // A pause is not held against it, and nothing is lost or refused.
+    // A pause causes no timeout, and no message is lost or refused.
     sim.send(fast, &text("last"));
     sim.half_close(fast);
     sim.advance(5_000);

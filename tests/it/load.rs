@@ -15,7 +15,7 @@ fn id_in(answer: &str) -> String {
     id.split_once('"').unwrap().0.to_owned()
 }
 
-/// What each client was told must be what the owner finds, each exactly once.
+/// The answers to all clients must match the inbox, each message exactly once.
 fn compare(real: &Real, told: Vec<(String, String)>) {
     assert_eq!(told.len(), CLIENTS * EACH);
     let told: BTreeMap<String, String> = told.into_iter().collect();

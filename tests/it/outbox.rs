@@ -1,4 +1,4 @@
-//! The outbox: what becomes of messages, on a virtual clock.
+//! The outbox: the outcomes of messages, on a virtual clock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use udsmsg::parts::{AuthToken, ConnKey, LinkStep, Mono, Now, Outbox};
 use udsmsg::{Error, ErrorKind, Limits, Message, Outgoing, SendId, SendOutcome, Wall};
 
-use crate::util::courier::{Counts, Op, World, busy_error, other_error};
+use crate::util::outbox_sim::{Counts, Op, World, busy_error, other_error};
 use crate::util::{Dice, scale};
 
 const A: &str = "/r/a";
@@ -15,12 +15,12 @@ const PONG: &str = r#"{"type":"pong","from":"/r/a"}"#;
 const NO: &str = r#"{"type":"error","data":"inbox full"}"#;
 const BUSY: &str = r#"{"type":"error","data":"too many clients"}"#;
 
-/// What comes of an attempt to connect.
+/// The result of each attempt to connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Door {
-    Open,
+enum ConnectResult {
+    Accepted,
     Busy,
-    Shut,
+    Failed,
 }
 
 /// A connection that the outbox made, as its receiver sees it.
@@ -38,11 +38,11 @@ struct Conn {
     is_closed: bool,
 }
 
-/// An outbox, its clock, and receivers that do what the test says.
+/// An outbox, its clock, and scripted receivers.
 struct Lab {
     outbox: Outbox,
     now: u64,
-    door: Door,
+    connect_result: ConnectResult,
     room: usize,
     conns: Vec<Conn>,
     /// When connecting was tried.
@@ -60,7 +60,7 @@ impl Lab {
         Self {
             outbox: Outbox::new(limits).unwrap(),
             now: 0,
-            door: Door::Open,
+            connect_result: ConnectResult::Accepted,
             room: usize::MAX,
             conns: Vec::new(),
             attempts: Vec::new(),
@@ -115,10 +115,10 @@ impl Lab {
     fn connect(&mut self, key: ConnKey, now: Now) {
         assert_eq!(self.at(key), None, "at most one connection for a link");
         self.attempts.push(now.mono);
-        match self.door {
-            Door::Busy => return self.outbox.connect_failed(key, &busy_error(), now),
-            Door::Shut => return self.outbox.connect_failed(key, &other_error(), now),
-            Door::Open => {}
+        match self.connect_result {
+            ConnectResult::Busy => return self.outbox.connect_failed(key, &busy_error(), now),
+            ConnectResult::Failed => return self.outbox.connect_failed(key, &other_error(), now),
+            ConnectResult::Accepted => {}
         }
         let token = AuthToken::from_bytes([u8::try_from(self.conns.len() % 256).unwrap(); 32]);
         self.conns.push(Conn {
@@ -171,9 +171,9 @@ impl Lab {
         while let Some((id, outcome)) = self.outbox.next_outcome() {
             let label = self.labels[&id];
             let before = self.outcomes.insert(label, (outcome, now.mono));
-            assert!(before.is_none(), "{label} is told twice: {before:?}");
+            assert!(before.is_none(), "{label} is reported twice: {before:?}");
         }
-        assert_eq!(self.outcomes.len() + self.outbox.outstanding(), self.sent, "told exactly once");
+        assert_eq!(self.outcomes.len() + self.outbox.outstanding(), self.sent, "reported exactly once");
         if let Some(deadline) = self.outbox.next_deadline() {
             assert!(deadline > now.mono, "what was due has been dealt with");
         }
@@ -204,7 +204,7 @@ impl Lab {
                 return;
             }
         }
-        panic!("it never comes to rest");
+        panic!("it never becomes idle");
     }
 
     /// Time passes, with a turn at each deadline and at the end.
@@ -219,7 +219,7 @@ impl Lab {
         self.run();
     }
 
-    /// The receiver of connection `at` says `line`.
+    /// The receiver of connection `at` answers `line`.
     fn say(&mut self, at: usize, line: &str) {
         self.conns[at].said.extend_from_slice(line.as_bytes());
         self.conns[at].said.push(b'\n');
@@ -245,7 +245,7 @@ impl Lab {
         whole.lines().map(data).collect()
     }
 
-    /// What became of a message: its code and its sentence; `-` if nothing was told.
+    /// The outcome of a message: its code and its text; `-` if there is none yet.
     fn outcome(&self, label: usize) -> String {
         match self.outcomes.get(&label) {
             None => "-".to_owned(),
@@ -276,9 +276,9 @@ fn lines(lines: &[&str]) -> Vec<u8> {
     lines.iter().flat_map(|line| [line.as_bytes(), b"\n"].concat()).collect()
 }
 
-/// One message, what its receiver says, whether it ends, and what the sender is told after its 100 ms.
+/// One message, what its receiver answers, whether it ends, and the outcome after its 100 ms.
 #[test]
-fn what_a_receiver_says_to_one_message() {
+fn answers_to_one_message_give_true_outcomes() {
     let rejected_without_data = "rejected: UDS receiver rejected message";
     let ended = "unknown: UDS socket ended before response (";
     let invalid = "unknown: Invalid UDS response frame";
@@ -353,7 +353,7 @@ fn what_a_receiver_says_to_one_message() {
             lab.conns[0].has_ended = ends;
             lab.advance(99);
             if expected != silent {
-                assert_ne!(lab.outcome(label), "-", "{name}: told before its time is over");
+                assert_ne!(lab.outcome(label), "-", "{name}: reported before its deadline");
             }
             lab.advance(1);
             let outcome = lab.outcome(label);
@@ -366,10 +366,10 @@ fn what_a_receiver_says_to_one_message() {
     }
 }
 
-/// Five messages of which so many fit into the connection; what the receiver says; the codes of all and what is on the
-/// second connection, which says yes to all.
+/// Five messages, of which some fit into the connection; the answers of the receiver; the codes of all, and
+/// what is sent again on a second connection, where all are accepted.
 #[test]
-fn what_a_receiver_says_to_many_in_flight() {
+fn answers_to_many_in_flight_give_true_outcomes() {
     struct Case {
         name: &'static str,
         /// Lines that can be written, in tenths.
@@ -538,7 +538,7 @@ fn what_a_receiver_says_to_many_in_flight() {
 }
 
 #[test]
-fn a_line_that_was_called_not_sent_is_never_completed() {
+fn line_reported_not_sent_is_never_completed() {
     let len = Lab::new(|_| ()).line_len();
     for cut in 1..len {
         let mut lab = Lab::new(|_| ());
@@ -563,9 +563,9 @@ fn a_line_that_was_called_not_sent_is_never_completed() {
 
 /// Attempts come after 1, 2, 4, 8, 16, 32 ms and then every 50, and stop with the last message.
 #[test]
-fn a_busy_receiver_is_tried_again_ever_more_slowly_and_then_no_more() {
+fn busy_receiver_is_retried_with_back_off_until_the_deadline() {
     let mut lab = Lab::new(|_| ());
-    lab.door = Door::Busy;
+    lab.connect_result = ConnectResult::Busy;
     let label = lab.send(1_000);
     lab.advance(5_000);
     let times: Vec<u64> = lab.attempts.iter().map(|at| at.as_nanos() / 1_000_000).collect();
@@ -580,9 +580,9 @@ fn a_busy_receiver_is_tried_again_ever_more_slowly_and_then_no_more() {
 }
 
 #[test]
-fn many_messages_for_a_busy_receiver_wait_together() {
+fn messages_for_a_busy_receiver_share_one_back_off() {
     let mut lab = Lab::new(|_| ());
-    lab.door = Door::Busy;
+    lab.connect_result = ConnectResult::Busy;
     for n in 0..500 {
         lab.send(300 + n);
         lab.run();
@@ -592,7 +592,7 @@ fn many_messages_for_a_busy_receiver_wait_together() {
     assert!(lab.attempts.len() <= 13, "{} attempts", lab.attempts.len());
     lab.advance(200);
     assert_eq!(lab.outcomes.len(), 200);
-    lab.door = Door::Open;
+    lab.connect_result = ConnectResult::Accepted;
     lab.advance(50);
     assert!(!lab.conns.is_empty(), "it is tried at least every 50 ms");
     let first: usize = lab.got(0)[0].parse().unwrap();
@@ -604,7 +604,7 @@ fn many_messages_for_a_busy_receiver_wait_together() {
 }
 
 #[test]
-fn a_receiver_that_says_that_it_is_busy_is_tried_again() {
+fn receiver_that_reports_busy_is_retried() {
     let reason = "too many clients";
     let said = format!(r#"{{"type":"error","data":"{reason}"}}"#);
     let mut lab = Lab::new(|_| ());
@@ -621,7 +621,7 @@ fn a_receiver_that_says_that_it_is_busy_is_tried_again() {
     }
     lab.say(8, OK);
     assert_eq!(lab.outcome(label), "accepted: accepted as uds-1");
-    // A receiver that has answered is no busy one any more: the pause is short again.
+    // After an answer the receiver no longer counts as busy: the pause is short again.
     lab.send(1_000);
     lab.run();
     lab.say(8, &said);
@@ -634,23 +634,23 @@ fn a_receiver_that_says_that_it_is_busy_is_tried_again() {
 }
 
 #[test]
-fn other_failures_to_connect_are_told_at_once() {
+fn other_connect_failures_are_reported_at_once() {
     let mut lab = Lab::new(|_| ());
-    lab.door = Door::Shut;
+    lab.connect_result = ConnectResult::Failed;
     for _ in 0..3 {
         lab.send(1_000);
     }
     lab.run();
     assert_eq!(lab.codes(), "not_sent not_sent not_sent");
     assert_eq!((lab.attempts.len(), lab.receivers(), lab.outbox.next_deadline()), (1, 0, None));
-    lab.door = Door::Open;
+    lab.connect_result = ConnectResult::Accepted;
     lab.send(1_000);
     lab.run();
     assert_eq!(lab.got(0), ["3"], "the next one is tried for itself");
 }
 
 #[test]
-fn late_answers_are_not_taken_for_those_of_others() {
+fn late_answer_is_not_matched_to_a_later_message() {
     let mut lab = Lab::new(|_| ());
     for timeout in [10, 100, 100] {
         lab.send(timeout);
@@ -664,7 +664,7 @@ fn late_answers_are_not_taken_for_those_of_others() {
     lab.say(0, NO);
     assert_eq!(lab.codes(), "unknown accepted rejected");
 
-    // A refusal that comes late belongs to nobody else either.
+    // A late refusal is not matched to a later message either.
     let mut lab = Lab::new(|_| ());
     for timeout in [10, 100] {
         lab.send(timeout);
@@ -673,7 +673,7 @@ fn late_answers_are_not_taken_for_those_of_others() {
     lab.say(0, NO);
     assert_eq!(lab.codes(), "unknown unknown");
 
-    // Nobody waits any more: the next message gets a connection on which nothing is late.
+    // No message waits any more: the next one gets a new connection, on which no answer is late.
     let mut lab = Lab::new(|_| ());
     lab.send(10);
     lab.advance(10);
@@ -685,9 +685,9 @@ fn late_answers_are_not_taken_for_those_of_others() {
     assert_eq!(lab.codes(), "unknown accepted");
 }
 
-/// An answer that is there when the time is over was in time: deadlines judge peers, not hosts.
+/// An answer that has arrived at the deadline counts: a late host never times out an answer that is waiting.
 #[test]
-fn an_answer_that_waits_to_be_read_is_in_time() {
+fn unread_answer_at_the_deadline_counts() {
     let mut lab = Lab::new(|_| ());
     lab.send(10);
     lab.run();
@@ -698,7 +698,7 @@ fn an_answer_that_waits_to_be_read_is_in_time() {
 }
 
 #[test]
-fn a_kept_connection_that_ended_while_idle_costs_nothing() {
+fn kept_connection_that_ended_while_idle_is_replaced() {
     let idle = r#"{"type":"error","data":"idle timeout"}"#;
     for (name, said, is_seen, is_broken) in [
         ("seen", vec![], true, false),
@@ -732,7 +732,7 @@ fn a_kept_connection_that_ended_while_idle_costs_nothing() {
 }
 
 #[test]
-fn messages_for_one_receiver_go_in_order_and_receivers_do_not_wait_for_each_other() {
+fn messages_for_one_receiver_stay_in_order_and_receivers_are_independent() {
     let mut lab = Lab::new(|l| l.in_flight_max = 4);
     let targets = ["/r/a", "/r/b", "/r/c"];
     for n in 0..60 {
@@ -740,7 +740,7 @@ fn messages_for_one_receiver_go_in_order_and_receivers_do_not_wait_for_each_othe
     }
     lab.run();
     assert_eq!(lab.conns.iter().map(|c| c.target.as_str()).collect::<Vec<_>>(), targets);
-    // The first is silent, the second ends after each answer, the third says yes.
+    // The first does not answer, the second ends after each answer, the third accepts.
     for round in 0..200 {
         for at in 0..lab.conns.len() {
             if lab.conns[at].is_closed || lab.conns[at].target == "/r/a" {
@@ -765,7 +765,7 @@ fn messages_for_one_receiver_go_in_order_and_receivers_do_not_wait_for_each_othe
 }
 
 #[test]
-fn an_outbox_holds_so_much_and_no_more() {
+fn full_outbox_refuses_messages() {
     let full = |lab: &mut Lab, target: &str, data: &str| {
         let error = lab.try_send(target, data, 1_000).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OutboxFull, "{error}");
@@ -802,7 +802,7 @@ fn an_outbox_holds_so_much_and_no_more() {
     lab.say(0, OK);
     lab.send_to("/r/c", 1_000);
     lab.run();
-    assert!(lab.conns[0].is_closed, "the connection that nobody needs makes room");
+    assert!(lab.conns[0].is_closed, "the unneeded connection frees its place");
     assert_eq!((lab.got(2), lab.receivers()), (vec!["3".to_owned()], 2));
 
     let mut lab = Lab::new(|l| l.frame_bytes_max = len - 1);
@@ -813,17 +813,17 @@ fn an_outbox_holds_so_much_and_no_more() {
     assert!(error.to_string().contains(&figures), "{error}");
 }
 
-/// A host that turns sends for ever, whatever becomes of the messages.
+/// A host sends without end, with every kind of outcome.
 #[test]
-fn nothing_is_used_up() {
+fn endless_sending_leaks_no_receiver() {
     let mut lab = Lab::new(|l| (l.outbox_entries_max, l.receivers_max) = (4, 2));
     for round in 0..2_000_usize {
-        lab.door = [Door::Open, Door::Shut, Door::Busy][round % 3];
+        lab.connect_result = [ConnectResult::Accepted, ConnectResult::Failed, ConnectResult::Busy][round % 3];
         let target = format!("/r/{round}");
         lab.send_to(&target, 20);
         lab.send_to(&target, 10);
         lab.run();
-        if lab.door == Door::Open {
+        if lab.connect_result == ConnectResult::Accepted {
             let at = lab.conns.len() - 1;
             match round / 3 % 4 {
                 0 => lab.say(at, OK),
@@ -838,9 +838,9 @@ fn nothing_is_used_up() {
     }
 }
 
-/// An answer that is owed to a message whose time is over keeps no receiver's place for ever.
+/// A missing answer to an expired message does not keep a receiver's place for ever.
 #[test]
-fn a_link_with_nothing_but_expired_messages_makes_room() {
+fn link_with_only_expired_messages_frees_its_receiver() {
     let mut lab = Lab::new(|l| l.receivers_max = 1);
     lab.send_to("/r/a", 100);
     lab.send_to("/r/a", 10);
@@ -851,9 +851,9 @@ fn a_link_with_nothing_but_expired_messages_makes_room() {
     lab.try_send("/r/b", "x", 100).expect("nothing is on its way");
 }
 
-/// A line that is in nobody's hands yet can be taken back: others in flight need not suffer.
+/// A line of which no byte was written can be withdrawn without closing the connection for the others.
 #[test]
-fn a_message_that_expires_before_a_byte_of_it_was_written_costs_the_others_nothing() {
+fn unwritten_message_that_expires_leaves_the_others_in_flight() {
     let mut lab = Lab::new(|_| ());
     lab.room = lab.line_len();
     lab.send(100);
@@ -864,9 +864,9 @@ fn a_message_that_expires_before_a_byte_of_it_was_written_costs_the_others_nothi
     assert_eq!(lab.codes(), "accepted not_sent");
 }
 
-/// What nobody asked for is no answer: the first message is not accepted while its line is unfinished.
+/// An answer to an unfinished line does not count: the first message is not accepted.
 #[test]
-fn an_answer_to_a_line_that_was_not_written_whole_is_no_answer() {
+fn answer_to_an_unfinished_line_is_ignored() {
     let mut lab = Lab::new(|_| ());
     lab.room = lab.line_len() / 2;
     lab.send(100);
@@ -876,9 +876,9 @@ fn an_answer_to_a_line_that_was_not_written_whole_is_no_answer() {
     assert_eq!(lab.codes(), "not_sent", "it never left here whole");
 }
 
-/// A receiver that talks before it is talked to and hangs up is not tried without end.
+/// A receiver that answers before it gets a line and then closes is retried only after a pause.
 #[test]
-fn a_receiver_that_says_yes_to_nothing_and_hangs_up_is_not_tried_without_a_pause() {
+fn receiver_that_answers_too_early_and_closes_is_retried_after_a_pause() {
     let mut lab = Lab::new(|_| ());
     lab.room = 0;
     lab.send(1_000);
@@ -919,10 +919,10 @@ fn deadlines_are_exact() {
     assert_eq!(lab.outbox.outstanding(), 0, "a time that is over at once");
 }
 
-/// Never accepted unless it is in the inbox, never refused or not sent if it is; each told once, nothing twice, all in
-/// order: whatever is cut, killed, full or late.
+/// An accepted message is in an inbox; a refused or unsent one is not; each outcome is reported once, nothing
+/// arrives twice, all in order: under every cut, kill, full inbox and delay.
 #[test]
-fn outcomes_are_true_whatever_fails() {
+fn outcomes_are_true_under_random_faults() {
     let mut total = Counts::new();
     for seed in 0..150 * scale() as u64 {
         let mut dice = Dice::new(seed);
@@ -972,8 +972,8 @@ fn next_write(outbox: &mut Outbox) -> ConnKey {
     }
 }
 
-/// The receiver says `line`; whether there was anything to read it into.
-fn hear(outbox: &mut Outbox, key: ConnKey, line: &str, now: Now) -> bool {
+/// The receiver answers `line`; whether there was a buffer to read it into.
+fn receive(outbox: &mut Outbox, key: ConnKey, line: &str, now: Now) -> bool {
     let line = lines(&[line]);
     let Some(space) = outbox.recv_space(key) else { return false };
     space[..line.len()].copy_from_slice(&line);
@@ -1010,7 +1010,7 @@ fn messages_for_a_receiver_that_is_being_connected_share_one_connection() {
     outbox.connect_failed(key, &other_error(), at(1));
     assert!(outbox.output(key).is_empty(), "what was written whole is not written again");
     for id in [first, second] {
-        assert!(hear(&mut outbox, key, OK, at(2)));
+        assert!(receive(&mut outbox, key, OK, at(2)));
         let (told, outcome) = outbox.next_outcome().expect("it was answered");
         assert!(told == id && outcome.is_accepted(), "{outcome}");
     }
@@ -1026,7 +1026,7 @@ fn late_reports_of_an_old_stream_do_not_change_its_successor() {
     outbox.connected(old, token.clone(), at(0));
     let _ = next_write_is(&mut outbox, old);
     write_all(&mut outbox, old);
-    assert!(hear(&mut outbox, old, OK, at(0)));
+    assert!(receive(&mut outbox, old, OK, at(0)));
     assert_eq!(told(&mut outbox), ["accepted"]);
     put(&mut outbox, A, 100, at(0)).unwrap();
     put(&mut outbox, A, 100, at(0)).unwrap();
@@ -1044,7 +1044,7 @@ fn late_reports_of_an_old_stream_do_not_change_its_successor() {
     assert_eq!(outbox.output(new), waiting, "bytes that the old stream took are not taken from the new one");
     outbox.output_failed(old);
     outbox.ended(old, at(0));
-    assert!(!hear(&mut outbox, old, NO, at(0)), "there is no space to read into for the old stream");
+    assert!(!receive(&mut outbox, old, NO, at(0)), "there is no space to read into for the old stream");
     outbox.received(old, 0, at(0));
     outbox.connected(old, AuthToken::from_bytes([2; 32]), at(0));
     outbox.connect_failed(old, &other_error(), at(0));
@@ -1055,7 +1055,7 @@ fn late_reports_of_an_old_stream_do_not_change_its_successor() {
     outbox.turn_ended();
     outbox.ended(old, at(1));
     for _ in 0..2 {
-        assert!(hear(&mut outbox, new, OK, at(1)));
+        assert!(receive(&mut outbox, new, OK, at(1)));
     }
     assert_eq!(told(&mut outbox), ["accepted", "accepted"]);
 }
@@ -1066,7 +1066,7 @@ fn next_write_is(outbox: &mut Outbox, key: ConnKey) -> ConnKey {
 }
 
 #[test]
-fn an_attempt_to_connect_that_no_message_needs_is_given_up() {
+fn unneeded_connect_attempt_is_abandoned() {
     let mut outbox = Outbox::new(Limits::default()).unwrap();
     put(&mut outbox, A, 10, at(0)).unwrap();
     let key = next_connect(&mut outbox);
@@ -1094,7 +1094,7 @@ fn an_attempt_to_connect_that_no_message_needs_is_given_up() {
 }
 
 #[test]
-fn a_message_behind_a_silent_answer_is_sent_on_a_new_connection() {
+fn message_behind_an_unanswered_one_is_sent_on_a_new_connection() {
     let mut lab = Lab::new(|l| l.in_flight_max = 1);
     lab.send(100);
     lab.send(5_000);
@@ -1108,10 +1108,10 @@ fn a_message_behind_a_silent_answer_is_sent_on_a_new_connection() {
     assert_eq!(lab.codes(), "unknown accepted");
 }
 
-/// The first is written whole and can be answered; the second is written partly when its time is over; the third was not
-/// written at all.
+/// The first is written whole and can be answered; the second is written partly when its time is over; the
+/// third was not written at all.
 #[test]
-fn a_half_written_message_that_expires_costs_its_neighbours_nothing() {
+fn half_written_message_that_expires_leaves_its_neighbours() {
     let len = Lab::new(|_| ()).line_len();
     for (answer, codes) in [(OK, "accepted not_sent accepted"), (NO, "rejected not_sent accepted")] {
         for cut in [1, len / 2, len - 1] {
@@ -1152,7 +1152,7 @@ fn a_half_written_message_that_expires_costs_its_neighbours_nothing() {
 }
 
 #[test]
-fn receivers_that_are_done_with_do_not_count_in_the_same_turn() {
+fn finished_receivers_do_not_count_in_the_same_turn() {
     let mut outbox = Outbox::new(Limits::default()).unwrap();
     for n in 0..3_000 {
         put(&mut outbox, &format!("/r/{n}"), 100, at(0)).unwrap_or_else(|e| panic!("message {n}: {e}"));
@@ -1162,8 +1162,8 @@ fn receivers_that_are_done_with_do_not_count_in_the_same_turn() {
         assert_eq!(told(&mut outbox), ["not_sent"], "message {n}");
     }
 
-    // Streams that were there keep their keys until the end of the turn; a receiver beyond waits for that, and is told
-    // nothing that is not so.
+    // Streams that were there keep their keys until the end of the turn; a receiver beyond waits for that,
+    // and gets no wrong outcome.
     let mut outbox = Outbox::new(Limits::default()).unwrap();
     let mut connected = 0;
     for n in 0..3_000 {
@@ -1189,7 +1189,7 @@ fn receivers_that_are_done_with_do_not_count_in_the_same_turn() {
 }
 
 #[test]
-fn an_error_that_came_before_any_byte_was_written_is_not_sent() {
+fn error_before_the_first_written_byte_gives_not_sent() {
     for reason in ["authentication timeout", "inbox full", "idle timeout"] {
         let said = format!(r#"{{"type":"error","data":"{reason}"}}"#);
         let mut lab = Lab::new(|_| ());
@@ -1227,7 +1227,7 @@ fn an_error_that_came_before_any_byte_was_written_is_not_sent() {
 }
 
 #[test]
-fn bytes_that_came_before_a_line_was_written_whole_are_no_answer_to_it() {
+fn bytes_before_a_line_is_written_whole_are_not_its_answer() {
     let len = Lab::new(|_| ()).line_len();
     let answer = lines(&[OK]);
     // How much of the line was written and how much of the answer had come before the rest of both.
@@ -1274,7 +1274,7 @@ fn bytes_that_came_before_a_line_was_written_whole_are_no_answer_to_it() {
 }
 
 #[test]
-fn outcomes_that_were_not_taken_count_as_messages() {
+fn untaken_outcomes_count_as_messages() {
     let mut outbox = Outbox::new(Limits::default()).unwrap();
     let mut given = 0;
     while given < 10_000 {
@@ -1295,7 +1295,7 @@ fn outcomes_that_were_not_taken_count_as_messages() {
 }
 
 #[test]
-fn reports_beyond_what_there_is_are_bounded() {
+fn excessive_reports_are_bounded() {
     let mut lab = Lab::new(|_| ());
     lab.send(100);
     lab.run();
@@ -1318,7 +1318,7 @@ fn reports_beyond_what_there_is_are_bounded() {
 }
 
 #[test]
-fn a_clock_that_steps_back_stands_still() {
+fn clock_that_steps_back_counts_as_standing_still() {
     let mut outbox = Outbox::new(Limits::default()).unwrap();
     outbox.deadlines_reached(at(100_000));
     put(&mut outbox, A, 1_000, at(50_000)).unwrap();
@@ -1337,15 +1337,15 @@ fn a_clock_that_steps_back_stands_still() {
 }
 
 #[test]
-fn messages_that_expire_behind_one_that_waits_do_not_take_it_along() {
+fn messages_that_expire_behind_a_waiting_one_leave_it() {
     let mut lab = Lab::new(|l| l.outbox_entries_max = 10);
-    lab.door = Door::Busy;
+    lab.connect_result = ConnectResult::Busy;
     lab.send(3_600_000);
     for _ in 0..500 {
         lab.send(1);
         lab.advance(1);
     }
-    lab.door = Door::Open;
+    lab.connect_result = ConnectResult::Accepted;
     lab.send(1_000);
     lab.advance(50);
     assert_eq!(lab.got(0), ["0", "501"]);

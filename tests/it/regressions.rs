@@ -5,8 +5,8 @@ use udsmsg::parts::CloseReason;
 use crate::util::sim::Sim;
 use crate::util::{ping, text};
 
-/// The ring offered what was spare behind the unfinished frame, not all that was free, so that the one read of a
-/// late turn did not get the whole rest and the frame was judged unfinished.
+/// The ring offered only the space behind the unfinished frame, not all free space. So the one read of a late
+/// turn did not get the whole rest, and the frame counted as unfinished.
 #[test]
 fn one_read_offers_room_for_the_rest_of_any_frame() {
     let mut sim = Sim::new(|_| ());
@@ -22,9 +22,9 @@ fn one_read_offers_room_for_the_rest_of_any_frame() {
     assert!(space >= 65_536, "room for {space} bytes, and 65,536 may be missing");
 }
 
-/// A buffer set aside for a connection that is then closed belongs to the next one that waits, at once.
+/// A buffer reserved for a connection that is then closed goes to the next waiting one at once.
 #[test]
-fn a_buffer_set_aside_for_one_that_is_closed_goes_to_the_next() {
+fn reserved_buffer_of_a_closed_connection_goes_to_the_next() {
     let mut sim = Sim::new(|l| {
         l.unfinished_bytes_max = 0;
         l.clients_max = 3;
@@ -38,7 +38,8 @@ fn a_buffer_set_aside_for_one_that_is_closed_goes_to_the_next() {
     sim.run();
     sim.send(waits_next, &text("a"));
     sim.run();
-    // The stream of the first that waits breaks in the turn in which the buffer comes back and is set aside for it.
+    // The stream of the first waiting connection breaks in the turn in which the buffer is returned and
+    // reserved for it.
     sim.send(holder, &ping()[5..]);
     sim.turn();
     let key = sim.key(waits_first);
@@ -49,10 +50,9 @@ fn a_buffer_set_aside_for_one_that_is_closed_goes_to_the_next() {
     assert!(sim.take(waits_next).contains("uds-1"), "it waits although a buffer is free");
 }
 
-/// A connection that is closing and finds no buffer to be read into is told when there is one, so that it can be
-/// read to its end.
+/// A closing connection without an input buffer gets one when it is free, so that it can be read to its end.
 #[test]
-fn a_closing_connection_that_found_no_buffer_is_read_when_there_is_one() {
+fn closing_connection_without_a_buffer_is_read_when_one_is_free() {
     let mut sim = Sim::new(|l| l.unfinished_bytes_max = 0);
     let closing = sim.join();
     let holder = sim.join_known();
@@ -70,14 +70,14 @@ fn a_closing_connection_that_found_no_buffer_is_read_when_there_is_one() {
     assert_eq!(sim.closed(closing), Some(CloseReason::InvalidFrame), "nothing keeps it from being read");
 }
 
-/// When too many are on their way out, the one that has been so for longest is cut off, not the one that was connected
-/// for longest: refused newcomers that linger cost a client that was served none of its answers.
+/// When too many connections are closing, the one that has been closing longest is cut off, not the oldest
+/// one: refused connections that linger must not cost a served client its answers.
 #[test]
-fn lingering_newcomers_cost_a_served_client_none_of_its_answers() {
+fn refused_connections_that_linger_do_not_cut_off_a_served_client() {
     let mut sim = Sim::new(|l| l.clients_max = 2);
     let served = sim.join_known();
     let other = sim.join_known();
-    // They are refused and do not go.
+    // They are refused and linger.
     let lingering: Vec<_> = (0..2).map(|_| sim.join()).collect();
     for &id in &lingering {
         sim.expect_error(id, "too many clients");
@@ -93,9 +93,10 @@ fn lingering_newcomers_cost_a_served_client_none_of_its_answers() {
     assert!(sim.ask(other, &ping()).contains("pong"));
 }
 
-/// A message that failed while it was set on its way had an outcome that nobody was told.
+/// The outcome of a message that failed while it was started was never reported.
 #[test]
-fn an_outcome_that_comes_at_once_is_told() {
+#[cfg(feature = "server")]
+fn immediate_outcome_is_reported() {
     let home = crate::util::real::Home::new();
     let mut client =
         udsmsg::Client::in_namespace(&udsmsg::Namespace::default(), &home.environment()).unwrap();
@@ -108,14 +109,14 @@ fn an_outcome_that_comes_at_once_is_told() {
     assert!(client.next_outcome().unwrap().is_none());
 }
 
-/// Of two that were closing and owed something, one that had just finished was cut off instead of the older one, if both
-/// had begun within one reading of the clock.
+/// Of two closing connections with answers to deliver, the one that had just finished was cut off instead of
+/// the older one if both had begun at the same clock reading.
 #[test]
-fn too_many_that_are_closing_cost_the_oldest() {
+fn too_many_closing_connections_cut_off_the_oldest() {
     let mut sim = Sim::new(|l| l.clients_max = 2);
-    let (owed, other) = (sim.join_known(), sim.join());
-    sim.peer(owed).room = 10;
-    sim.send(owed, &text("a"));
+    let (oldest, other) = (sim.join_known(), sim.join());
+    sim.peer(oldest).room = 10;
+    sim.send(oldest, &text("a"));
     let refused: Vec<_> = (0..2)
         .map(|_| {
             let id = sim.connect();
@@ -124,20 +125,20 @@ fn too_many_that_are_closing_cost_the_oldest() {
         })
         .collect();
     sim.turn();
-    sim.peer(owed).room = usize::MAX;
-    sim.half_close(owed);
+    sim.peer(oldest).room = usize::MAX;
+    sim.half_close(oldest);
     sim.half_close(other);
     sim.turn();
-    assert!(sim.take(owed).contains("uds-1"), "it finished and was there to take its answer");
+    assert!(sim.take(oldest).contains("uds-1"), "it finished and was there to take its answer");
     for id in refused {
         assert_eq!(sim.closed(id), Some(CloseReason::TooManyClients), "{id:?} was closing before");
     }
 }
 
-/// What a closing connection still sends is thrown away; the framer, which had searched the beginning of it, was asked about
-/// what was left when the inbox was full.
+/// The input of a closing connection is discarded. The framer, which had searched its beginning, was asked
+/// for the rest when the inbox was full.
 #[test]
-fn a_closing_connection_is_not_asked_for_frames() {
+fn closing_connection_yields_no_frames() {
     let mut sim = Sim::new(|l| l.inbox_entries_max = 1);
     let (busy, closing) = (sim.join_known(), sim.join_known());
     sim.peer(closing).room = 0;
@@ -153,9 +154,9 @@ fn a_closing_connection_is_not_asked_for_frames() {
     assert_eq!(sim.unread(closing), 0);
 }
 
-/// A part of what a host had read was taken, and the host was never told when to offer the rest.
+/// When the endpoint took only part of the input, it never asked for the rest.
 #[test]
-fn the_rest_of_what_was_offered_is_asked_for() {
+fn partly_taken_input_asks_for_the_rest() {
     let mut sim = Sim::new(|_| ());
     let peer = sim.join_known();
     let (now, key) = (sim.now(), sim.key(peer));
@@ -169,9 +170,9 @@ fn the_rest_of_what_was_offered_is_asked_for() {
     assert_eq!(sim.endpoint.inbox_len(), 2);
 }
 
-/// A share of an inbox was rounded down to no message at all.
+/// An inbox share was rounded down to zero messages.
 #[test]
-fn a_small_share_holds_a_message() {
+fn small_inbox_share_holds_one_message() {
     let mut sim = Sim::new(|l| {
         l.inbox_entries_max = 10;
         l.inbox_share_percent_max = 5;

@@ -23,7 +23,7 @@ fn text(text: &str) -> Outgoing {
     Outgoing::new("text").with_text(text)
 }
 
-/// Turns both until `done` says so.
+/// Turns both until `done` returns true.
 fn turn_both(a: &mut Server, b: &mut Server, mut done: impl FnMut(&mut Server, &mut Server) -> bool) {
     while !done(a, b) {
         let _ = a.turn(SOON).unwrap();
@@ -70,8 +70,8 @@ fn two_servers_in_one_thread_send_to_each_other() {
 }
 
 #[test]
-fn nobody_there_is_not_sent_and_the_loop_goes_on() {
-    let _watchdog = watchdog::watch("nobody_there_is_not_sent_and_the_loop_goes_on");
+fn absent_receiver_gives_not_sent_and_the_loop_continues() {
+    let _watchdog = watchdog::watch("absent_receiver_gives_not_sent_and_the_loop_continues");
     let (home, mut a, b) = pair();
     let gone = b.address().clone();
     drop(b);
@@ -103,7 +103,7 @@ fn a_question_is_answered_once() {
     let mut asked = Batch::new();
     turn_both(&mut a, &mut b, |_, b| b.drain_into(&mut asked) == 1);
     let question = asked.iter().next().unwrap();
-    assert_eq!(b.take_answered(&question), None, "it is no answer to anything");
+    assert_eq!(b.take_answered(&question), None, "it answers no question");
     for answer in ["because", "and because"] {
         b.reply(&question, Outgoing::new("response").with_text(answer), TIMEOUT).unwrap();
     }
@@ -118,7 +118,7 @@ fn a_question_is_answered_once() {
 }
 
 #[test]
-fn a_question_that_nobody_answers_in_time_is_told_and_a_late_answer_is_none() {
+fn unanswered_question_is_reported_and_a_late_answer_is_ignored() {
     let _watchdog = watchdog::watch("a_question_that_nobody_answers_in_time_is_told");
     let (_home, mut a, mut b) = pair();
     let to_b = b.address().clone();
@@ -148,10 +148,10 @@ fn a_question_that_nobody_answers_in_time_is_told_and_a_late_answer_is_none() {
     assert_eq!(a.take_answered(&late.iter().next().unwrap()), None);
 }
 
-/// A question that did not get through is over with its message.
+/// A question that was not sent is closed with its message.
 #[test]
-fn a_question_that_was_not_sent_is_not_waited_for() {
-    let _watchdog = watchdog::watch("a_question_that_was_not_sent_is_not_waited_for");
+fn unsent_question_is_closed_with_its_message() {
+    let _watchdog = watchdog::watch("unsent_question_is_closed_with_its_message");
     let (home, mut a, _b) = pair();
     let nowhere = Address::from_path(&home.path().join("nowhere.sock")).unwrap();
     let query = a.query(&nowhere, Outgoing::new("query"), Duration::from_millis(20)).unwrap();
@@ -160,7 +160,7 @@ fn a_question_that_was_not_sent_is_not_waited_for() {
     assert!(a.next_timeout() > Some(Duration::from_secs(1)), "nothing is due for it");
 }
 
-/// Two programs that answer whatever they get stop by themselves.
+/// Two programs that answer every message stop by themselves.
 #[test]
 fn answers_to_answers_end_after_eight() {
     let _watchdog = watchdog::watch("answers_to_answers_end_after_eight");
@@ -182,10 +182,10 @@ fn answers_to_answers_end_after_eight() {
     assert_eq!((answers, refused.kind()), (8, ErrorKind::TooManyHops));
 }
 
-/// Where an answer goes is vetted: a claim is all that `from` is.
+/// The target of a reply is checked, because `from` is only a claim.
 #[test]
-fn an_answer_goes_to_a_socket_of_ours_or_nowhere() {
-    let _watchdog = watchdog::watch("an_answer_goes_to_a_socket_of_ours_or_nowhere");
+fn reply_goes_only_to_a_socket_of_the_same_user() {
+    let _watchdog = watchdog::watch("reply_goes_only_to_a_socket_of_the_same_user");
     let (home, mut a, mut b) = pair();
     let real = a.address().path().to_owned();
     let link = home.path().join("link.sock");
@@ -213,7 +213,7 @@ fn an_answer_goes_to_a_socket_of_ours_or_nowhere() {
 
 /// What the scanner finds in `meta` decides; the value of a wrong type is as if it were not there.
 #[test]
-fn strange_marks_do_not_hide_the_others() {
+fn invalid_meta_values_do_not_hide_the_others() {
     let cases = [
         (r#"{"type":"a"}"#, Ok(r#""meta":{"hops":1,"#)),
         (r#"{"type":"a","meta":{"queryId":"q"}}"#, Ok(r#""meta":{"inReplyTo":"q","hops":1,"#)),
@@ -233,7 +233,7 @@ fn strange_marks_do_not_hide_the_others() {
         (r#"{"type":"a","meta":{"hops":5,"hops":3}}"#, Ok(r#""meta":{"hops":6,"#)),
         (r#"{"type":"a","meta":{"hops":8,"h\u006fps":0}}"#, Err(ErrorKind::TooManyHops)),
         (r#"{"type":"a","meta":{"hops":1,"hops":7.5,"hops":"x"}}"#, Err(ErrorKind::TooManyHops)),
-        // What the scanner takes hides nothing: a lone surrogate in a key, a number beyond every type.
+        // What the scanner accepts hides nothing: a lone surrogate in a key, a number beyond every type.
         (r#"{"type":"a","meta":{"\ud83d":1,"hops":8}}"#, Err(ErrorKind::TooManyHops)),
         (
             r#"{"type":"a","meta":{"x":{"\udc00":[1e999]},"hops":2,"queryId":"q"}}"#,
@@ -259,9 +259,9 @@ fn strange_marks_do_not_hide_the_others() {
     assert_eq!(taken.in_reply_to(&message).unwrap_err().kind(), ErrorKind::InvalidMessage);
 }
 
-/// The asker sees the answer whatever else is in `meta`, unless it names two questions.
+/// The sender of a question finds the answer with any other keys in `meta`, unless it names two questions.
 #[test]
-fn an_answer_is_found_behind_a_strange_key() {
+fn answer_is_found_behind_an_invalid_key() {
     let mut queries = Queries::new(4, "me").unwrap();
     let mut ask = || {
         let (id, question) = queries.ask(text("?"), Mono::from_nanos(1)).unwrap();
@@ -282,15 +282,15 @@ fn an_answer_is_found_behind_a_strange_key() {
 
     // A question and an answer can be made where such a key is there already.
     let raw = serde_json::value::RawValue::from_string(r#"{"\ud83d":0}"#.to_owned()).unwrap();
-    let strange = text("?").with_meta(&raw).unwrap();
-    queries.ask(strange.clone(), Mono::from_nanos(1)).unwrap();
+    let invalid = text("?").with_meta(&raw).unwrap();
+    queries.ask(invalid.clone(), Mono::from_nanos(1)).unwrap();
     let received = Message::from_json(r#"{"type":"a"}"#).unwrap();
-    strange.in_reply_to(&received).unwrap();
+    invalid.in_reply_to(&received).unwrap();
 }
 
 /// Any number of questions can be asked and answered between two turns; none has the id of another.
 #[test]
-fn questions_that_were_answered_do_not_count_in_the_same_turn() {
+fn answered_questions_do_not_count_in_the_same_turn() {
     let mut queries = Queries::new(2, "me").unwrap();
     let mut ids = std::collections::HashSet::new();
     for n in 0..100 {
@@ -300,10 +300,11 @@ fn questions_that_were_answered_do_not_count_in_the_same_turn() {
     }
 }
 
-/// A second answer comes to the first message, and the receiver ends without an answer to the second message.
+/// A second answer to the first message arrives, and the receiver ends without an answer to the second
+/// message.
 #[test]
-fn a_link_takes_no_answer_that_was_there_before_the_message() {
-    let _watchdog = watchdog::watch("a_link_takes_no_answer_that_was_there_before_the_message");
+fn link_ignores_an_answer_that_arrived_before_the_message() {
+    let _watchdog = watchdog::watch("link_ignores_an_answer_that_arrived_before_the_message");
     let home = Home::new();
     let mut server = home.start(|_| ());
     let (target, _) = home.publish("receiver.sock");
@@ -346,11 +347,11 @@ fn a_link_takes_no_answer_that_was_there_before_the_message() {
     assert!(outcome.to_string().starts_with("UDS socket ended"), "{outcome}");
 }
 
-/// An owner that takes no outcomes is told so; they are not kept without end.
+/// An owner that takes no outcomes gets an error; outcomes are not kept without limit.
 #[test]
-fn outcomes_that_nobody_takes_keep_more_from_being_sent() {
+fn untaken_outcomes_fill_the_outbox() {
     const MAX: usize = 3;
-    let _watchdog = watchdog::watch("outcomes_that_nobody_takes_keep_more_from_being_sent");
+    let _watchdog = watchdog::watch("untaken_outcomes_fill_the_outbox");
     let home = Home::new();
     let mut server = home.start(|l| l.outbox_entries_max = MAX);
     let nowhere = Address::from_path(&home.path().join("nowhere.sock")).unwrap();

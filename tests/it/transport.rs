@@ -1,5 +1,5 @@
-//! What peers can do with a socket beside writing bytes to it: pass descriptors along, send urgent data, share it with
-//! others and shut it.
+//! Uses of a socket beside writing bytes: passing descriptors, urgent data, and a listener shared with others
+//! and shut down by them.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
@@ -21,7 +21,7 @@ use crate::util::{error, matches, ok, text, watchdog};
 
 /// What has been sent is there at once: nothing has to be waited for.
 const AT_ONCE: Option<Duration> = Some(Duration::ZERO);
-/// More turns than anything here takes.
+/// More turns than any test here needs.
 const TURNS: usize = 20;
 /// Longer than a watchdog.
 const LONG: Duration = Duration::from_secs(100);
@@ -70,8 +70,8 @@ fn client(home: &Home) -> Client {
     Client::in_namespace(&Namespace::default(), &home.environment()).unwrap().with_timeout(LONG)
 }
 
-/// The last close of a descriptor that a peer passes along happens in the thread that reads it, and can take as long as
-/// the peer likes. So none is let in: the sender is told that it may not.
+/// The last close of a passed descriptor happens in the thread that reads it, and can take any time. So
+/// descriptors are refused, and the sender gets an error.
 #[test]
 #[cfg(target_os = "linux")]
 fn descriptor_that_lingers_does_not_hold_a_server() {
@@ -115,7 +115,7 @@ fn descriptor_that_lingers_does_not_hold_a_server() {
         turn(&mut adopter);
         assert!(peer.line().unwrap().contains("uds-"), "{how}");
     }
-    // A socket that does not refuse them takes it, so the test is no test of something else.
+    // A socket without the option accepts them: the test tests the option.
     let (one, other) = UnixStream::pair().unwrap();
     assert_eq!(send_with(&one, b" ", &std::io::stdin(), 1), Ok(1));
     drop(other);
@@ -157,8 +157,8 @@ fn descriptor_that_lingers_does_not_hold_a_client() {
     assert_eq!(hostile.join().unwrap(), [Err(Errno::EPERM); 2]);
 }
 
-/// Where bytes of a line stop because urgent data stands between them: what it takes to get at the rest is seen to by the
-/// events that the kernel gives, or by reading on.
+/// Sends a line with urgent data between its bytes. The events of the kernel, or further reads, yield the
+/// rest.
 fn in_pieces(stream: &UnixStream, line: &[u8], cuts: &[usize]) -> bool {
     let mut from = 0;
     for &cut in cuts {
@@ -172,7 +172,7 @@ fn in_pieces(stream: &UnixStream, line: &[u8], cuts: &[usize]) -> bool {
     true
 }
 
-/// A read ends before urgent data, though there is more behind it, and no further event tells of that.
+/// A read ends before urgent data although more follows, and no further event reports that.
 #[test]
 fn line_split_around_urgent_data_is_answered() {
     let name = "line_split_around_urgent_data_is_answered";
@@ -186,7 +186,7 @@ fn line_split_around_urgent_data_is_answered() {
         turn(&mut server);
         let line = peer.fill(&text("a"));
         if is_known {
-            // What comes with the first event is read in one turn: only its own event tells of the next.
+            // The data of the first event is read in one turn: only its own event reports the next.
             peer.stream.write_all(b"\n").unwrap();
             turn(&mut server);
         }
@@ -204,7 +204,7 @@ fn line_split_around_urgent_data_is_answered() {
     }
 }
 
-/// The event told of plain bytes, and urgent data came before they were read.
+/// The event reported plain bytes, and urgent data arrived before the read.
 #[test]
 fn urgent_data_between_an_event_and_its_read_loses_nothing() {
     let name = "urgent_data_between_an_event_and_its_read_loses_nothing";
@@ -245,7 +245,8 @@ fn urgent_data_between_an_event_and_its_read_loses_nothing() {
             hand_over(&mut server);
             let _ = server.turn(None).unwrap();
         }
-        // Of several urgent bytes only the last is one: the others are bytes of the line, which is no line then.
+        // Of several urgent bytes only the last is one: the others are bytes of the line, which is no line
+        // then.
         peer.stream.set_nonblocking(true).unwrap();
         let mut answer = [0; 4_096];
         let n = peer.stream.read(&mut answer);
@@ -292,8 +293,8 @@ fn answer_split_around_urgent_data_is_read() {
     assert_eq!(told, id);
 }
 
-/// Whoever else holds a listener can shut it. Then nobody can connect, and accepting says no more than that nobody is
-/// there.
+/// Another holder of a listener can shut it down. Then no client can connect, and accept reports only that
+/// none is waiting.
 #[test]
 #[cfg(target_os = "linux")]
 fn shut_down_listener_is_reported_as_broken() {
@@ -312,7 +313,7 @@ fn shut_down_listener_is_reported_as_broken() {
         assert_eq!(broken.kind(), ErrorKind::Io);
         assert!(broken.to_string().contains("shut down"), "{broken}");
         assert!(!server.is_reachable());
-        // It is reported once, and those who are connected are served; so is who was waiting before.
+        // It is reported once; connected clients and those in the backlog are served.
         turn(&mut server);
         for (number, peer) in [&mut served, &mut waiting].into_iter().enumerate() {
             peer.send(&text("a"));
@@ -329,7 +330,7 @@ fn shut_down_listener_is_reported_as_broken() {
     }
 }
 
-/// The turn in which the listener breaks says what it has put into the inbox, and the next one says that it broke.
+/// The turn in which the listener breaks reports its new messages, and the next one reports the break.
 #[test]
 #[cfg(target_os = "linux")]
 fn broken_listener_does_not_hide_what_a_turn_enqueued() {
@@ -347,11 +348,11 @@ fn broken_listener_does_not_hide_what_a_turn_enqueued() {
     assert!(!server.is_reachable());
     assert_eq!(server.next_timeout(), Some(Duration::ZERO));
     assert_eq!(server.process().unwrap_err().kind(), ErrorKind::Io);
-    assert!(!server.process().unwrap().more, "it is said once");
+    assert!(!server.process().unwrap().more, "it is reported once");
     assert_eq!(server.inbox_len(), 1);
 }
 
-/// A listener that was shut before cannot be taken over.
+/// A listener that was shut down before cannot be adopted.
 #[test]
 #[cfg(target_os = "linux")]
 fn listener_that_was_shut_down_before_is_refused() {
@@ -365,7 +366,7 @@ fn listener_that_was_shut_down_before_is_refused() {
     }
 }
 
-/// It is refused in words, and so is the call.
+/// It gets an error line, and the call returns an error.
 #[test]
 fn adopted_stream_that_finds_no_room_is_busy() {
     let _watchdog = watchdog::watch("adopted_stream_that_finds_no_room_is_busy");

@@ -33,7 +33,7 @@ fn exactly_one_scheme_is_taken_off() {
 }
 
 #[test]
-fn what_cannot_be_an_address_is_refused_by_kind() {
+fn invalid_addresses_are_refused_by_kind() {
     expect_error(Address::parse(""), ErrorKind::InvalidAddress, &["empty"]);
     expect_error(Address::parse("uds:"), ErrorKind::InvalidAddress, &["empty"]);
     expect_error(Address::parse("/a\0b"), ErrorKind::InvalidAddress, &["NUL", r"/a\0b"]);

@@ -1,4 +1,5 @@
-//! A listener that somebody else has made: what is taken over, what is refused, and what stays when it is given back.
+//! A listener made by another program: which one is adopted, which is refused, and what is kept when it is
+//! given back.
 
 use std::fs;
 use std::net::TcpListener;
@@ -25,7 +26,7 @@ fn listener(path: &Path) -> UnixListener {
 }
 
 #[test]
-fn a_private_listener_is_taken_over_published_and_left_where_it_is() {
+fn private_listener_is_adopted_published_and_kept_at_the_end() {
     for is_dropped in [false, true] {
         let place = Place::new();
         let path = place.make_dir("d", 0o700).join("s.sock");
@@ -41,7 +42,7 @@ fn a_private_listener_is_taken_over_published_and_left_where_it_is() {
         assert!(published.auth_token.matches(token(1).expose().as_bytes()));
         assert_eq!(published.process.unwrap().pid, std::process::id());
         UnixStream::connect(&path).unwrap();
-        // A start of somebody else finds a live server.
+        // A start by another program finds a live server.
         expect_error(place.bind_with(&path, &token(2)), ErrorKind::AlreadyRunning, &["live server"]);
         if is_dropped {
             drop(claim);
@@ -57,19 +58,19 @@ fn a_private_listener_is_taken_over_published_and_left_where_it_is() {
 }
 
 #[test]
-fn whoever_waits_already_is_not_lost() {
+fn waiting_connections_survive_an_adoption() {
     let place = Place::new();
     let path = place.make_dir("d", 0o700).join("s.sock");
     let given = listener(&path);
     let _client = UnixStream::connect(&path).unwrap();
     let (listener, _claim) = adopt(&place, given).unwrap();
     listener.accept().unwrap();
-    // Nobody else was made to wait: who came before us is the proof.
+    // No other connection is waiting: the start did not probe, because one was waiting already.
     assert_eq!(listener.accept().map(drop).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
 
 #[test]
-fn what_is_no_listener_with_a_path_is_refused() {
+fn socket_that_is_not_a_listener_with_a_path_is_refused() {
     let place = Place::new();
     let dir = place.make_dir("d", 0o700);
     type Make<'a> = &'a dyn Fn() -> OwnedFd;
@@ -152,7 +153,7 @@ fn a_listener_that_is_not_private_or_not_reached_is_refused() {
         let path = place.make_dir("d", 0o700).join("s.sock");
         let given = listener(&path);
         chmod(&path, narrower);
-        // Whoever is not root cannot even connect to one that may not be written.
+        // A user other than root cannot even connect to a socket without write permission.
         let adopted = adopt(&place, given);
         assert!(adopted.is_ok() || !crate::util::is_root(), "{adopted:?}");
     }
@@ -177,7 +178,7 @@ fn the_name_of_another_live_server_is_not_taken() {
 }
 
 #[test]
-fn a_take_over_that_cannot_publish_leaves_all_as_it_was() {
+fn adoption_that_cannot_publish_changes_nothing() {
     let place = Place::new();
     let path = place.make_dir("d", 0o700).join("s.sock");
     let given = listener(&path);
@@ -194,7 +195,7 @@ fn a_take_over_that_cannot_publish_leaves_all_as_it_was() {
 }
 
 #[test]
-fn a_socket_that_vanishes_is_noticed() {
+fn removed_socket_is_noticed() {
     let place = Place::new();
     let path = place.make_dir("d", 0o700).join("s.sock");
     let (listener, mut claim) = adopt(&place, listener(&path)).unwrap();

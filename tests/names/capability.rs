@@ -1,4 +1,4 @@
-//! Capability files: what is written, what is believed, what is removed.
+//! Capability files: what is written, what is trusted, what is removed.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -66,7 +66,7 @@ fn the_name_is_the_hash_of_the_path_as_given() {
 }
 
 #[test]
-fn what_is_published_is_private_whole_and_readable_by_others() {
+fn published_file_is_private_complete_and_readable() {
     let published = Published::new();
     assert_eq!((mode(&published.path), mode(published.dir.path())), (0o600, 0o700));
     let json: serde_json::Value = serde_json::from_slice(&fs::read(&published.path).unwrap()).unwrap();
@@ -96,7 +96,7 @@ fn no_debug_text_shows_a_token() {
 }
 
 #[test]
-fn nothing_published_is_an_error_of_its_own() {
+fn missing_capability_has_its_own_error() {
     let place = Place::new();
     expect_error(place.capabilities().read(&address()), ErrorKind::CapabilityMissing, &["does not exist"]);
     assert!(place.everything().is_empty());
@@ -106,7 +106,7 @@ fn nothing_published_is_an_error_of_its_own() {
 }
 
 #[test]
-fn only_a_private_regular_file_of_ours_is_believed() {
+fn only_a_private_regular_file_of_our_own_is_read() {
     let published = Published::new();
     for bits in [0o604, 0o640, 0o644, 0o601, 0o620] {
         chmod(&published.path, bits);
@@ -157,7 +157,7 @@ fn the_size_is_looked_at_before_the_contents() {
 }
 
 #[test]
-fn each_fault_of_the_contents_has_its_own_sentence_and_none_repeats_a_token() {
+fn each_fault_of_the_contents_has_its_own_text_without_a_token() {
     let published = Published::new();
     let secret = token(1).expose().to_owned();
     let not_json = "no JSON object";
@@ -212,7 +212,7 @@ fn keys_that_are_not_needed_may_be_missing_new_or_wrong() {
 }
 
 #[test]
-fn only_what_holds_our_token_is_removed() {
+fn only_a_file_with_our_token_is_removed() {
     let published = Published::new();
     assert!(!published.dir.remove_if_ours(&address(), &token(2)).unwrap());
     assert!(!published.dir.remove_if_ours(&Address::parse("/x").unwrap(), &token(1)).unwrap());
@@ -230,7 +230,7 @@ fn only_what_holds_our_token_is_removed() {
 }
 
 #[test]
-fn what_cannot_be_published_leaves_nothing_behind() {
+fn failed_publication_leaves_no_files() {
     let published = Published::new();
     fs::remove_file(&published.path).unwrap();
     fs::create_dir(&published.path).unwrap();

@@ -1,4 +1,4 @@
-//! This program as a child: it takes a name, says how that went, and waits to be told to go on.
+//! This program as a child: it takes a name, reports the result, and waits to be told to go on.
 
 use std::env;
 use std::ffi::OsStr;
@@ -14,13 +14,13 @@ use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use udsmsg::os::{CapabilityDir, Claim, Random};
 use udsmsg::{Address, Environment, Location, Namespace};
 
-/// A child that plays a part.
+/// A child process that runs a part of a test.
 pub struct Part {
     process: Child,
     lines: BufReader<ChildStdout>,
 }
 
-/// What stands before each line that a child says.
+/// The prefix of each line that a child prints.
 const MARK: &str = "=> ";
 
 impl Part {
@@ -62,7 +62,7 @@ impl Part {
         }
     }
 
-    /// Does its next step and tells what came of it.
+    /// Does its next step and returns the result.
     pub fn step(&mut self) -> String {
         self.go_on();
         self.says()
@@ -91,7 +91,7 @@ fn wait() {
     io::stdin().read_line(&mut line).unwrap();
 }
 
-/// What tells a tracer that a step begins, and that it is over.
+/// Signals to a tracer that a step begins and that it is over.
 pub const STEP_SIGNALS: [Signal; 2] = [Signal::SIGUSR1, Signal::SIGUSR2];
 
 /// Does `step`, between the two signals if there is a tracer to take them.
@@ -120,7 +120,7 @@ fn traced<T>(step: impl FnOnce() -> T) -> T {
 /// - `NAMES_AFTER`: `chdir`, `fork` or `sigpipe` between bind and release
 /// - `NAMES_SEARCH`: with `NAMES_UID`, keep the right to walk through every directory
 /// - `NAMES_ROUNDS`: how often to bind and release at once, instead of all that
-/// - `NAMES_KNOCK`: instead of all that, try every door and say what happened
+/// - `NAMES_ATTEMPT`: instead of all that, try every way to reach a server and print the results
 /// - `NAMES_PROBE`: instead of all that, `connect` until the next step, or `read` what a server says
 #[test]
 fn entry() {
@@ -148,8 +148,8 @@ fn entry() {
     let auth_token = random.auth_token();
     say("ready");
     wait();
-    if env::var_os("NAMES_KNOCK").is_some() {
-        return knock(&capabilities, &mut random);
+    if env::var_os("NAMES_ATTEMPT").is_some() {
+        return attempt_every_way(&capabilities, &mut random);
     }
     if let Ok(how) = env::var("NAMES_PROBE") {
         return if how == "read" { read_of_server() } else { connect_on_and_on() };
@@ -181,7 +181,7 @@ fn entry() {
     match env::var("NAMES_AFTER").as_deref() {
         Ok("chdir") => env::set_current_dir("/").unwrap(),
         Ok("fork") => fork_and_drop(&mut claim, &listener, &mut random),
-        Ok("sigpipe") => send_to_nobody(),
+        Ok("sigpipe") => send_to_vanished_peer(),
         _ => {}
     }
     let was_there = claim.still_there();
@@ -224,8 +224,8 @@ fn go_round(count: usize, capabilities: &CapabilityDir, random: &mut Random) {
     say(format_args!("left {}", if open() == before { "nothing" } else { "something" }));
 }
 
-/// Tries every door of a server of another user.
-fn knock(capabilities: &CapabilityDir, random: &mut Random) {
+/// Tries every way to reach a server of another user.
+fn attempt_every_way(capabilities: &CapabilityDir, random: &mut Random) {
     let path = PathBuf::from(env::var_os("NAMES_SOCKET").unwrap());
     let address = Address::from_path(&path).unwrap();
     let file = capabilities.path().join(CapabilityDir::file_name(&address));
@@ -252,7 +252,7 @@ fn knock(capabilities: &CapabilityDir, random: &mut Random) {
         ),
         ("start", bound.map_or_else(code, |_| unexpected())),
     ];
-    let said: Vec<_> = answers.iter().map(|(door, answer)| format!("{door}={answer}")).collect();
+    let said: Vec<_> = answers.iter().map(|(way, answer)| format!("{way}={answer}")).collect();
     say(said.join("; "));
 }
 
@@ -267,7 +267,8 @@ fn read_of_server() {
     }
 }
 
-/// Connects in a tight loop until the next step; says how often it got in, was denied, and found nobody.
+/// Connects in a tight loop until the next step; prints how often it connected, was denied, and found no
+/// listener.
 fn connect_on_and_on() {
     let path = PathBuf::from(env::var_os("NAMES_SOCKET").unwrap());
     let is_over = std::sync::atomic::AtomicBool::new(false);
@@ -276,7 +277,7 @@ fn connect_on_and_on() {
             let mut counts = [0; 3];
             while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
                 let at = match UnixStream::connect(&path) {
-                    // Once is enough; a full backlog would hold us for ever.
+                    // One connection is enough; with a full backlog, connecting would block without end.
                     Ok(_) => return [1, counts[1], counts[2]],
                     Err(error) if error.kind() == io::ErrorKind::PermissionDenied => 1,
                     Err(_) => 2,
@@ -292,8 +293,8 @@ fn connect_on_and_on() {
     say(counts.map(|count| count.to_string()).join(" "));
 }
 
-/// Becomes user `uid` who may still read and search everything, and nothing else: what is left to keep him from a socket
-/// is its mode.
+/// Becomes user `uid` with the right to read and search everything, and no other: only the mode can protect a
+/// socket from it.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "there is no safe way to keep one right of root's")]
 fn become_searcher(uid: u32) {
@@ -325,9 +326,9 @@ fn become_searcher(uid: u32) {
 #[cfg(not(target_os = "linux"))]
 fn become_searcher(_: u32) {}
 
-/// Sends to a peer that is gone, with `SIGPIPE` as deadly as it is in a host that is not a Rust program.
+/// Sends to a vanished peer with the default action of `SIGPIPE`, as in a host that is not a Rust program.
 #[allow(unsafe_code, reason = "there is no safe way to change what a signal does")]
-fn send_to_nobody() {
+fn send_to_vanished_peer() {
     // SAFETY: no handler is set, only the default restored.
     unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.unwrap();
     let (one, other) = UnixStream::pair().unwrap();

@@ -1,4 +1,4 @@
-//! The life of a name: taken, held, given back.
+//! A name from its start to its end: taken, held, given back.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -66,7 +66,7 @@ fn dropping_a_claim_gives_it_back() {
 }
 
 #[test]
-fn what_stands_there_is_refused_by_name_and_stays() {
+fn existing_file_at_the_path_is_refused_by_name_and_kept() {
     let place = Place::new();
     let dir = place.make_dir("d", 0o700);
     let path = dir.join("s.sock");
@@ -97,7 +97,7 @@ fn what_stands_there_is_refused_by_name_and_stays() {
 }
 
 #[test]
-fn a_live_server_keeps_its_name_whoever_it_is() {
+fn live_server_of_any_kind_keeps_its_name() {
     let place = Place::new();
     let path = place.path("d/s.sock");
     let (listener, mut claim) = place.bind(&path).unwrap();
@@ -112,7 +112,7 @@ fn a_live_server_keeps_its_name_whoever_it_is() {
     assert_eq!(mode(&path), 0o000);
     claim.release(&listener).unwrap();
 
-    // Someone who does not know our ways, with a datagram socket.
+    // A program with another protocol: a datagram socket.
     let datagram = UnixDatagram::bind(&path).unwrap();
     expect_error(place.bind(&path), ErrorKind::PathOccupied, &["cannot be asked"]);
     assert!(path.exists());
@@ -122,7 +122,7 @@ fn a_live_server_keeps_its_name_whoever_it_is() {
 
 #[test]
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn a_full_backlog_is_a_sign_of_life() {
+fn full_backlog_counts_as_alive() {
     use std::os::fd::AsRawFd;
 
     use nix::sys::socket::{
@@ -165,7 +165,7 @@ fn a_dead_servers_socket_is_replaced() {
 }
 
 #[test]
-fn what_another_has_put_there_since_is_not_removed() {
+fn later_file_of_another_is_not_removed() {
     let place = Place::new();
     let path = place.path("d/s.sock");
     let (listener, mut claim) = place.bind(&path).unwrap();
@@ -205,7 +205,7 @@ fn a_capability_file_that_was_spoiled_does_not_keep_a_server_from_stopping() {
 }
 
 #[test]
-fn an_inode_that_is_given_out_again_is_no_mistake() {
+fn reused_inode_number_is_not_taken_for_our_socket() {
     let place = Place::new();
     let path = place.path("d/s.sock");
     for _ in 0..20 {
@@ -286,7 +286,7 @@ fn live_process_at(place: &Place, path: &Path) -> Part {
 }
 
 #[test]
-fn a_socket_that_refuses_is_not_replaced_while_its_publisher_lives() {
+fn refusing_socket_is_not_replaced_while_its_publisher_runs() {
     if !crate::peers::can_prove() {
         crate::machine::skip("nothing can be proven of a process on this machine");
         return;
@@ -304,7 +304,7 @@ fn a_socket_that_refuses_is_not_replaced_while_its_publisher_lives() {
 }
 
 #[test]
-fn a_server_of_our_own_process_that_was_lost_is_replaced() {
+fn lost_server_of_our_own_process_is_replaced() {
     let place = Place::new();
     let path = place.path("d/s.sock");
     let (listener, claim) = place.bind(&path).unwrap();
@@ -314,7 +314,8 @@ fn a_server_of_our_own_process_that_was_lost_is_replaced() {
     assert!(claim.still_there() && claim.still_published());
 }
 
-/// Where nothing can be told of the process, a refusal counts if the file system is one kernel's alone.
+/// Where the process cannot be checked, a refused connection counts if the file system belongs to this kernel
+/// alone.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_capability_file_of_an_unknown_process_keeps_no_name_on_a_local_file_system() {
@@ -497,7 +498,7 @@ fn after_a_crash_the_next_start_succeeds() {
 }
 
 #[test]
-fn another_user_finds_no_way_in() {
+fn another_user_cannot_start_in_our_directories() {
     if !crate::util::is_root() {
         return;
     }
@@ -507,7 +508,7 @@ fn another_user_finds_no_way_in() {
     let nobody = crate::util::NOBODY.to_string();
     let own = place.make_dir("own", 0o700);
     assert!(give_away(&own));
-    // In our directory; in a directory of ours that is new; and in its own, where it may.
+    // In our directory; in a new directory below ours; and in its own, where it may.
     for (socket, answer) in [
         (path.clone(), "directory_not_private: "),
         (place.path("new/s.sock"), "io: "),
@@ -530,7 +531,7 @@ fn another_user_finds_no_way_in() {
 }
 
 #[test]
-fn a_mode_that_keeps_its_owner_out_hides_nothing() {
+fn socket_whose_mode_excludes_its_owner_is_still_probed() {
     if !crate::util::is_root() {
         return;
     }
@@ -555,7 +556,7 @@ fn a_mode_that_keeps_its_owner_out_hides_nothing() {
 }
 
 #[test]
-fn a_peer_that_is_gone_is_an_error_and_no_signal() {
+fn writing_to_a_vanished_peer_gives_an_error_and_no_signal() {
     let place = Place::new();
     let mut part = Part::start(&[
         ("NAMES_SOCKET", place.path("d/s.sock").as_os_str()),
@@ -567,7 +568,7 @@ fn a_peer_that_is_gone_is_an_error_and_no_signal() {
 }
 
 #[test]
-fn no_one_waits_for_ever_for_another_start() {
+fn release_and_start_wait_for_a_held_lock_only_until_their_timeout() {
     let place = Place::new();
     let path = place.path("d/s.sock");
     let (listener, mut claim) = place.bind(&path).unwrap();
@@ -593,7 +594,7 @@ fn no_debug_text_shows_a_token() {
 }
 
 #[test]
-fn many_rounds_in_one_process_leave_nothing() {
+fn many_rounds_in_one_process_leak_nothing() {
     let place = Place::new();
     let rounds = crate::util::rounds(200).to_string();
     let mut part = Part::start(&[

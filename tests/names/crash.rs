@@ -92,7 +92,7 @@ impl Scene {
         for _ in 0..=at {
             ptrace::syscall(pid, None).unwrap();
             match wait(pid) {
-                // Under a umask of 0 the socket shows its own mode, at every moment that anyone could look.
+                // Under a umask of 0 the socket shows its own mode at every moment.
                 WaitStatus::PtraceSyscall(_) => assert!(!is_wider_than_0600(&self.path)),
                 WaitStatus::Stopped(_, signal) if signal == end => return false,
                 other => panic!("{other:?}"),
@@ -218,8 +218,8 @@ fn check(stage: Stage) {
     let must_be_seen = can_sweep && stride == 1 && matches!(stage, Stage::Start | Stage::DrawnStart);
     assert!(temporary > 0 || !must_be_seen);
     eprintln!(
-        "{stage:?}: {crashes} of {at} stops at system calls tried with SIGKILL, {temporary} half-made files swept, \
-         nothing left"
+        "{stage:?}: {crashes} of {at} stops at system calls tried with SIGKILL, {temporary} half-made \
+         files swept, nothing left"
     );
 }
 

@@ -1,4 +1,5 @@
-//! Private directories: how they are made, and every fault by name, for sockets and for capability files.
+//! Private directories: how they are made, and every fault by its error, for sockets and for capability
+//! files.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -37,7 +38,7 @@ fn a_directory_that_others_can_open_is_refused_and_left_as_it_is() {
         expect_refused(&place, &dir, &[&format!("{bits:04o}"), "of your own"]);
         assert_eq!(mode(&dir), bits);
     }
-    // Set-group-id and sticky alone let nobody in.
+    // Set-group-id and sticky bits alone give no access.
     for bits in [0o700, 0o2700, 0o1700] {
         let dir = place.make_dir("d", bits);
         for result in uses(&place, &dir) {
@@ -68,20 +69,20 @@ fn a_link_a_file_and_a_foreign_directory_are_refused_by_name() {
 }
 
 #[test]
-fn whoever_can_change_the_way_is_root_or_us() {
+fn parent_that_others_can_change_is_refused() {
     let place = Place::open();
     let open = place.make_dir("open", 0o777);
     expect_refused(&place, &open.join("d"), &["can be changed by others", "of your own"]);
     fs::create_dir(open.join("d")).unwrap();
     chmod(&open.join("d"), 0o700);
     expect_refused(&place, &open.join("d"), &["can be changed by others"]);
-    // A sticky directory lets nobody exchange what is another's.
+    // In a sticky directory only the owner of an entry can replace it.
     chmod(&open, 0o1777);
     for result in uses(&place, &open.join("d")).into_iter().chain(uses(&place, &open.join("new/and/deeper")))
     {
         result.unwrap();
     }
-    // A link on the way is followed if root or we made it, whatever it leads to is checked as well.
+    // A link in a path is followed if root or we made it; its target is checked as well.
     symlink(&open, place.path("link")).unwrap();
     for result in
         uses(&place, &place.path("link/d")).into_iter().chain(uses(&place, &place.path("link/../made")))
@@ -99,16 +100,16 @@ fn whoever_can_change_the_way_is_root_or_us() {
     expect_refused(&place, &place.path("link/d"), &["can be changed by others"]);
 }
 
-/// A group that others may be in can change what is on the way: a user whose own group it is stands in no list of members,
-/// and a name service may know others.
+/// A group with other members can change a parent directory. A user whose own group it is stands in no list
+/// of members, and a name service may know others.
 #[test]
 #[cfg(target_os = "linux")]
-fn write_permission_for_a_group_counts_unless_nobody_else_can_be_in_it() {
+fn group_write_permission_is_refused_unless_the_group_is_private() {
     const OURS: &str = "root:x:0:4242::/:/bin/sh\nbob:x:7:7::/:/bin/sh\n";
     const FILES: &str = "passwd: files\ngroup: files # and nothing else\n";
     let root = "root:x:0:\n";
     let cases = [
-        ("nobody is in it", true, OURS, "g:x:4242:\n", FILES),
+        ("it has no members", true, OURS, "g:x:4242:\n", FILES),
         ("root is listed", true, OURS, "g:x:4242:root\n", FILES),
         ("no group has the number", true, OURS, root, FILES),
         (
@@ -164,7 +165,7 @@ fn write_permission_for_a_group_counts_unless_nobody_else_can_be_in_it() {
                         }
                     }
                     let _ = fs::remove_dir_all(shared.join("d"));
-                    // A sticky directory lets nobody exchange what is another's.
+                    // In a sticky directory only the owner of an entry can replace it.
                     chmod(&shared, 0o1775);
                     for result in uses(&place, &shared.join("d")) {
                         result.unwrap();
@@ -181,7 +182,8 @@ fn write_permission_for_a_group_counts_unless_nobody_else_can_be_in_it() {
     }
 }
 
-/// Lets user 65534 do to `path` what `permissions` say, with an access list; false if that cannot be done here.
+/// Lets user 65534 do to `path` what `permissions` say, with an access list; false if that cannot be done
+/// here.
 #[cfg(target_os = "linux")]
 fn share_by_access_list(path: &Path, permissions: u16) -> bool {
     // The user, another user, the group, the mask, others; only the second has an id.
@@ -206,7 +208,7 @@ fn share_by_access_list(path: &Path, permissions: u16) -> bool {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn an_access_list_is_refused_by_name_on_the_way_and_at_the_end() {
+fn access_list_on_a_parent_or_the_directory_is_refused() {
     let place = Place::open();
     let way = place.make_dir("way", 0o700);
     if !share_by_access_list(&way, 7) {
@@ -214,17 +216,17 @@ fn an_access_list_is_refused_by_name_on_the_way_and_at_the_end() {
     }
     expect_refused(&place, &way.join("d"), &["can be changed by", "0770", "an access list", "getfacl"]);
     expect_refused(&place, &way, &["0770", "an access list", "lets others in"]);
-    // To read only: nobody can exchange what stands in it.
+    // Read permission only: no entry can be replaced.
     assert!(share_by_access_list(&way, 5));
     for result in uses(&place, &way.join("d")) {
         result.unwrap();
     }
-    // One that its mask makes void gives nothing.
+    // An entry that its mask cancels gives no access.
     chmod(&way, 0o700);
     for result in uses(&place, &way) {
         result.unwrap();
     }
-    // A capability file that can be read by somebody else.
+    // A capability file that another user can read.
     let capabilities = place.capabilities();
     let address = Address::parse("/somewhere/s.sock").unwrap();
     capabilities.publish(&address, &token(1), &mut Random::from_os().unwrap()).unwrap();
@@ -233,7 +235,7 @@ fn an_access_list_is_refused_by_name_on_the_way_and_at_the_end() {
 }
 
 #[test]
-fn missing_parents_are_made_for_us_alone() {
+fn missing_parents_are_made_private() {
     let place = Place::new();
     for result in uses(&place, &place.path("a/b/c")) {
         result.unwrap();
@@ -263,13 +265,13 @@ fn our_own_permissions_are_mended_for_capability_files_only() {
     assert_eq!(mode(&dir), 0o500);
     let _ = CapabilityDir::at(&dir).read(&Address::parse("/somewhere/s.sock").unwrap());
     assert_eq!(mode(&dir), 0o500);
-    // So that whoever is not root can clear it away.
+    // So that a user other than root can remove it.
     chmod(&dir, 0o700);
 }
 
-/// What a refusal advises, and what it must never advise: to change what others rely on.
+/// What a refusal advises; it must never advise to change what others rely on.
 #[test]
-fn only_directories_of_our_own_names_are_ever_to_be_changed() {
+fn advice_to_change_modes_names_only_our_own_directories() {
     let place = Place::open();
     let uid = udsmsg::os::effective_uid();
     let advice = |path: &Path| {
@@ -278,7 +280,7 @@ fn only_directories_of_our_own_names_are_ever_to_be_changed() {
         error.to_string().split_once("; to mend it: ").unwrap().1.to_owned()
     };
     let new_in = |parent: &str| format!("use a directory of your own: mkdir -m 700 {parent}udsmsg-{uid}");
-    // A shared directory, system directories, one that somebody made, one with a name for quotes.
+    // A shared directory, system directories, one made by a user, one whose name needs quotes.
     assert!(
         advice(Path::new("/tmp/x.sock")).starts_with(&new_in("/tmp/")),
         "{}",

@@ -1,8 +1,9 @@
-//! A system call of a start or a stop fails: the start is refused with a typed error or succeeds, the stop can be tried
-//! again, and nothing is left.
+//! A system call of a start or a stop fails: the start is refused with a typed error or succeeds, the stop
+//! can be tried again, and nothing is left.
 //!
-//! The child is traced. At one system call after the other the number of the call is exchanged for one that does not
-//! exist, and its result for an error: it was not made, as far as the child knows the system refused it.
+//! The child is traced. At one system call after the other the number of the call is exchanged for one that
+//! does not exist, and its result for an error: it was not made, as far as the child knows the system refused
+//! it.
 #![cfg(target_os = "linux")]
 
 use std::collections::BTreeSet;

@@ -1,7 +1,8 @@
 //! A file system of this very test, through the kernel's FUSE device: one that never answers, or any other.
 //!
-//! It is mounted in a mount namespace of its own, so that nothing else on the machine can touch it, and it ends with
-//! the thread that made it. A watchdog aborts it after 20 s: what hangs on it then fails, and so does the test.
+//! It is mounted in a mount namespace of its own, so that nothing else on the machine can touch it, and it
+//! ends with the thread that made it. A watchdog aborts it after 20 s: what hangs on it then fails, and so
+//! does the test.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -28,14 +29,14 @@ const BATCH_FORGET: u32 = 42;
 /// What a request gets: an error, a body, or nothing at all.
 pub type Answer = Option<Result<Vec<u8>, i32>>;
 
-/// Runs `body` where a file system that never answers is mounted at `at`, an existing directory or file. False, and a
-/// line that says so, if this machine or user cannot have one.
+/// Runs `body` where a file system that never answers is mounted at `at`, an existing directory or file.
+/// False, and a line that says so, if this machine or user cannot have one.
 pub fn with_hung_mount(at: &Path, body: impl FnOnce() + Send) -> bool {
     with_mount(at, "fuse.hung", |_, _, _| None, body)
 }
 
-/// Runs `body` where a file system of the type `kind` is mounted at `at`: `answer` gets the opcode, the node and the
-/// input of each request. False, and a line that says so, if this machine or user cannot have one.
+/// Runs `body` where a file system of the type `kind` is mounted at `at`: `answer` gets the opcode, the node
+/// and the input of each request. False, and a line that says so, if this machine or user cannot have one.
 pub fn with_mount(
     at: &Path,
     kind: &str,
@@ -87,7 +88,8 @@ fn mount_fuse(at: &Path, kind: &str) -> std::io::Result<File> {
     Ok(device)
 }
 
-/// Gives each request its answer, until told to end or until the watchdog's time; the file system ends with its device.
+/// Gives each request its answer, until told to end or until the watchdog's time; the file system ends with
+/// its device.
 fn serve(
     mut device: File,
     mut answer: impl FnMut(u32, u64, &[u8]) -> Answer,

@@ -42,7 +42,7 @@ fn check(location: &Location, chosen: &Path, skipped: &[(PathBuf, ErrorKind)]) {
 }
 
 #[test]
-fn the_regular_place_is_below_tmpdir() {
+fn default_location_is_below_tmpdir() {
     let place = Place::new();
     let tmp = place.path("tmp");
     let shared = tmp.join("claude-code-socks");
@@ -106,7 +106,7 @@ fn a_long_tmpdir_leads_to_the_runtime_dir_or_to_tmp() {
 }
 
 #[test]
-fn a_variable_that_cannot_be_used_is_reported_and_passed_over() {
+fn unusable_variable_is_reported_and_skipped() {
     let place = Place::new();
     let shared = place.path("run/claude-code-socks");
     for bad in [OsString::from("rel/tmp"), OsString::from("."), OsString::from_vec(b"/tmp/\xff".to_vec())] {
@@ -177,7 +177,7 @@ fn a_squatted_directory_is_never_shared() {
 }
 
 #[test]
-fn a_tmpdir_that_others_can_change_is_passed_over() {
+fn tmpdir_that_others_can_change_is_skipped() {
     let place = Place::open();
     let open = place.make_dir("open", 0o777);
     let location =

@@ -28,16 +28,14 @@ mod child;
 mod claim;
 mod crash;
 mod directory;
-mod doors;
 mod faults;
 #[cfg(target_os = "linux")]
 mod fuse;
 mod location;
-#[path = "../it/util/loud.rs"]
-mod loud;
 #[path = "../it/util/machine.rs"]
 mod machine;
 mod namespace;
+mod other_user;
 mod peers;
 mod process;
 mod race;
@@ -45,6 +43,8 @@ mod random;
 #[cfg(target_os = "linux")]
 mod shared_mount;
 mod sweep;
+#[path = "../it/util/trace.rs"]
+mod trace;
 mod unanswering;
 mod util;
 #[path = "../it/util/watchdog.rs"]

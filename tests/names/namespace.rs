@@ -10,7 +10,7 @@ use udsmsg::{Environment, ErrorKind, Namespace};
 use crate::util::expect_error;
 
 #[test]
-fn names_are_checked() {
+fn invalid_namespaces_are_refused() {
     let longest = format!("a{}", "0".repeat(31));
     for name in ["a", "my-app", "x86-64", "a-", &longest, "claude-code"] {
         assert_eq!(Namespace::new(name).unwrap().name(), name);

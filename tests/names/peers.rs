@@ -1,4 +1,4 @@
-//! Who else is there: every state of a peer, within its bound, and whatever the files say.
+//! Peers: every state of a peer, within the timeout, for every content of its files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,8 +30,8 @@ pub fn peers(place: &Place) -> Peers {
     Peers::in_namespace(&Namespace::default(), &environment(place)).unwrap()
 }
 
-/// Sweeps in earnest, or dry; what is reported of `place`. The directory for temporary files that all share is looked at as
-/// well, and what lies there is another's.
+/// Sweeps, or only reports; returns what is reported of `place`. The shared directory for temporary files is
+/// looked at as well, and its contents belong to others.
 pub fn sweep(place: &Place, is_dry: bool) -> SweepReport {
     let mut report = peers(place).sweep(is_dry).unwrap();
     let own = place.path("");
@@ -54,7 +54,7 @@ pub fn publish(place: &Place, path: &Path, contents: &Value) -> PathBuf {
     file
 }
 
-/// A process that has ended and that nobody has waited for.
+/// A process that has ended and was not waited for.
 pub fn zombie() -> Child {
     let child = Command::new("true").stdin(Stdio::null()).spawn().unwrap();
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
@@ -72,7 +72,8 @@ pub fn can_prove() -> bool {
     can
 }
 
-/// Changes to a capability file of this process: what became of the process, in which state its peer then is, and why.
+/// Changes to a capability file of this process: what became of the process, in which state its peer then is,
+/// and why.
 pub type Change = (&'static str, fn(&mut Value), PeerState, &'static str);
 
 pub const CHANGES: [Change; 13] = [
@@ -182,7 +183,7 @@ fn expect(peer: &Peer, state: PeerState, words: &str) {
 }
 
 #[test]
-fn nobody_is_there_where_there_is_no_directory_and_nothing_is_made() {
+fn missing_directory_lists_no_peers_and_is_not_made() {
     let place = Place::new();
     let list = peers(&place).list().unwrap();
     assert!(list.peers.is_empty() && list.is_complete);
@@ -195,7 +196,7 @@ fn nobody_is_there_where_there_is_no_directory_and_nothing_is_made() {
 }
 
 #[test]
-fn what_became_of_the_process_decides_where_nobody_answers() {
+fn process_decides_the_state_of_a_server_that_does_not_answer() {
     if !can_prove() {
         return;
     }
@@ -235,7 +236,7 @@ fn what_became_of_the_process_decides_where_nobody_answers() {
 }
 
 #[test]
-fn whoever_answers_lives_and_whoever_does_not_is_not_known() {
+fn answering_server_is_alive_and_silent_server_is_unknown() {
     let place = Place::new();
     let dir = place.make_dir("d", 0o700);
     let path = |name: &str| dir.join(name);
@@ -257,7 +258,7 @@ fn whoever_answers_lives_and_whoever_does_not_is_not_known() {
         answering(&path(name), answer);
         publish(&place, &path(name), &contents(&path(name)));
     }
-    // Whatever its file says of its machine: who answers lives.
+    // Whatever its file says of its machine, a server that answers is alive.
     answering(&path("container"), r#"{"type":"pong"}"#);
     let mut elsewhere = contents(&path("container"));
     elsewhere["process"]["machineId"] = json!("0".repeat(32));
@@ -289,9 +290,9 @@ fn whoever_answers_lives_and_whoever_does_not_is_not_known() {
     assert_eq!(list.peers.len(), answers.len() + 6);
 }
 
-/// Each kind of file that must not be believed.
+/// Each kind of file that must not be trusted.
 #[test]
-fn what_is_not_to_be_believed_is_shown_with_its_reason() {
+fn invalid_capability_file_is_listed_with_its_reason() {
     let place = Place::new();
     let dir = place.make_dir("config/messaging-capabilities", 0o700);
     let elsewhere = place.path("elsewhere");
@@ -348,7 +349,7 @@ fn what_is_not_to_be_believed_is_shown_with_its_reason() {
         fs::write(dir.join(other), "x").unwrap();
     }
     let before = place.everything();
-    let _watchdog = watch("what_is_not_to_be_believed_is_shown_with_its_reason");
+    let _watchdog = watch("invalid_capability_file_is_listed_with_its_reason");
     let list = peers(&place).list().unwrap();
     assert_eq!(list.peers.len(), expected.len());
     for peer in &list.peers {
@@ -385,7 +386,7 @@ fn a_server_of_another_user_gets_no_token() {
 }
 
 #[test]
-fn many_silent_peers_take_no_longer_than_is_allowed() {
+fn many_silent_peers_are_listed_within_the_timeout() {
     const SILENT: usize = 150;
     let place = Place::new();
     let dir = place.make_dir("d", 0o700);
@@ -402,7 +403,7 @@ fn many_silent_peers_take_no_longer_than_is_allowed() {
         let took = asked.elapsed();
         assert_eq!(list.peers.len(), SILENT);
         assert!(list.peers.iter().all(|peer| peer.state == PeerState::Unknown));
-        // Those behind the silent had their turn as well.
+        // Peers behind the silent ones were asked as well.
         let asked = listeners.iter().filter(|listener| {
             listener.set_nonblocking(true).unwrap();
             listener.accept().is_ok()

@@ -1,4 +1,4 @@
-//! Whether a process still lives: proven, or not known.
+//! Whether a process is alive: proven, or unknown.
 #![cfg(target_os = "linux")]
 
 use std::process::{Command, Stdio};
@@ -20,7 +20,7 @@ fn current() -> Option<ProcessIdentity> {
 }
 
 #[test]
-fn this_process_lives_and_its_pid_with_another_start_does_not() {
+fn own_process_is_alive_and_its_pid_with_another_start_time_is_not() {
     let Some(current) = current() else { return };
     assert_eq!(current.state(), ProcessState::Live);
     let mut recycled = current.clone();
@@ -29,7 +29,7 @@ fn this_process_lives_and_its_pid_with_another_start_does_not() {
 }
 
 #[test]
-fn a_zombie_and_what_has_been_waited_for_are_dead() {
+fn zombie_and_reaped_process_count_as_dead() {
     let Some(current) = current() else { return };
     let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut identity = ProcessIdentity { pid: child.id(), start: current.start };
@@ -48,14 +48,14 @@ fn a_zombie_and_what_has_been_waited_for_are_dead() {
 }
 
 #[test]
-fn what_may_be_elsewhere_is_not_known() {
+fn process_of_another_machine_is_unknown() {
     let Some(current) = current() else { return };
     type Change = fn(&mut ProcessIdentity);
     let cases: [(Change, ProcessState); 14] = [
         (|it| it.start.machine_id = None, ProcessState::Unknown),
         (|it| it.start.machine_id = Some("0".repeat(32)), ProcessState::Unknown),
         (|it| it.start.boot_id = None, ProcessState::Unknown),
-        // Only who knows where that was written down knows whether this machine wrote it.
+        // Whether this machine wrote it depends on where it was written.
         (|it| it.start.boot_id = Some("0".repeat(32)), ProcessState::Unknown),
         (|it| it.start.pid_namespace = None, ProcessState::Unknown),
         (|it| it.start.pid_namespace = Some(1), ProcessState::Unknown),
@@ -82,7 +82,7 @@ fn what_may_be_elsewhere_is_not_known() {
 }
 
 #[test]
-fn the_name_of_a_process_does_not_confuse_the_count_of_fields() {
+fn hostile_process_name_does_not_shift_the_fields() {
     let Some(current) = current() else { return };
     // A name with blanks and brackets, as hostile as 15 bytes allow.
     let dir = crate::util::Place::new();

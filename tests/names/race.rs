@@ -1,4 +1,4 @@
-//! Many starts at once on one stale path: exactly one wins, the others are told so.
+//! Many starts at once on one stale path: exactly one succeeds, and the others get an error.
 
 use std::fs;
 use std::path::Path;
@@ -78,7 +78,7 @@ fn of_many_processes_on_one_stale_path_one_wins() {
 }
 
 #[test]
-fn starts_and_stops_that_chase_each_other_never_lose_a_name() {
+fn concurrent_starts_and_stops_never_lose_a_name() {
     let place = Place::new();
     let path = place.path("d/s.sock");
     let (place, path): (&Place, &Path) = (&place, &path);
@@ -126,13 +126,13 @@ fn fifty_servers_in_one_place_start_together() {
 }
 
 #[test]
-fn a_directory_that_others_keep_removing_does_not_keep_a_start_from_succeeding() {
+fn start_succeeds_in_a_directory_that_is_removed_again_and_again() {
     let place = Place::new();
     let dir = place.path("d");
     let is_over = std::sync::atomic::AtomicBool::new(false);
     let rounds = rounds(200);
     let removed = std::sync::atomic::AtomicUsize::new(0);
-    let _watchdog = crate::watchdog::watch("a_directory_that_others_keep_removing");
+    let _watchdog = crate::watchdog::watch("start_succeeds_in_a_directory_that_is_removed_again_and_again");
     thread::scope(|scope| {
         let removing = scope.spawn(|| {
             while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
@@ -160,10 +160,10 @@ fn a_directory_that_others_keep_removing_does_not_keep_a_start_from_succeeding()
     });
 }
 
-/// A start that fails removes the directories that it made; one that makes its socket in them at that moment makes them
-/// again.
+/// A start that fails removes the directories that it made; one that makes its socket in them at that moment
+/// makes them again.
 #[test]
-fn starts_that_fail_disturb_no_other_in_directories_that_both_need() {
+fn failed_starts_do_not_disturb_others_in_shared_directories() {
     let place = Place::new();
     fs::write(place.path("file"), "").unwrap();
     let address = |name: &str| Address::from_path(&place.path("a/b").join(name)).unwrap();

@@ -22,7 +22,7 @@ fn tokens_and_nonces_have_their_form_and_never_repeat() {
 }
 
 #[test]
-fn a_given_seed_gives_the_same_again() {
+fn same_seed_gives_the_same_values() {
     let draw = |seed| {
         let mut random = Random::from_seed([seed; 32]);
         (random.nonce(), random.auth_token().expose().to_owned(), random.nonce())
@@ -33,7 +33,7 @@ fn a_given_seed_gives_the_same_again() {
 }
 
 #[test]
-fn a_generator_shows_nothing_of_what_it_will_draw() {
+fn debug_text_of_a_generator_shows_no_state() {
     assert_eq!(format!("{:?}", Random::from_seed([7; 32])), "Random { seeded_in: None, .. }");
 }
 

@@ -1,4 +1,4 @@
-//! A file system that answers, but of which nobody can say whose it is: it could be another machine's.
+//! A file system that answers, but may belong to another machine.
 
 use std::path::Path;
 
@@ -17,8 +17,9 @@ const OPENDIR: u32 = 27;
 const READDIR: u32 = 28;
 const RELEASEDIR: u32 = 29;
 
-/// Runs `body` where a file system that answers, but of which nobody can say whose it is, is mounted at the directory
-/// `at` with one `file` in it: its name and what it holds. Sockets can be made there, and nothing else.
+/// Runs `body` where a file system that answers, but may belong to another machine, is mounted at the
+/// directory `at` with one `file` in it: its name and its contents. Sockets can be made there, and nothing
+/// else.
 pub fn with_shared_mount(at: &Path, file: (&str, &str), body: impl FnOnce() + Send) -> bool {
     let mut files = vec![Node::new("", 0o040_700, ""), Node::new(file.0, 0o100_600, file.1)];
     with_mount(
@@ -29,12 +30,12 @@ pub fn with_shared_mount(at: &Path, file: (&str, &str), body: impl FnOnce() + Se
     )
 }
 
-fn word(bytes: &[u8], at: usize) -> u32 {
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap())
 }
 
-fn words(words: &[u32]) -> Vec<u8> {
-    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+fn u32_bytes(numbers: &[u32]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
 }
 
 /// A file of the shared file system; its number is its place, counted from 1, and the first is the root.
@@ -54,7 +55,7 @@ impl Node {
         let wide = [number, self.contents.len() as u64, 0, 0, 0, 0];
         let mut bytes: Vec<u8> = wide.iter().flat_map(|wide| wide.to_ne_bytes()).collect();
         let uid = udsmsg::os::effective_uid();
-        bytes.extend(words(&[0, 0, 0, self.mode, 1, uid, 0, 0, 4096, 0]));
+        bytes.extend(u32_bytes(&[0, 0, 0, self.mode, 1, uid, 0, 0, 4096, 0]));
         bytes
     }
 }
@@ -78,13 +79,13 @@ fn answer(files: &mut Vec<Node>, opcode: u32, node: u64, input: &[u8]) -> Result
             Ok(entry(files, at + 1))
         }
         GETATTR | SETATTR => {
-            if opcode == SETATTR && word(input, 0) & 1 == 1 {
-                files[file].mode = word(input, 68);
+            if opcode == SETATTR && u32_at(input, 0) & 1 == 1 {
+                files[file].mode = u32_at(input, 68);
             }
             Ok([vec![0; 16], files[file].attributes(node)].concat())
         }
-        MKNOD if word(input, 0) & 0o170_000 == 0o140_000 => {
-            files.push(Node::new(name(&input[16..]), word(input, 0), ""));
+        MKNOD if u32_at(input, 0) & 0o170_000 == 0o140_000 => {
+            files.push(Node::new(name(&input[16..]), u32_at(input, 0), ""));
             Ok(entry(files, files.len() - 1))
         }
         OPEN | OPENDIR => Ok(vec![0; 16]),
@@ -99,7 +100,7 @@ fn answer(files: &mut Vec<Node>, opcode: u32, node: u64, input: &[u8]) -> Result
             .flat_map(|(at, file)| {
                 let number = at as u64 + 1;
                 let mut entry = [number.to_ne_bytes(), number.to_ne_bytes()].concat();
-                entry.extend(words(&[file.name.len() as u32, 0]));
+                entry.extend(u32_bytes(&[file.name.len() as u32, 0]));
                 entry.extend(&file.name);
                 entry.resize(entry.len().next_multiple_of(8), 0);
                 entry

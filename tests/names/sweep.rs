@@ -1,4 +1,5 @@
-//! What the dead left behind goes, and nothing else does: by table, in a dry run, and in a race with starts.
+//! A sweep removes what dead servers left, and nothing else: by table, in a dry run, and in a race with
+//! starts.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +17,7 @@ use udsmsg::{ErrorKind, Location, Namespace};
 use crate::peers::{CHANGES, can_prove, contents, environment, peers, publish, sweep};
 use crate::util::{Place, chmod, give_away, leave_stale, once_free, rounds, token};
 
-/// The pid of nobody.
+/// A pid that no process has.
 const NOBODYS_PID: u32 = i32::MAX as u32;
 
 /// A capability file of a process that has ended.
@@ -60,7 +61,7 @@ fn expect_swept(place: &Place, expected: &[PathBuf]) {
 }
 
 #[test]
-fn exactly_the_provably_dead_go() {
+fn sweep_removes_exactly_what_proven_dead_servers_left() {
     if !can_prove() {
         return;
     }
@@ -84,7 +85,7 @@ fn exactly_the_provably_dead_go() {
 }
 
 #[test]
-fn what_stands_at_a_dead_servers_path_decides_about_its_socket() {
+fn only_a_dead_socket_is_removed_at_a_dead_servers_path() {
     if !can_prove() {
         return;
     }
@@ -152,7 +153,7 @@ fn drawn(place: &Place, pid: u32, digit: &str) -> PathBuf {
 }
 
 #[test]
-fn the_directory_of_a_dead_server_goes_with_it_if_nothing_else_is_in_it() {
+fn directory_of_a_dead_server_is_removed_if_otherwise_empty() {
     if !can_prove() {
         return;
     }
@@ -189,7 +190,7 @@ fn the_directory_of_a_dead_server_goes_with_it_if_nothing_else_is_in_it() {
 }
 
 #[test]
-fn a_directory_without_a_capability_goes_if_its_process_is_gone_and_nobody_listens() {
+fn directory_without_a_capability_is_removed_if_process_and_listener_are_gone() {
     let place = Place::open();
     place.make_dir("tmp", 0o700);
     place.make_dir("tmp/claude-code-socks", 0o700);
@@ -224,7 +225,7 @@ fn a_directory_without_a_capability_goes_if_its_process_is_gone_and_nobody_liste
 }
 
 #[test]
-fn files_that_were_to_be_capabilities_go_if_they_say_whose_they_were() {
+fn temporary_capability_files_are_removed_if_they_name_a_dead_owner() {
     if !can_prove() {
         return;
     }
@@ -294,7 +295,7 @@ fn race(rounds: usize, make: impl Fn(&Place) -> Location + Sync) -> (usize, usiz
                     let failed: Vec<_> =
                         report.swept.iter().filter(|swept| swept.fate == Fate::Failed).collect();
                     assert!(failed.is_empty(), "{failed:?}");
-                    // Whoever holds the lock all the time lets nobody start.
+                    // Without a pause the lock would always be held and no start could succeed.
                     thread::sleep(std::time::Duration::from_micros(50));
                 }
             });
@@ -320,7 +321,7 @@ fn race(rounds: usize, make: impl Fn(&Place) -> Location + Sync) -> (usize, usiz
                     }
                     thread::yield_now();
                 }
-                // One that was taken aside is put back, however long the one who does that was kept waiting.
+                // A file that was moved aside is put back, however long the sweep is delayed.
                 let begun = std::time::Instant::now();
                 let read = loop {
                     match place.capabilities().read(claim.address()) {
@@ -387,7 +388,8 @@ fn a_start_where_the_directory_is_gone_loses_nothing_to_a_sweep() {
         udsmsg::Address::from_path(&path).unwrap().into()
     });
     eprintln!(
-        "{rounds} starts without a directory during sweeps: {swept} swept, {absent} looks at a file taken aside"
+        "{rounds} starts without a directory during sweeps: {swept} swept, \
+         {absent} looks at a file taken aside"
     );
 }
 
@@ -419,9 +421,10 @@ fn a_live_server_is_reported_as_kept() {
     let _ = token(1);
 }
 
-/// No directory, so no lock: a right to talk that is published while the stale one is being removed is there in the end.
+/// No directory, so no lock: a capability that is published while the stale one is being removed is there in
+/// the end.
 #[test]
-fn a_publication_outlives_the_removal_of_the_stale_one() {
+fn publication_survives_the_removal_of_a_stale_one() {
     if !can_prove() {
         return;
     }
@@ -466,16 +469,17 @@ fn a_publication_outlives_the_removal_of_the_stale_one() {
         absent
     });
     eprintln!(
-        "{rounds} publications in place of stale ones during sweeps: none lost, {absent} looks while one was aside"
+        "{rounds} publications in place of stale ones during sweeps: none lost, \
+         {absent} looks while one was aside"
     );
 }
 
 #[test]
-fn what_is_published_while_a_sweep_waits_for_the_lock_is_looked_at_again() {
+fn file_published_while_a_sweep_waits_for_the_lock_is_checked_again() {
     if !can_prove() {
         return;
     }
-    // On a busy machine the sweep may not have read the file of the dead yet when the start is at work.
+    // On a busy machine the sweep may not have read the stale file yet when the start runs.
     for head_start in [100, 200, 400, 800, 1_600] {
         let place = Place::new();
         let path = place.make_dir("d", 0o700).join("s.sock");
@@ -485,7 +489,7 @@ fn what_is_published_while_a_sweep_waits_for_the_lock_is_looked_at_again() {
         lock.lock().unwrap();
         let report = thread::scope(|scope| {
             let sweep = scope.spawn(|| sweep(&place, false));
-            // It has read the file of the dead and waits; a start is at work under the lock.
+            // It has read the stale file and waits; a start works under the lock.
             thread::sleep(std::time::Duration::from_millis(head_start));
             publish(&place, &path, &contents(&path));
             lock.unlock().unwrap();
@@ -496,11 +500,11 @@ fn what_is_published_while_a_sweep_waits_for_the_lock_is_looked_at_again() {
             return;
         }
     }
-    panic!("no sweep ever waited for the lock with the file of the dead in its hand");
+    panic!("no sweep ever waited for the lock after it had read the stale file");
 }
 
-/// Two machines made from one image have one machine-id; where they share a directory of capability files, another boot
-/// can be another machine that runs.
+/// Two machines made from one image have one machine-id; where they share a directory of capability files,
+/// another boot can be another machine that runs.
 #[cfg(target_os = "linux")]
 #[test]
 fn another_boot_on_a_shared_file_system_proves_nothing() {
@@ -530,7 +534,7 @@ fn another_boot_on_a_shared_file_system_proves_nothing() {
     }
 }
 
-/// What tells this process from all others in the names of its temporary files.
+/// What identifies this process in the names of its temporary files.
 fn own_mark() -> Option<String> {
     let start = ProcessIdentity::current().start;
     // A capability file has the digest of a text in its name.
@@ -541,7 +545,7 @@ fn own_mark() -> Option<String> {
     Some(format!("{machine}-{boot}-{}-{}{clock}", start.pid_namespace?, start.start_time?))
 }
 
-/// What a crash leaves before a publication says the same in its name.
+/// A file that a crash leaves before a publication shows the same in its name.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_temporary_file_of_another_boot_on_a_shared_file_system_is_kept() {

@@ -1,4 +1,4 @@
-//! Paths that others chose and that lie on a file system that never answers: no call waits for it.
+//! Paths chosen by others on a file system that never answers: no call waits for it.
 #![cfg(target_os = "linux")]
 
 use std::fs;
@@ -16,7 +16,7 @@ use crate::peers::{answering, contents, environment, peers, publish};
 use crate::shared_mount::with_shared_mount;
 use crate::util::Place;
 
-/// The pid of nobody.
+/// A pid that no process has.
 const NOBODYS_PID: u32 = i32::MAX as u32;
 
 /// Paths that lead into `hung`: straight, through links, back and forth, and the mount itself.
@@ -57,7 +57,7 @@ fn peers_and_sweep_do_not_touch_a_planted_path_on_a_hung_mount() {
         files.iter().for_each(|(file, _)| expect_kept(&report, file, &hung));
         let report = peers(&place).sweep(false).unwrap();
         files.iter().for_each(|(file, _)| expect_kept(&report, file, &hung));
-        // The same of a process that runs: these are asked for a sign of life.
+        // The same for a running process, which is asked for an answer.
         files.iter().for_each(|(_, path)| drop(publish(&place, path, &contents(path))));
         let list = peers(&place).list().unwrap();
         assert_eq!(list.peers.len(), files.len());
@@ -71,7 +71,8 @@ fn peers_and_sweep_do_not_touch_a_planted_path_on_a_hung_mount() {
     }
 }
 
-/// Containers and virtual machines have file systems of any type: those on which our own directories lie are used.
+/// Containers and virtual machines have file systems of any type: those on which our own directories lie are
+/// used.
 #[test]
 fn peers_on_the_file_system_of_the_default_sockets_are_asked() {
     let place = Place::new();
@@ -116,7 +117,8 @@ fn a_default_location_that_is_a_hung_mount_is_skipped() {
     });
 }
 
-/// A home directory can lie below a directory of an automounter, where every other name can wait for a server.
+/// A home directory can lie below a directory of an automounter, where every other name can wait for a
+/// server.
 #[test]
 fn a_file_system_that_we_depend_on_is_reached_through_one_that_may_not_answer() {
     use nix::mount::{MsFlags, mount};
@@ -133,7 +135,7 @@ fn a_file_system_that_we_depend_on_is_reached_through_one_that_may_not_answer() 
     };
     let body = || {
         if let Err(cause) = mount_both() {
-            crate::machine::skip(&format!("a file system of a strange type cannot be had here: {cause}"));
+            crate::machine::skip(&format!("a file system of an unknown type cannot be had here: {cause}"));
             return;
         }
         let path = inner.join("s.sock");

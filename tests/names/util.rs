@@ -34,7 +34,7 @@ impl Place {
     }
 
     fn below(base: &Path, mode: u32) -> Self {
-        super::loud::if_asked();
+        super::trace::print_if_asked();
         let dir = TempDir::with_prefix_in("um", base).unwrap();
         chmod(dir.path(), mode);
         Self { dir }
@@ -48,7 +48,7 @@ impl Place {
     pub fn make_dir(&self, name: &str, mode: u32) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        // Private from its first moment: somebody may look at it while it is made.
+        // Private from the start, because another process may look at it meanwhile.
         let made = fs::DirBuilder::new().mode(0o700).create(&path);
         assert!(made.is_ok() || path.is_dir(), "{path:?}: {made:?}");
         chmod(&path, mode);
@@ -164,7 +164,8 @@ pub fn leave_stale(path: &Path) {
     }
 }
 
-/// Again and again while another start, stop or sweep has the lock for longer than `attempt` waits: on a busy machine one may.
+/// Again and again while another start, stop or sweep has the lock for longer than `attempt` waits: on a busy
+/// machine one may.
 pub fn once_free<T>(mut attempt: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
     loop {
         match attempt() {

@@ -1,6 +1,7 @@
 //! A server in a glib main loop, as GTK programs have one.
 //!
-//! `cargo run --manifest-path examples/glib/Cargo.toml`; it needs the system's glib (Debian: `libglib2.0-dev`).
+//! `cargo run --manifest-path examples/glib/Cargo.toml`; it needs the system's glib (Debian:
+//! `libglib2.0-dev`).
 
 use std::cell::RefCell;
 use std::error::Error;

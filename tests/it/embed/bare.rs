@@ -1,4 +1,4 @@
-//! A host of `Endpoint` alone: blocking-free std sockets, `poll(2)`, and the driving contract to the letter.
+//! A host of `Endpoint` alone: non-blocking std sockets and `poll(2)`, exactly as the endpoint documents.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -29,7 +29,7 @@ struct Bare {
     begun: Instant,
 }
 
-/// What the kernel said.
+/// The result of `poll(2)`.
 #[derive(Default)]
 struct Ready {
     listener: bool,

@@ -1,4 +1,4 @@
-//! What a host can do wrong, and what comes of it.
+//! Mistakes of a host, and their results.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -14,7 +14,7 @@ use crate::util::{matches, ok, ping, text, watchdog};
 const SOON: Option<Duration> = Some(Duration::from_millis(50));
 const FIRST: usize = 100;
 
-/// A host with a `Poll`, a server in it, and nobody else.
+/// A host with a `Poll` and only a server in it.
 struct Host {
     home: Home,
     poll: Poll,
@@ -42,7 +42,7 @@ impl Host {
         RawPeer::connect(&path, &self.home.token_of(&self.server))
     }
 
-    /// What the kernel has to say now.
+    /// The events that the kernel has now.
     fn events(&mut self) -> Events {
         let mut events = Events::with_capacity(64);
         self.poll.poll(&mut events, SOON).unwrap();
@@ -55,7 +55,7 @@ impl Host {
         }
     }
 
-    /// As it should be done, until nothing happens any more.
+    /// Hands over events correctly until nothing happens any more.
     fn run(&mut self) {
         loop {
             let events = self.events();
@@ -70,8 +70,8 @@ impl Host {
 
 /// Tokens are told apart, at both ends of the range.
 #[test]
-fn events_of_others_are_left_to_them() {
-    let _watchdog = watchdog::watch("events_of_others_are_left_to_them");
+fn events_of_other_sources_are_not_taken() {
+    let _watchdog = watchdog::watch("events_of_other_sources_are_not_taken");
     let mut host = Host::new();
     let tokens = host.server.tokens();
     assert_eq!(tokens.start, FIRST);
@@ -87,7 +87,7 @@ fn events_of_others_are_left_to_them() {
         let turn = host.server.turn(None).unwrap();
         assert_eq!((turn.enqueued, turn.more), (0, false));
     }
-    // Any token of its own is taken, also one that names nobody now.
+    // Any token in its range is taken, also one without a connection.
     for own in tokens {
         let (mut ours, theirs) = mio::net::UnixStream::pair().unwrap();
         host.poll.registry().register(&mut ours, Token(own), Interest::READABLE).unwrap();
@@ -103,16 +103,17 @@ fn events_of_others_are_left_to_them() {
     assert!(matches(&ok(1), &peer.line().unwrap()));
 }
 
-/// Events of the past, which name a slot that somebody else has now, do that one no harm.
+/// Old events that name a slot in use again do not disturb its new connection.
 #[test]
-fn stale_events_are_hints_at_most() {
-    let _watchdog = watchdog::watch("stale_events_are_hints_at_most");
+fn stale_events_do_nothing() {
+    let _watchdog = watchdog::watch("stale_events_do_nothing");
     let mut host = Host::new();
     let mut old = host.connect();
     old.send(&text("a"));
     host.run();
     drop(old);
-    // It has ended: readable, closed, and at its token. A process that another test starts may hold a copy for a moment.
+    // It has ended: readable, closed, and at its token. A process that another test starts may hold a copy
+    // for a moment.
     let stale = loop {
         let events = host.events();
         if events.iter().any(|event| event.is_read_closed()) {
@@ -131,7 +132,7 @@ fn stale_events_are_hints_at_most() {
         new.send(&text("b"));
         host.hand_over(&stale);
         host.run();
-        assert!(matches(&ok(round), &new.line().unwrap()), "the newcomer is served as if nothing were");
+        assert!(matches(&ok(round), &new.line().unwrap()), "the new client is served as usual");
         drop(new);
         while host.server.stats().clients > 0 {
             host.run();
@@ -139,10 +140,10 @@ fn stale_events_are_hints_at_most() {
     }
 }
 
-/// The server goes in the middle of a batch of events, and another comes in its place, with its tokens.
+/// The server is dropped in the middle of a batch of events, and another one takes its place and its tokens.
 #[test]
-fn events_of_a_server_that_was_dropped_mean_nothing_to_the_next() {
-    let _watchdog = watchdog::watch("events_of_a_server_that_was_dropped_mean_nothing_to_the_next");
+fn events_of_a_dropped_server_do_not_reach_the_next() {
+    let _watchdog = watchdog::watch("events_of_a_dropped_server_do_not_reach_the_next");
     let mut host = Host::new();
     let waker = host.server.waker();
     let mut old = host.connect();
@@ -171,10 +172,10 @@ fn events_of_a_server_that_was_dropped_mean_nothing_to_the_next() {
     assert!(matches(&ok(1), &new.line().unwrap()));
 }
 
-/// A turn after each event, not after all of them: slower, and no less right.
+/// A turn after each event instead of after all of them: slower, but correct.
 #[test]
-fn a_turn_after_each_event_is_no_harm() {
-    let _watchdog = watchdog::watch("a_turn_after_each_event_is_no_harm");
+fn turn_after_each_event_works() {
+    let _watchdog = watchdog::watch("turn_after_each_event_works");
     let mut host = Host::new();
     for round in 1..10 {
         let mut peer = host.connect();
@@ -193,7 +194,7 @@ fn a_turn_after_each_event_is_no_harm() {
     }
 }
 
-/// In a lent loop a turn never waits, whatever it is told.
+/// In a lent loop a turn never waits, whatever timeout it gets.
 #[test]
 fn a_turn_in_a_lent_loop_does_not_wait() {
     let _watchdog = watchdog::watch("a_turn_in_a_lent_loop_does_not_wait");
@@ -208,14 +209,14 @@ fn a_turn_in_a_lent_loop_does_not_wait() {
     peer.send(&ping());
     host.run();
     assert!(peer.line().unwrap().contains("pong"));
-    let nobody = host.home.start(|_| ());
+    let absent = host.home.start(|_| ());
     let message = udsmsg::Outgoing::new("text");
-    host.server.send(nobody.address(), &message, Duration::from_secs(1_000)).unwrap();
+    host.server.send(absent.address(), &message, Duration::from_secs(1_000)).unwrap();
     host.server.shutdown(Duration::from_millis(50)).unwrap();
     assert_eq!(host.server.outstanding(), 1);
     let _ = host.server.turn(None).unwrap();
     // What is left is in the host's loop again.
-    drop(nobody);
+    drop(absent);
     while host.server.outstanding() > 0 {
         let events = host.events();
         host.hand_over(&events);
@@ -223,7 +224,7 @@ fn a_turn_in_a_lent_loop_does_not_wait() {
     }
 }
 
-/// The descriptor of a lent loop is the host's: to watch it there, or in a loop around it, is not what it is for.
+/// The descriptor of a lent loop belongs to the host: the server does not offer it for watching.
 #[test]
 fn event_queue_of_a_lent_loop_is_not_given_out() {
     let host = Host::new();
@@ -265,13 +266,14 @@ mod outer {
         is_edge_triggered: bool,
         /// It waits no longer than `next_timeout` says.
         heeds_next_timeout: bool,
-        /// It has something better to do when it is told for the first time, and comes back to its loop without a turn.
+        /// It returns to its loop once without a turn after the first event.
         puts_off: bool,
         /// The timer is inside.
         has_timer: bool,
     }
 
-    /// How many of ten messages, sent at once to a server that takes one in a turn, arrive before the loop waits in vain.
+    /// How many of ten messages arrive before the loop waits in vain; all are sent at once, and the server
+    /// takes one in a turn.
     fn arrived(outer: Outer) -> usize {
         let home = Home::new();
         let mut limits = udsmsg::Limits::default();
@@ -310,21 +312,21 @@ mod outer {
     }
 
     #[test]
-    fn an_edge_triggered_loop_loses_what_it_does_not_take_at_once() {
-        let _watchdog = watchdog::watch("an_edge_triggered_loop_loses_what_it_does_not_take_at_once");
+    fn edge_triggered_loop_loses_what_it_does_not_take_at_once() {
+        let _watchdog = watchdog::watch("edge_triggered_loop_loses_what_it_does_not_take_at_once");
         let cases = [
             // is_edge_triggered, heeds_next_timeout, puts_off, has_timer: how many arrive
             ((false, true, false, false), MESSAGES),
             ((false, true, true, false), MESSAGES),
             ((false, false, false, true), MESSAGES),
             ((false, false, true, true), MESSAGES),
-            // The kernel has nothing more to say: only the server knows that something is left.
+            // The kernel reports nothing more: only the server knows that something is left.
             ((false, false, false, false), 1),
             ((true, false, false, false), 1),
-            // Edges are enough for a host that makes a turn for each of them and heeds what the server says.
+            // Edges are enough for a host that makes a turn for each of them and follows `next_timeout`.
             ((true, true, false, false), MESSAGES),
             ((true, false, false, true), MESSAGES),
-            // An edge that was put off does not come again, and the server has not seen what it was about.
+            // A postponed edge does not come again, and the server has not handled its event.
             ((true, true, true, false), 0),
             ((true, false, true, true), 0),
         ];
@@ -335,7 +337,8 @@ mod outer {
     }
 }
 
-/// An event of the listener that was fetched before a stop and handed over after it kept the server asking for turns.
+/// An event of the listener that was fetched before a stop and handed over after it kept the server asking
+/// for turns.
 #[test]
 fn an_event_of_a_listener_that_is_gone_does_nothing() {
     let _watchdog = watchdog::watch("an_event_of_a_listener_that_is_gone_does_nothing");

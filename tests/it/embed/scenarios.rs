@@ -15,7 +15,7 @@ const SHORT: Duration = Duration::from_millis(100);
 /// Longer than the watchdog waits.
 const LONG: Duration = Duration::from_secs(1_000);
 
-/// What is done and seen, and what shall be seen.
+/// What is done, and what is expected.
 struct Scenario {
     name: &'static str,
     limits: fn(&mut Limits),
@@ -54,11 +54,12 @@ fn end() -> String {
     "(end)".to_owned()
 }
 
-fn words(words: &str) -> String {
-    words.to_owned()
+fn seen_line(line: &str) -> String {
+    line.to_owned()
 }
 
-/// Sees the next line, which a deadline brings that began to run after `begun`. That it is not late is for a virtual clock.
+/// Reads the next line, which a deadline sends that began after `begun`. The virtual clock tests that it is
+/// not late.
 fn seen_at_deadline(begun: Instant, peer: &mut RawPeer, seen: &mut Vec<String>) {
     seen.push(line(peer));
     let took = begun.elapsed();
@@ -136,7 +137,7 @@ fn flood(host: &mut Hosted, seen: &mut Vec<String>) {
     seen.extend([first, format!("{in_order} more answers in order, {delivered} delivered")]);
 }
 
-fn crowd(host: &mut Hosted, seen: &mut Vec<String>) {
+fn many_clients(host: &mut Hosted, seen: &mut Vec<String>) {
     let mut peers: Vec<RawPeer> = (0..40).map(|_| host.connect()).collect();
     for peer in &mut peers {
         peer.send(&ping());
@@ -205,7 +206,7 @@ fn adopted(host: &mut Hosted, seen: &mut Vec<String>) {
     seen.push(line(&mut peer));
 }
 
-/// More than the kernel takes is owed when the stop comes.
+/// A stop while more answers are pending than the kernel takes.
 fn stopped(host: &mut Hosted, seen: &mut Vec<String>) {
     let mut peer = host.connect();
     let lines = peer.fill(&text("s").repeat(100));
@@ -236,7 +237,7 @@ fn stopped(host: &mut Hosted, seen: &mut Vec<String>) {
     seen.extend([format!("many: {}", answers > 1_000), format!("all answered: {}", answers == all)]);
 }
 
-/// What is on its way gets its outcome.
+/// Messages in flight get their outcome.
 fn stopped_while_sending(host: &mut Hosted, seen: &mut Vec<String>) {
     let mut other = host.home.start(|_| ());
     let target = other.address().clone();
@@ -258,7 +259,7 @@ fn asked_to_stop(host: &mut Hosted, seen: &mut Vec<String>) {
     let from_elsewhere = waker.clone();
     std::thread::spawn(move || from_elsewhere.ask_to_stop()).join().unwrap().unwrap();
     host.join();
-    seen.push(words("the loop has ended"));
+    seen.push(seen_line("the loop has ended"));
     seen.push(format!("connect: {}", UnixStream::connect(&host.path).is_ok()));
     // A process that another test starts may hold copies of all descriptors for a moment.
     while waker.wake().is_ok() {
@@ -268,10 +269,10 @@ fn asked_to_stop(host: &mut Hosted, seen: &mut Vec<String>) {
 }
 
 fn table() -> Vec<Scenario> {
-    let told_and_from = || [words("accepted: accepted as uds-$N"), words("from us: true")];
+    let told_and_from = || [seen_line("accepted: accepted as uds-$N"), seen_line("from us: true")];
     vec![
         scenario("accept, deliver", delivered, [ok(1), ok(2), stored("a"), stored("b"), ok(3), stored("c")]),
-        scenario("ping", pinged, [pong(), pong(), words("0 delivered")]),
+        scenario("ping", pinged, [pong(), pong(), seen_line("0 delivered")]),
         scenario("unauthorized", unauthorized, [error("unauthorized"), end()]),
         scenario("authentication timeout", silent, [error("authentication timeout"), end()])
             .with(|l| l.auth_timeout = SHORT),
@@ -283,29 +284,30 @@ fn table() -> Vec<Scenario> {
         scenario(
             "a flood and a small budget",
             flood,
-            [pong(), ok(1), words("1999 more answers in order, 2000 delivered")],
+            [pong(), ok(1), seen_line("1999 more answers in order, 2000 delivered")],
         )
         .with(|l| l.turn_frames_max = 4),
-        scenario("a crowd, let in one by one", crowd, [words("40 pongs")]).with(|l| l.turn_accepts_max = 1),
+        scenario("40 clients, let in one by one", many_clients, [seen_line("40 pongs")])
+            .with(|l| l.turn_accepts_max = 1),
         scenario("outbound", outbound, [told_and_from(), told_and_from()].concat()).for_servers(),
-        scenario("outbound to nowhere", outbound_to_nowhere, [words("not_sent")]).for_servers(),
+        scenario("outbound to nowhere", outbound_to_nowhere, [seen_line("not_sent")]).for_servers(),
         scenario(
             "outbound to the deaf",
             outbound_to_the_deaf,
-            [words("unknown"), words("unanswered"), words("unknown")],
+            [seen_line("unknown"), seen_line("unanswered"), seen_line("unknown")],
         )
         .for_servers(),
         scenario("an adopted stream", adopted, [ok(1), stored("a"), pong()]).for_servers(),
-        scenario("stop", stopped, [words("many: true"), words("all answered: true")]).with(|l| {
+        scenario("stop", stopped, [seen_line("many: true"), seen_line("all answered: true")]).with(|l| {
             l.closing_timeout = LONG;
             l.output_timeout = LONG;
         }),
-        scenario("stop while sending", stopped_while_sending, [words("accepted: accepted as uds-1")])
+        scenario("stop while sending", stopped_while_sending, [seen_line("accepted: accepted as uds-1")])
             .for_servers(),
         scenario(
             "asked to stop",
             asked_to_stop,
-            [words("the loop has ended"), words("connect: false"), words("wake: Err(Io)")],
+            [seen_line("the loop has ended"), seen_line("connect: false"), seen_line("wake: Err(Io)")],
         )
         .for_servers(),
     ]
@@ -313,8 +315,8 @@ fn table() -> Vec<Scenario> {
 
 /// Every scenario in every way. One thread for each way, or the deadlines would add up.
 #[test]
-fn the_same_happens_in_every_way() {
-    let _watchdog = watchdog::watch("the_same_happens_in_every_way");
+fn every_way_of_hosting_gives_the_same_results() {
+    let _watchdog = watchdog::watch("every_way_of_hosting_gives_the_same_results");
     let only = std::env::var("UDSMSG_TEST_WAY").ok();
     std::thread::scope(|scope| {
         for way in all() {

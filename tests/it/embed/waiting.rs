@@ -1,4 +1,4 @@
-//! What waiting costs, and who gets on while somebody floods.
+//! The cost of waiting, and progress during a flood.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,11 +13,11 @@ use crate::util::{ping, scale, text, watchdog, with_time_enough};
 
 const NEVER: Duration = Duration::from_secs(1_000);
 
-/// A hundred clients that have authenticated, and say nothing: nobody wakes up for them, although the deadlines by which
-/// they had to authenticate pass meanwhile.
+/// A hundred authenticated clients that send nothing: the host does not wake up, although the deadlines of
+/// their authentication pass.
 #[test]
-fn idle_costs_nothing() {
-    let _watchdog = watchdog::watch("idle_costs_nothing");
+fn idle_clients_cause_no_wakeups() {
+    let _watchdog = watchdog::watch("idle_clients_cause_no_wakeups");
     let mut hosts = Vec::new();
     for way in all().into_iter().filter(|way| way.waits) {
         // All must have authenticated, and the host be asleep again, before a deadline passes.
@@ -48,10 +48,10 @@ fn idle_costs_nothing() {
 const FLOODERS: usize = 3;
 const QUIET: usize = 3;
 
-/// Half of the clients flood, the others ask a question at a time: with one frame per turn, everybody gets on.
+/// Half of the clients flood, the others send one ping at a time: with one frame per turn, all make progress.
 #[test]
-fn with_a_budget_of_one_frame_everybody_makes_progress() {
-    let _watchdog = watchdog::watch("with_a_budget_of_one_frame_everybody_makes_progress");
+fn all_clients_progress_with_a_budget_of_one_frame() {
+    let _watchdog = watchdog::watch("all_clients_progress_with_a_budget_of_one_frame");
     for way in all().into_iter().filter(|way| way.waits) {
         let host = Hosted::start(&way, |l| l.turn_frames_max = 1);
         let is_over = AtomicBool::new(false);
@@ -68,7 +68,7 @@ fn with_a_budget_of_one_frame_everybody_makes_progress() {
                     });
                     scope.spawn(move || {
                         let mut answered = 0;
-                        // It has its say, however busy the machine is; the watchdog sees to it that this ends.
+                        // At least one answer, however busy the machine is; the watchdog ends a hang.
                         while (answered == 0 || !is_over.load(Ordering::Relaxed)) && peer.line().is_some() {
                             answered += 1;
                         }
@@ -99,10 +99,10 @@ fn with_a_budget_of_one_frame_everybody_makes_progress() {
     }
 }
 
-/// A turn each, whoever came first and however much they have sent.
+/// Each client gets its turn, whatever its age and the amount that it sent.
 #[test]
-fn with_a_budget_of_one_frame_floods_share_evenly() {
-    let _watchdog = watchdog::watch("with_a_budget_of_one_frame_floods_share_evenly");
+fn floods_share_evenly_with_a_budget_of_one_frame() {
+    let _watchdog = watchdog::watch("floods_share_evenly_with_a_budget_of_one_frame");
     const EACH: usize = 200;
     let home = Home::new();
     let mut server = home.start(|l| l.turn_frames_max = 1);
@@ -128,7 +128,7 @@ fn with_a_budget_of_one_frame_floods_share_evenly() {
     }
 }
 
-/// One turn takes no more than its budget, whoever floods, and says that there is more.
+/// One turn takes no more than its budget in any flood, and reports that more is left.
 #[test]
 fn a_turn_keeps_to_its_budget() {
     let _watchdog = watchdog::watch("a_turn_keeps_to_its_budget");
@@ -210,7 +210,7 @@ fn median_round_trip(busy_poll: Duration, client_spins: bool, rounds: usize) -> 
     took[rounds / 2]
 }
 
-/// What it saves depends on the machine and who else is on it: the figures are printed (`--nocapture`), not judged.
+/// The saving depends on the machine and its load: the figures are printed (`--nocapture`), not asserted.
 #[test]
 fn busy_polling_works() {
     let _watchdog = watchdog::watch("busy_polling_works");
@@ -248,17 +248,18 @@ fn cpu_time() -> Duration {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
 }
 
-/// What may cross threads, said to the compiler: `Server` goes from one thread to another and is not shared.
+/// Checked by the compiler: `Server` may move between threads and is not shared.
 trait IsNotSync<Marker> {
     fn check() {}
 }
 impl<T: ?Sized> IsNotSync<()> for T {}
 struct IsSync;
-/// A second implementation for whoever is `Sync`: which one `check` means is then open, and nothing compiles.
+/// A second implementation for every `Sync` type: if `Server` were `Sync`, `check` would be ambiguous and
+/// nothing would compile.
 impl<T: ?Sized + Sync> IsNotSync<IsSync> for T {}
 
 #[test]
-fn a_server_can_be_sent_and_not_shared_and_a_waker_both() {
+fn server_is_send_but_not_sync_and_waker_is_both() {
     fn goes_anywhere<T: Clone + Send + Sync + 'static>() {}
     fn is_send<T: Send + 'static>() {}
     goes_anywhere::<Waker>();

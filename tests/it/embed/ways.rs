@@ -86,7 +86,7 @@ impl Owner {
         ControlFlow::Continue(())
     }
 
-    /// A test that is over does not listen any more.
+    /// The test may be over and no longer receive.
     fn collect(&mut self, guest: &mut dyn Guest) {
         for message in guest.drain() {
             let _ = self.delivered.send(message);
@@ -136,7 +136,7 @@ impl Start {
         (server, self.owner)
     }
 
-    /// Says that the core alone is there.
+    /// Marks a way that hosts the core alone.
     pub fn bare(self, path: PathBuf, token: String, wake: impl Fn() + Send + Sync + 'static) -> Owner {
         assert!(self.hello.send(Hello { path, token, wake: Box::new(wake), waker: None }).is_ok());
         self.owner
@@ -155,7 +155,7 @@ pub struct Way {
     host: fn(Start),
     /// It is a `Server`, not `Endpoint` alone.
     pub has_server: bool,
-    /// It waits for nothing, so that its turns say nothing.
+    /// It never waits, so the number of turns shows nothing.
     pub waits: bool,
 }
 
@@ -418,7 +418,7 @@ impl Hosted {
         Self { home, path, token, waker, wake, jobs, delivered, told, turns, thread_id, thread }
     }
 
-    /// Has `job` done between two turns, and does not wait for it.
+    /// Runs `job` between two turns, and does not wait for it.
     pub fn ask(&self, job: impl FnOnce(&mut dyn Guest) + Send + 'static) {
         self.jobs.as_ref().unwrap().send(Box::new(job)).unwrap();
         (self.wake)();
@@ -449,7 +449,7 @@ impl Hosted {
         self.delivered.try_iter().count()
     }
 
-    /// What the owner was told next of a message that it sent.
+    /// The next outcome that the owner got.
     pub fn told(&self) -> String {
         self.told.recv_timeout(PATIENCE).unwrap_or_else(|e| format!("(nothing told: {e})"))
     }

@@ -1,4 +1,5 @@
-//! What the machine and the account let a test do: where its files go, how much time it takes, and what is skipped.
+//! What the machine and the account let a test do: where its files go, how much time it takes, and what is
+//! skipped.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
@@ -25,8 +26,8 @@ pub fn open_temp_base() -> PathBuf {
     if own.ancestors().all(others_may_search) { own } else { PathBuf::from("/tmp") }
 }
 
-/// Calls `attempt` with `first`, twice as long, and so on, until it returns something: for what must end at a deadline and
-/// have come far enough before it, however busy the machine is.
+/// Calls `attempt` with `first`, twice as long, and so on, until it returns something: for what must end at a
+/// deadline and have come far enough before it, however busy the machine is.
 pub fn with_time_enough<T>(first: Duration, mut attempt: impl FnMut(Duration) -> Option<T>) -> T {
     for doublings in 0..8 {
         if let Some(done) = attempt(first * (1 << doublings)) {
@@ -44,8 +45,9 @@ pub fn print(line: &str) {
 
 /// Reports, once for each test and reason, that a test or a part of it is not run here.
 ///
-/// The line goes to stderr at once, past the capture of the test harness, and into a file: `cli/tests/skipped.rs` and
-/// `.ci/run` print all of them at the end. `UDSMSG_TEST_SKIPPED` names another file.
+/// The line goes to stderr at once, past the capture of the test harness, and into a file:
+/// `cli/tests/skipped.rs` and `.ci/run` print all of them at the end. `UDSMSG_TEST_SKIPPED` names another
+/// file.
 #[track_caller]
 pub fn skip(reason: &str) {
     let program = std::env::current_exe().unwrap();

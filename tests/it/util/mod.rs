@@ -1,14 +1,13 @@
-//! What the tests share: a virtual world, a real one, and conversations that run in both.
+//! Shared by the tests: a virtual world, a real one, and conversations that run in both.
 
-#[cfg(all(unix, feature = "server"))]
 pub mod conversation;
-pub mod courier;
-pub mod loud;
 pub mod machine;
-#[cfg(all(unix, feature = "server"))]
+pub mod outbox_sim;
+#[cfg(feature = "server")]
 pub mod real;
 pub mod rights;
 pub mod sim;
+pub mod trace;
 pub mod watchdog;
 
 #[allow(unused_imports, reason = "not every test program needs it")]
@@ -46,7 +45,7 @@ pub fn text(data: &str) -> Vec<u8> {
     format!("{{\"type\":\"text\",\"data\":\"{data}\",\"meta\":{{\"authToken\":\"$TOKEN\"}}}}\n").into_bytes()
 }
 
-/// What the owner is handed of [`text`].
+/// What the owner gets of [`text`].
 pub fn stored(data: &str) -> String {
     format!("{{\"type\":\"text\",\"data\":\"{data}\"}}")
 }

@@ -63,7 +63,8 @@ impl Home {
     }
 }
 
-/// The defaults, but for one: on a busy machine a client may need longer than two seconds for its first line.
+/// The defaults but for `auth_timeout`: on a busy machine a client may need more than two seconds for its
+/// first line.
 pub fn patient_limits() -> Limits {
     let mut limits = Limits::default();
     limits.auth_timeout = PATIENCE;
@@ -143,7 +144,7 @@ impl Drop for Real {
     }
 }
 
-/// A client that knows nothing but bytes.
+/// A client that sends and reads plain bytes.
 pub struct RawPeer {
     pub stream: UnixStream,
     token: String,

@@ -1,4 +1,4 @@
-//! Descriptors that are passed along, the worst of them, and urgent data.
+//! Passing descriptors, also one with a slow last close, and urgent data.
 
 use std::io::{ErrorKind, IoSlice, Write};
 use std::net::{TcpListener, TcpStream};
@@ -41,7 +41,8 @@ mod pass_rights {
     );
 }
 
-/// Whether a socket of this kernel can refuse descriptors; asked of the kernel, not of the library. Says so if not.
+/// Whether sockets of this kernel can refuse descriptors, by a system call, not through the library. Reports
+/// a skip if not.
 #[cfg(target_os = "linux")]
 pub fn can_be_refused() -> bool {
     let (socket, _other) = UnixStream::pair().unwrap();
@@ -52,7 +53,8 @@ pub fn can_be_refused() -> bool {
     knows
 }
 
-/// A TCP socket whose last close takes up to 8 s: it lingers, and the other end, which comes with it, reads nothing.
+/// A TCP socket whose last close takes up to 8 s: it lingers, and the other end, which is returned with it,
+/// reads nothing.
 pub fn lingering() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut full = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

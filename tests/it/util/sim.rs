@@ -37,7 +37,7 @@ pub struct Peer {
     outbound: Vec<u8>,
     /// How much of that fits.
     pub room: usize,
-    /// The server refused to read and has not said that it can again.
+    /// The server refused to read and has not yet asked for a read again.
     is_read_refused: bool,
     pub is_write_shut: bool,
     pub closed: Option<CloseReason>,
@@ -61,7 +61,7 @@ pub struct Sim {
 
 impl Sim {
     pub fn new(tweak: impl FnOnce(&mut Limits)) -> Self {
-        super::loud::if_asked();
+        super::trace::print_if_asked();
         let mut limits = Limits::default();
         tweak(&mut limits);
         Self {
@@ -83,7 +83,7 @@ impl Sim {
         }
     }
 
-    // What peers do.
+    // Peers.
 
     /// A peer connects: it waits in the backlog until a turn accepts it.
     pub fn connect(&mut self) -> Id {
@@ -118,7 +118,7 @@ impl Sim {
 
     pub fn send_raw(&mut self, id: Id, bytes: &[u8]) {
         let peer = &mut self.peers[id.0];
-        assert!(!peer.has_finished, "it said that it would send nothing more");
+        assert!(!peer.has_finished, "it sends after its half-close");
         if peer.closed.is_none() {
             peer.inbound.extend(bytes);
         }
@@ -168,7 +168,7 @@ impl Sim {
         self.peers[id.0].inbound.len()
     }
 
-    // What the host does.
+    // The host.
 
     fn roll(&mut self, bound: usize) -> usize {
         match &mut self.faults {
@@ -319,7 +319,7 @@ impl Sim {
         while self.is_busy() {
             self.turn();
             turns += 1;
-            assert!(turns < 1_000_000, "it never comes to rest");
+            assert!(turns < 1_000_000, "it never becomes idle");
         }
     }
 
@@ -328,7 +328,7 @@ impl Sim {
         self.now_ms += ms;
     }
 
-    /// Time passes with an attentive host: it turns at every deadline, and at the end.
+    /// Time passes with a turn at every deadline and at the end.
     pub fn advance(&mut self, ms: u64) {
         let target = self.now_ms + ms;
         self.run();
@@ -357,7 +357,7 @@ impl Sim {
         batch.iter().map(|entry| entry.message().json().to_owned()).collect()
     }
 
-    /// Sends `template` and says what came back.
+    /// Sends `template` and returns the answer.
     pub fn ask(&mut self, id: Id, template: &[u8]) -> String {
         self.send(id, template);
         self.run();
@@ -379,7 +379,7 @@ impl Sim {
         id
     }
 
-    /// That the last words to this peer were the error `reason`, and nothing else was left to read.
+    /// Asserts that the last line to this peer was the error `reason`, with no other line before it.
     #[track_caller]
     pub fn expect_error(&mut self, id: Id, reason: &str) {
         let line = self.take(id);

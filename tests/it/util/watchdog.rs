@@ -1,4 +1,4 @@
-//! Ends a test that hangs, with a message that says which.
+//! Ends a test that hangs, and names it.
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
@@ -9,9 +9,10 @@ pub struct Watchdog {
     _alive: Sender<()>,
 }
 
-/// Gives the test `name` two minutes, times the scale: far more than it needs beside other work on the machine.
+/// Gives the test `name` two minutes, times the scale: far more than it needs beside other work on the
+/// machine.
 pub fn watch(name: &str) -> Watchdog {
-    super::loud::if_asked();
+    super::trace::print_if_asked();
     let limit = Duration::from_secs(120) * u32::try_from(super::scale()).unwrap();
     let (alive, is_dropped) = mpsc::channel();
     let name = name.to_owned();

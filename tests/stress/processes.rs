@@ -1,4 +1,4 @@
-//! What one process may have, where the host says so: two real processes at one server.
+//! Limits per process: two real processes at one server.
 
 use std::io::{BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout};
@@ -19,7 +19,7 @@ struct Other {
 impl Other {
     fn start(host: &Host) -> Self {
         let mut command = part("processes::entry", &host.home);
-        let mut process = command.env("SIEGE_SOCKET", &host.path).spawn().unwrap();
+        let mut process = command.env("STRESS_SOCKET", &host.path).spawn().unwrap();
         let (input, output) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
         let mut other = Self { process, input, lines: BufReader::new(output) };
         assert_eq!(listen(&mut other.lines), "connected");
@@ -42,14 +42,14 @@ impl Drop for Other {
     }
 }
 
-/// The part: `text N` sends so many messages one after another until one is refused and says how many were not; `ping N`
-/// sends so many pings at once and says how many milliseconds passed until all were answered.
+/// The part: `text N` sends so many messages one after another until one is refused and says how many were
+/// not; `ping N` sends so many pings at once and says how many milliseconds passed until all were answered.
 #[test]
 fn entry() {
     if !plays("processes::entry") {
         return;
     }
-    let path = std::path::PathBuf::from(std::env::var_os("SIEGE_SOCKET").unwrap());
+    let path = std::path::PathBuf::from(std::env::var_os("STRESS_SOCKET").unwrap());
     let environment = udsmsg::Environment::from_process();
     let capabilities = udsmsg::os::CapabilityDir::of(&udsmsg::Namespace::default(), &environment);
     let address = udsmsg::Address::from_path(&path).unwrap();
@@ -64,7 +64,7 @@ fn entry() {
         if what == "text" {
             let mut taken = 0;
             for _ in 0..count {
-                peer.send(&text("greedy"));
+                peer.send(&text("sender"));
                 let answer = peer.line().unwrap();
                 if answer.contains("inbox full") {
                     break;
@@ -85,11 +85,11 @@ fn entry() {
 fn one_process_fills_its_share_of_the_inbox_and_no_more() {
     let _alone = alone("one_process_fills_its_share_of_the_inbox_and_no_more");
     let mut host = Host::start(&[("inbox_entries_max", 100), ("inbox_share_percent_max", 60)]);
-    let mut greedy = Other::start(&host);
+    let mut sender = Other::start(&host);
     let mut again = Other::start(&host);
-    greedy.begin("text 1000");
-    assert_eq!(greedy.says(), 60);
-    // Our own share is ours, over however many connections; what is left is for a third.
+    sender.begin("text 1000");
+    assert_eq!(sender.says(), 60);
+    // One process has one share, over any number of connections; the rest is for a third.
     let mut ours = 0;
     for _ in 0..2 {
         let mut peer = host.connect();
@@ -134,8 +134,8 @@ fn one_process_sends_at_its_rate_and_delays_no_other() {
     let longest = waits.iter().max().unwrap();
     let (throttled, cpu) = (host.figure("throttled"), host.cpu());
     println!(
-        "200 pings at once, {RATE} a second allowed: answered in {took:?}, paused {throttled} times, {cpu:?} of \
-         processor time since the start; a ping of another process took {longest:?} at most"
+        "200 pings at once, {RATE} a second allowed: answered in {took:?}, paused {throttled} times, \
+         {cpu:?} of processor time since the start; a ping of another process took {longest:?} at most"
     );
     // The first second's worth goes at once, the rest at the rate.
     assert!(took >= Duration::from_millis(950), "{took:?}");

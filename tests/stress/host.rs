@@ -1,5 +1,5 @@
-//! A server in a process of its own, so that what is measured is the server's: this program again, playing the part of
-//! the host.
+//! A server in a process of its own, so that the measured figures are the server's: this program again, in
+//! the part of the host.
 
 use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -19,7 +19,7 @@ use udsmsg::{Address, Batch, Environment, Limits, Namespace, Server};
 use super::measure;
 use super::util::real::{Home, PATIENCE, RawPeer, patient_limits};
 
-/// What stands before each line that a child says.
+/// The prefix of each line that a child prints.
 const MARK: &str = "=> ";
 
 /// This program as a child in the part `part`, with the variables of `home`.
@@ -27,7 +27,7 @@ pub fn part(name: &str, home: &Home) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
-        .env("SIEGE_PART", name)
+        .env("STRESS_PART", name)
         .env("CLAUDE_CONFIG_DIR", home.path().join("config"))
         .env("TMPDIR", home.path().join("t"))
         .env("HOME", home.path().join("home"))
@@ -38,7 +38,7 @@ pub fn part(name: &str, home: &Home) -> Command {
 
 /// Whether this process was started by [`part`] to play `name`.
 pub fn plays(name: &str) -> bool {
-    env::var("SIEGE_PART").is_ok_and(|part| part == name)
+    env::var("STRESS_PART").is_ok_and(|part| part == name)
 }
 
 pub fn say(what: impl std::fmt::Display) {
@@ -59,7 +59,7 @@ pub fn listen(lines: &mut impl BufRead) -> String {
     }
 }
 
-/// What the capability file for `path` says.
+/// The contents of the capability file for `path`.
 pub fn token_of(home: &Home, path: &Path) -> String {
     let capabilities = CapabilityDir::of(&Namespace::default(), &home.environment()).unwrap();
     capabilities.read(&Address::from_path(path).unwrap()).unwrap().auth_token.expose().to_owned()
@@ -79,7 +79,7 @@ impl Host {
     pub fn start(limits: &[(&str, usize)]) -> Self {
         let home = Home::new();
         let limits: Vec<String> = limits.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let mut process = part("host::entry", &home).env("SIEGE_LIMITS", limits.join(",")).spawn().unwrap();
+        let mut process = part("host::entry", &home).env("STRESS_LIMITS", limits.join(",")).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap());
         let path = PathBuf::from(listen(&mut lines));
         let token = token_of(&home, &path);
@@ -106,7 +106,7 @@ impl Host {
         super::util::fill(template, &self.token, self.path.to_str().unwrap())
     }
 
-    /// Tells the host to do something between two turns, and what it says then.
+    /// Tells the host to do something between two turns, and returns its answer.
     pub fn tell(&mut self, what: &str) -> String {
         writeln!(self.process.stdin.as_mut().unwrap(), "{what}").unwrap();
         listen(&mut self.lines)
@@ -119,8 +119,8 @@ impl Host {
         value.unwrap_or_else(|| panic!("no {name} in {all:?}")).parse().unwrap()
     }
 
-    /// Writes `burst` to each of `streams` until the server takes nothing more from any of them and does nothing more of
-    /// what it has taken, or `bytes_max` are written to each; how many bytes that were.
+    /// Writes `burst` to each of `streams` until the server takes nothing more from any of them and does
+    /// nothing more of what it has taken, or `bytes_max` are written to each; how many bytes that were.
     pub fn stuff(&mut self, streams: &[&UnixStream], burst: &[u8], bytes_max: usize) -> usize {
         let mut written = vec![0; streams.len()];
         let (mut done, mut idle_looks) = (0, 0);
@@ -145,7 +145,7 @@ impl Host {
         written.iter().sum()
     }
 
-    /// Has it stand still, at once and until [`Host::go_on`].
+    /// Stops the process at once, until [`Host::go_on`].
     pub fn stand_still(&self) {
         self.signal(Signal::SIGSTOP);
         let stat = || std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
@@ -207,7 +207,7 @@ pub fn is_pong(answer: &Option<String>) -> bool {
 
 fn limits_from_environment() -> Limits {
     let mut limits = patient_limits();
-    let text = env::var("SIEGE_LIMITS").unwrap();
+    let text = env::var("STRESS_LIMITS").unwrap();
     for (name, value) in text.split(',').filter_map(|pair| pair.split_once('=')) {
         let value: usize = value.parse().unwrap();
         let duration = Duration::from_millis(value as u64);
@@ -229,9 +229,9 @@ fn limits_from_environment() -> Limits {
     limits
 }
 
-/// The part itself. It is told, a line each: `drain` (from now on after every turn), `hold` (drain into a batch that is
-/// kept), `figures`, `nofile N` (allow N descriptors more than are open), `stop MS` (stop with that grace, and write what
-/// is in the inbox to the file `drained`, a line each).
+/// The part itself. It is told, a line each: `drain` (from now on after every turn), `hold` (drain into a
+/// batch that is kept), `figures`, `nofile N` (allow N descriptors more than are open), `stop MS` (stop with
+/// that grace, and write what is in the inbox to the file `drained`, a line each).
 #[test]
 fn entry() {
     if !plays("host::entry") {
@@ -247,7 +247,7 @@ fn entry() {
             commands.send(line.unwrap()).unwrap();
             waker.wake().unwrap();
         }
-        // Whoever started this is gone.
+        // The parent is gone.
         std::process::exit(0);
     });
     say(server.address().path());
@@ -305,7 +305,7 @@ fn entry() {
     }
 }
 
-/// Stops, says how many milliseconds it took, and leaves what was in the inbox behind.
+/// Stops, prints how many milliseconds it took, and writes the inbox to a file.
 fn stop(server: &mut Server, grace: &str) -> ControlFlow<()> {
     let begun = Instant::now();
     server.shutdown(Duration::from_millis(grace.parse().unwrap())).unwrap();
@@ -321,7 +321,7 @@ fn stop(server: &mut Server, grace: &str) -> ControlFlow<()> {
     ControlFlow::Break(())
 }
 
-/// All that a child has still to say, whoever it says it for.
+/// The rest of a child's output.
 pub fn rest(mut from: impl Read) -> String {
     let mut text = Vec::new();
     from.read_to_end(&mut text).unwrap();

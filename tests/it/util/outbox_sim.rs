@@ -52,7 +52,7 @@ pub enum Op {
     Drain {
         which: usize,
     },
-    /// Somebody else takes a slot of the receiver, with or without a word.
+    /// Another client takes a slot of the receiver, with or without sending.
     Squat {
         which: usize,
         speaks: bool,
@@ -70,7 +70,7 @@ pub enum Op {
     },
 }
 
-/// What a receiver says too early.
+/// What a receiver answers too early.
 const EARLY: [&str; 4] = [
     "{\"type\":\"response\",\"meta\":{\"id\":\"early\"}}\n",
     "{\"type\":\"error\",\"data\":\"inbox full\"}\n",
@@ -155,7 +155,7 @@ struct Receiver {
     life: u8,
     is_down: bool,
     is_full: bool,
-    /// All that ever was in the inbox: which server, which id, which message.
+    /// Everything that was ever in an inbox: which server, which id, which message.
     inbox: Vec<(u8, String, usize)>,
 }
 
@@ -587,7 +587,7 @@ impl World {
         if wire.is_client_gone {
             return endpoint.output_failed(key);
         }
-        // Squatters take what they are told.
+        // Squatters read their answers.
         let room = if wire.client.is_none() { usize::MAX } else { self.pipe_bytes };
         let n = output.len().min(room.saturating_sub(wire.back.len()));
         if n > 0 {
@@ -614,8 +614,7 @@ impl World {
         }
     }
 
-    /// Ends all faults and runs until nothing is left to do; then compares outcomes and inboxes. Returns the
-    /// outcomes.
+    /// Ends all faults and runs until it is idle; then compares outcomes and inboxes. Returns the outcomes.
     pub fn finish(mut self) -> Counts {
         for at in 0..RECEIVERS {
             (self.receivers[at].is_down, self.receivers[at].is_full) = (false, false);
@@ -636,7 +635,7 @@ impl World {
             if self.outbox.outstanding() == 0 && is_at_rest {
                 break;
             }
-            assert!(round < 20_000, "it never comes to rest: {:?}", self.outbox);
+            assert!(round < 20_000, "it never becomes idle: {:?}", self.outbox);
             self.advance(1);
         }
         for (at, receiver) in self.receivers.iter().enumerate() {
@@ -644,7 +643,7 @@ impl World {
             for (life, id, label) in &receiver.inbox {
                 let posted = &self.posted[*label];
                 assert_eq!(posted.receiver, at, "{label} is in another's inbox");
-                // What is unknown may lie in a connection that was given up, and be read late.
+                // An unknown message may be in an abandoned connection, and be read late.
                 if posted.told.as_ref().is_some_and(|(code, _)| *code == "unknown") {
                     continue;
                 }

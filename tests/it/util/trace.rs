@@ -1,4 +1,5 @@
-//! Everything that the library says through `tracing`, at every level and with all its fields, on stderr.
+//! A subscriber that prints every `tracing` event of the library, at every level and with all fields, to
+//! stderr.
 
 use std::fmt::{self, Debug, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,15 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Metadata, Subscriber, span};
 
-/// From now on it is printed, if `UDSMSG_TEST_TRACE` is set: `.ci/run secrets` searches what the whole suite says.
-pub fn if_asked() {
+/// Installs it if `UDSMSG_TEST_TRACE` is set: `.ci/run secrets` searches the output of the whole suite.
+pub fn print_if_asked() {
     if std::env::var_os("UDSMSG_TEST_TRACE").is_some() {
-        // All but the first find that it is done.
-        let _ = tracing::subscriber::set_global_default(Loud(AtomicU64::new(0)));
+        // Only the first call succeeds.
+        let _ = tracing::subscriber::set_global_default(Print(AtomicU64::new(0)));
     }
 }
 
-struct Loud(AtomicU64);
+struct Print(AtomicU64);
 
 struct Fields(String);
 
@@ -28,7 +29,7 @@ fn print(what: fmt::Arguments<'_>) {
     eprintln!("{what}");
 }
 
-impl Subscriber for Loud {
+impl Subscriber for Print {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
         true
     }

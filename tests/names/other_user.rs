@@ -1,4 +1,4 @@
-//! Another user at every door, and at the one moment when a door could stand open.
+//! Another user at every way to reach a server, also while a server starts.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,19 +12,19 @@ use udsmsg::os::CapabilityDir;
 use crate::child::Part;
 use crate::util::{NOBODY, Place, chmod, is_root, rounds};
 
-/// What a knock at one door says, by the names that the child gives them.
-fn knock(part: &mut Part) -> Vec<(String, String)> {
+/// The result of each way that the child tries, by the name of the way.
+fn attempts(part: &mut Part) -> Vec<(String, String)> {
     let said = part.step();
     said.split("; ")
         .map(|one| {
-            let (door, answer) = one.split_once('=').unwrap_or_else(|| panic!("{said:?}"));
-            (door.to_owned(), answer.to_owned())
+            let (way, answer) = one.split_once('=').unwrap_or_else(|| panic!("{said:?}"));
+            (way.to_owned(), answer.to_owned())
         })
         .collect()
 }
 
 #[test]
-fn another_user_is_refused_at_every_door() {
+fn another_user_is_refused_everywhere() {
     if !is_root() {
         return;
     }
@@ -38,10 +38,10 @@ fn another_user_is_refused_at_every_door() {
         ("NAMES_SOCKET", path.as_os_str()),
         ("NAMES_CONFIG", place.capabilities().path().as_os_str()),
         ("NAMES_UID", nobody.as_ref()),
-        ("NAMES_KNOCK", "1".as_ref()),
+        ("NAMES_ATTEMPT", "1".as_ref()),
     ]
     .map(|(name, value)| (name, Box::leak(value.to_owned().into_boxed_os_str()) as &OsStr));
-    // Each row takes one protection away and says what holds then.
+    // Each row removes one protection; the others still hold.
     type Open<'a> = &'a dyn Fn();
     let rows: [(&str, Open<'_>, [&str; 6]); 4] = [
         (
@@ -79,22 +79,22 @@ fn another_user_is_refused_at_every_door() {
             ],
         ),
     ];
-    let mut doors = 0;
+    let mut refusals = 0;
     for (name, open, expected) in rows {
         open();
-        let answers = knock(&mut Part::start(&variables));
+        let answers = attempts(&mut Part::start(&variables));
         assert_eq!(answers.len(), expected.len());
-        for ((door, answer), expected) in answers.iter().zip(expected) {
-            assert_eq!(answer, expected, "{door} with {name}: {answers:?}");
-            doors += 1;
+        for ((way, answer), expected) in answers.iter().zip(expected) {
+            assert_eq!(answer, expected, "{way} with {name}: {answers:?}");
+            refusals += 1;
         }
     }
     assert!(claim.still_there() && file.exists());
     assert_eq!(listener.accept().map(drop).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
-    eprintln!("uid {NOBODY} refused {doors} times at 6 doors");
+    eprintln!("uid {NOBODY} refused {refusals} times in 6 ways");
 }
 
-/// The directory and the mode of the socket stand open: what is left is the question to the kernel at accept.
+/// The directory and the socket are open to others; only the check of the peer's uid is left.
 #[test]
 #[cfg(feature = "server")]
 fn another_user_who_reaches_the_socket_is_closed_unread() {
@@ -127,9 +127,9 @@ fn another_user_who_reaches_the_socket_is_closed_unread() {
     assert_eq!(server.inbox_len(), 0);
 }
 
-/// Two ways to look for the moment in which a socket could be open to others: a thread that only looks at the mode, and
-/// another user who is let through every directory (he may read and search anything), so that the mode of the socket
-/// alone keeps him out.
+/// Two ways to look for a moment in which a socket is open to others: a thread that only looks at the mode,
+/// and another user with the right to search every directory, so that only the mode of the socket protects
+/// it.
 #[test]
 #[cfg(target_os = "linux")]
 fn no_start_under_a_umask_of_0_lets_another_user_in_at_any_moment() {
@@ -172,7 +172,7 @@ fn no_start_under_a_umask_of_0_lets_another_user_in_at_any_moment() {
             (started, prober.step())
         });
         assert_eq!(started, "left nothing");
-        // The second step ends it: how often he connected, was refused by the mode, and found nobody there.
+        // The second step ends it: how often it connected, was refused by the mode, and found no listener.
         let counts: Vec<usize> = probed.split(' ').map(|count| count.parse().unwrap()).collect();
         let [connected, refused, absent] = counts[..] else { panic!("{probed}") };
         assert_eq!((connected, wide.into_inner()), (0, 0), "{probed}");
@@ -183,11 +183,11 @@ fn no_start_under_a_umask_of_0_lets_another_user_in_at_any_moment() {
     }
     assert!(denied > 0 && looks > 0, "the prober never met a socket");
     eprintln!(
-        "{starts} starts under umask 0: {looks} looks at a mode, none wide; another user tried {} times, {denied} \
-         times with a socket there, and never got in",
+        "{starts} starts under umask 0: {looks} looks at a mode, none wide; another user tried {} times, \
+         {denied} times with a socket there, and never got in",
         denied + other
     );
-    // The prober is one: with a wide mode he gets in.
+    // The probe works: with a wide mode it connects.
     let (listener, _claim) = place.bind(&path).unwrap();
     chmod(&path, 0o666);
     let mut prober = Part::start(&[
@@ -208,7 +208,7 @@ fn no_start_under_a_umask_of_0_lets_another_user_in_at_any_moment() {
 /// What fits on one end fits on the other.
 #[test]
 #[cfg(feature = "server")]
-fn paths_of_100_to_120_bytes_on_both_ends() {
+fn paths_of_100_to_120_bytes_fit_or_are_refused_on_both_ends() {
     use udsmsg::{Address, Client, ErrorKind, SendOutcome, Server};
 
     let place = Place::new();

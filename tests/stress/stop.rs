@@ -1,4 +1,4 @@
-//! A stop in the middle of it all.
+//! A stop under load.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use super::host::Host;
 use super::util::text;
 use super::{alone, times};
 
-/// Eight that send without pause, one that never reads, one that is in the middle of a line: the stop takes its grace and
-/// no more, and whatever was answered `ok` is in the inbox.
+/// Eight clients send without pause, one never reads, one is in the middle of a line: the stop ends after its
+/// grace, and every message answered `ok` is in the inbox.
 #[test]
-fn a_stop_under_load_keeps_its_grace_and_every_message_it_answered() {
+fn stop_under_load_keeps_its_grace_and_all_accepted_messages() {
     const GRACE: Duration = Duration::from_millis(400);
-    let _alone = alone("a_stop_under_load_keeps_its_grace_and_every_message_it_answered");
+    let _alone = alone("stop_under_load_keeps_its_grace_and_all_accepted_messages");
     for _ in 0..times(2, 20) {
-        // Nothing but the grace ends the waiting for answers that are not read.
+        // Only the grace ends the wait for unread answers.
         let limits = [
             ("inbox_entries_max", 1 << 20),
             ("inbox_bytes_max", 1 << 28),
@@ -66,7 +66,7 @@ fn a_stop_under_load_keeps_its_grace_and_every_message_it_answered() {
             assert_eq!(found.get(id.as_str()), Some(&data.as_str()), "{id} was answered");
         }
         assert!(took >= GRACE, "the one that does not read is waited for: {took:?}");
-        // Later than that it would be the watchdog that says so.
+        // A later end would be reported by the watchdog.
     }
 }
 

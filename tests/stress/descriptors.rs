@@ -1,4 +1,4 @@
-//! What peers can make a server keep open.
+//! Descriptors that peers can make a server keep open.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,16 +18,16 @@ use super::host::{Host, ask, is_pong, listen, part, plays, rest, say};
 use super::measure::kib;
 use super::util::real::{Home, RawPeer};
 use super::util::rights::{can_be_refused, send_with};
-use super::util::{loud, ping, text};
+use super::util::{ping, text, trace};
 use super::{alone, times};
 
-/// 200 want in where there is room for 4 more: the server waits for a free descriptor without spinning, and goes on with
-/// those it has.
+/// 200 clients connect where there is room for 4 more: the server waits for a free descriptor without
+/// spinning, and goes on with those it has.
 #[test]
-fn running_out_of_descriptors_is_waited_out() {
+fn server_without_free_descriptors_waits_and_recovers() {
     const ROOM: usize = 8;
     const SERVED: usize = 4;
-    let _alone = alone("running_out_of_descriptors_is_waited_out");
+    let _alone = alone("server_without_free_descriptors_waits_and_recovers");
     let mut host = Host::start(&[]);
     host.tell(&format!("nofile {ROOM}"));
     let mut served: Vec<RawPeer> = (0..SERVED).map(|_| host.connect_known()).collect();
@@ -38,7 +38,7 @@ fn running_out_of_descriptors_is_waited_out() {
             peer
         })
         .collect();
-    // The first of them fill the table; nobody is refused for it.
+    // The first of them fill the table; none is refused for it.
     for peer in &mut waiting[..ROOM - SERVED] {
         assert!(is_pong(&peer.line()));
     }
@@ -69,8 +69,8 @@ fn running_out_of_descriptors_is_waited_out() {
     }
     let longest = resumed.iter().max().unwrap();
     println!(
-        "no descriptor left for {window:?} with {} connectors waiting: {spent:?} of processor time; accepting resumed \
-         within {longest:?} of a free one",
+        "no descriptor left for {window:?} with {} connectors waiting: {spent:?} of processor time; accepting \
+         resumed within {longest:?} of a free one",
         waiting.len()
     );
     assert!(spent <= window / 50, "{spent:?} in {window:?}");
@@ -79,11 +79,11 @@ fn running_out_of_descriptors_is_waited_out() {
     }
 }
 
-/// Connections come and go, each in its own rude way; slots are used again all the time, and nobody gets what was meant
-/// for the one before.
+/// Connections come and go, each ending in its own way; slots are reused all the time, and no client gets
+/// bytes of the one before.
 #[test]
-fn connections_that_come_and_go_leave_nothing_behind() {
-    let _alone = alone("connections_that_come_and_go_leave_nothing_behind");
+fn short_connections_leak_nothing() {
+    let _alone = alone("short_connections_leak_nothing");
     let mut host = Host::start(&[]);
     assert_eq!(host.tell("drain"), "ok");
     let mut steady = host.connect_known();
@@ -127,8 +127,8 @@ fn connections_that_come_and_go_leave_nothing_behind() {
     let grown = host.memory().saturating_sub(memory);
     let (connections, pings) = (host.figure("connections"), host.figure("pings"));
     println!(
-        "{cycles} connections came and went in {took:?} ({cpu:?} of the server): {left} descriptors left, {} of memory, \
-         {connections} connections and {pings} pings counted",
+        "{cycles} connections came and went in {took:?} ({cpu:?} of the server): {left} descriptors left, {} of \
+         memory, {connections} connections and {pings} pings counted",
         kib(grown)
     );
     assert_eq!(left, 0);
@@ -136,13 +136,13 @@ fn connections_that_come_and_go_leave_nothing_behind() {
     // Every seventh cycle makes two.
     let all = warm + cycles;
     assert_eq!(connections, 1 + all + (0..all).filter(|number| number % 7 == 6).count());
-    assert_eq!(host.figure("auth"), 0, "nobody was left to a deadline");
+    assert_eq!(host.figure("auth"), 0, "no connection was left to a timeout");
 }
 
-/// Where the kernel can refuse them (Linux 6.16), who sends them is told so; elsewhere they are thrown away by the read.
+/// Where the kernel can refuse them (Linux 6.16), the sender gets an error; elsewhere the read discards them.
 #[test]
-fn descriptors_that_a_peer_sends_along_do_not_get_in() {
-    let name = "descriptors_that_a_peer_sends_along_do_not_get_in";
+fn descriptors_sent_by_a_peer_are_not_received() {
+    let name = "descriptors_sent_by_a_peer_are_not_received";
     let _alone = alone(name);
     let mut host = Host::start(&[]);
     assert_eq!(host.tell("drain"), "ok");
@@ -175,9 +175,9 @@ fn descriptors_that_a_peer_sends_along_do_not_get_in() {
     println!("{} descriptors sent along: all {how}", 108 * rounds);
 }
 
-/// The kernel ends a read behind bytes that came with descriptors, though there is more: a short read proves nothing then,
-/// and no further event tells of what is left. Where descriptors are refused they can only have come before that: here,
-/// before the stream was adopted.
+/// The kernel ends a read behind bytes that came with descriptors, though there is more: a short read proves
+/// nothing then, and no further event tells of what is left. Where descriptors are refused they can only have
+/// come before that: here, before the stream was adopted.
 #[test]
 fn bytes_behind_descriptors_are_read_too() {
     let _alone = alone("bytes_behind_descriptors_are_read_too");
@@ -195,7 +195,7 @@ fn bytes_behind_descriptors_are_read_too() {
             send_with(&peer.stream, &line[first..second], &gift, 2).unwrap();
         }
         peer.stream.write_all(&line[second..]).unwrap();
-        // All of it is there before the server looks, so that no turn has to wait.
+        // All of it has arrived before the server looks, so no turn has to wait.
         server.adopt_stream(ours).unwrap();
         for _ in 0..10 {
             let _ = server.turn(Some(Duration::ZERO)).unwrap();
@@ -205,13 +205,13 @@ fn bytes_behind_descriptors_are_read_too() {
     }
 }
 
-/// The part: a server that a filter of system calls does not let accept, for ten pauses.
+/// The part: a server that a system call filter forbids to accept, for ten pauses.
 #[test]
 fn forbidden() {
     if !plays("descriptors::forbidden") {
         return;
     }
-    loud::if_asked();
+    trace::print_if_asked();
     let environment = Environment::from_process();
     let mut server = Server::builder().environment(environment).start().unwrap();
     let path = Path::new(server.address().path()).to_owned();
@@ -234,10 +234,11 @@ fn forbidden() {
         let _ = server.turn(None).unwrap();
         turns += 1;
     }
-    // A turn at the end of each pause, and some more for what else may end a wait. A slow machine makes fewer.
+    // A turn at the end of each pause, and some more for what else may end a wait. A slow machine makes
+    // fewer.
     let pauses = begun.elapsed().div_duration_f64(PAUSE);
     assert!(f64::from(turns) <= 2.0 * pauses + 10.0, "{turns} turns in {pauses} pauses");
-    // Who is served stays served.
+    // Connected clients are still served.
     served.stream.write_all(b"{\n").unwrap();
     turn(&mut server);
     assert!(served.line().unwrap().contains("invalid frame"));
@@ -252,8 +253,8 @@ fn no_accept() -> Option<BpfProgram> {
     SeccompFilter::new(calls, SeccompAction::Allow, refuse, arch).ok()?.try_into().ok()
 }
 
-/// A system that does not let a server accept (a security module, a filter of system calls) is asked again now and then, not
-/// all the time, and that is reported once.
+/// A system that forbids a server to accept (a security module, a system call filter) is asked again now and
+/// then, not all the time, and that is reported once.
 #[test]
 fn refused_accept_is_paused_and_reported_once() {
     let name = "refused_accept_is_paused_and_reported_once";
@@ -274,8 +275,8 @@ fn refused_accept_is_paused_and_reported_once() {
     assert_eq!(reports, 1, "{traced}");
 }
 
-/// The part: a client that is not allowed to wait, because `poll` takes no more descriptors than a process may have, and is
-/// then allowed again.
+/// The part: a client that is not allowed to wait, because `poll` takes no more descriptors than a process
+/// may have, and is then allowed again.
 #[test]
 fn waiter() {
     if !plays("descriptors::waiter") {
@@ -298,8 +299,8 @@ fn waiter() {
 }
 
 #[test]
-fn a_client_that_cannot_wait_says_so_and_forgets_nothing() {
-    let _alone = alone("a_client_that_cannot_wait_says_so_and_forgets_nothing");
+fn client_that_cannot_poll_reports_it_and_keeps_its_messages() {
+    let _alone = alone("client_that_cannot_poll_reports_it_and_keeps_its_messages");
     let home = Home::new();
     let mut process = part("descriptors::waiter", &home).spawn().unwrap();
     let mut lines = BufReader::new(process.stdout.take().unwrap());

@@ -1,4 +1,4 @@
-//! The token is told to nobody: not in what is printed or logged at any level, not to children.
+//! The token is in no output: not in what is printed or logged at any level, not in a child's environment.
 
 use std::fmt::Debug;
 use std::io::{BufReader, Read, Write as _};
@@ -18,7 +18,7 @@ use udsmsg::{
 use super::alone;
 use super::host::{listen, part, plays, rest, say, token_of};
 use super::util::real::{Home, PATIENCE, RawPeer};
-use super::util::{fill, loud, ping, text, text_of_line};
+use super::util::{fill, ping, text, text_of_line, trace};
 
 fn show(what: &impl Debug) {
     eprintln!("{what:?}\n{what:#?}");
@@ -51,14 +51,14 @@ fn answers(server: &mut Server, peer: &RawPeer, lines: usize) -> String {
     String::from_utf8(got).unwrap()
 }
 
-/// The part: a server and clients that go through everything that is refused or goes wrong, and everything that can be
-/// printed, printed.
+/// The part: a server and clients that run into every refusal and error, and print everything that can be
+/// printed.
 #[test]
 fn entry() {
     if !plays("secrets::entry") {
         return;
     }
-    loud::if_asked();
+    trace::print_if_asked();
     let environment = Environment::from_process();
     let mut limits = Limits::default();
     limits.clients_max = 4;
@@ -72,7 +72,7 @@ fn entry() {
     let mut server = builder.start().unwrap();
     let path = server.address().path().to_owned();
     say(&path);
-    // Whoever started this reads the capability now.
+    // The parent reads the capability now.
     std::io::stdin().read_line(&mut String::new()).unwrap();
     let capabilities = CapabilityDir::of(&Namespace::default(), &environment).unwrap();
     let capability = capabilities.read(server.address()).unwrap();
@@ -82,7 +82,7 @@ fn entry() {
     client(&mut server, &environment);
     between_servers(&mut server, &environment);
     parts(&token, &path, limits);
-    // What a child is told.
+    // The environment of a child.
     let child =
         std::process::Command::new("env").envs(server.child_env()).stdin(Stdio::null()).output().unwrap();
     std::io::stderr().write_all(&child.stdout).unwrap();
@@ -126,19 +126,19 @@ fn refusals(server: &mut Server, token: &str) {
         let got = answers(server, &peer, 1);
         assert!(got.contains(reason), "{reason}: {got}");
     }
-    // The inbox is full, the house is full, and nobody says anything any more.
-    let mut greedy = connect();
-    greedy.send(&text("x").repeat(5));
-    assert!(answers(server, &greedy, 3).contains("inbox full"));
+    // The inbox is full, all slots are taken, and idle clients time out.
+    let mut sender = connect();
+    sender.send(&text("x").repeat(5));
+    assert!(answers(server, &sender, 3).contains("inbox full"));
     server.drain_into(&mut batch);
     show(&batch);
     for entry in &batch {
         show(&(entry, entry.id(), entry.peer(), entry.message(), entry.message().data().is_some()));
     }
-    let crowd: Vec<RawPeer> = (0..6).map(|_| connect()).collect();
+    let others: Vec<RawPeer> = (0..6).map(|_| connect()).collect();
     let mut idle = connect();
     turn_until(server, |server| server.stats().closed.too_many_clients > 0);
-    drop(crowd);
+    drop(others);
     turn_until(server, |server| server.stats().clients == 0);
     idle = {
         drop(idle);
@@ -192,7 +192,7 @@ fn client(server: &mut Server, environment: &Environment) {
     client.join().unwrap();
 }
 
-/// Sending from a server to itself, a question and its answer, and to nobody.
+/// Sending from a server to itself, a question and its answer, and to an absent receiver.
 fn between_servers(server: &mut Server, environment: &Environment) {
     let soon = Duration::from_millis(300);
     let own = server.address().clone();
@@ -267,8 +267,8 @@ fn leaks(text: &str, token: &str) -> Option<String> {
 }
 
 #[test]
-fn the_token_is_in_nothing_that_is_printed() {
-    let _alone = alone("the_token_is_in_nothing_that_is_printed");
+fn token_is_in_no_output() {
+    let _alone = alone("token_is_in_no_output");
     let home = Home::new();
     let mut command = part("secrets::entry", &home);
     let mut process = command.env("UDSMSG_TEST_TRACE", "1").stderr(Stdio::piped()).spawn().unwrap();

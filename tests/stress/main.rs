@@ -1,10 +1,10 @@
-//! The server under siege: hostile, greedy and broken peers, with figures. `cargo test --test siege -- --nocapture` shows
-//! them.
+//! A server under load by hostile and broken peers, with figures. `cargo test --test stress -- --nocapture`
+//! shows them.
 //!
-//! What is measured (memory, descriptors, processor time) belongs to a whole process, so the server runs in one of its
-//! own, which is this program again; see `host`. Tests that measure run one at a time. `UDSMSG_TEST_SCALE` makes them
-//! longer; at 100 they have their full length: a million pings, a million connections, 10 s without a descriptor, 30 s of
-//! dripping.
+//! What is measured (memory, descriptors, processor time) belongs to a whole process, so the server runs in
+//! one of its own, which is this program again; see `host`. Tests that measure run one at a time.
+//! `UDSMSG_TEST_SCALE` makes them longer; at 100 they have their full length: a million pings, a million
+//! connections, 10 s without a descriptor, 30 s of dripping.
 #![cfg(all(target_os = "linux", feature = "server"))]
 #![allow(
     clippy::unwrap_used,
@@ -16,7 +16,7 @@
     clippy::print_stderr,
     unreachable_pub,
     missing_docs,
-    reason = "tests may fail loudly, their helpers are nobody's interface, and their figures are for people"
+    reason = "tests may panic and print figures, and their helpers are not an interface"
 )]
 
 mod descriptors;

@@ -1,4 +1,4 @@
-//! One that sends as fast as it can, and the others.
+//! One client that floods, and the others.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,7 +13,8 @@ use super::{alone, measure, times};
 /// Lines of one client that one turn handles.
 const TURN_FRAMES_MAX: usize = 16;
 
-/// Fills up what the server has still to read of the flood, and takes what it has answered, without waiting for either.
+/// Fills up what the server has still to read of the flood, and takes what it has answered, without waiting
+/// for either.
 struct Flood {
     stream: UnixStream,
     burst: Vec<u8>,
@@ -43,8 +44,8 @@ fn round(quiet: &mut [RawPeer], mut flood: Option<&mut Flood>) -> Vec<Duration> 
     quiet.iter_mut().map(one).collect()
 }
 
-/// All of `quiet` and the flood write while the server stands still: how many lines of the flood it takes before it has
-/// served all of `quiet`, and how many altogether.
+/// All of `quiet` and the flood write while the server stands still: how many lines of the flood it takes
+/// before it has served all of `quiet`, and how many altogether.
 fn lines_of_the_flood(host: &mut Host, quiet: &mut [RawPeer], flood: &mut Flood) -> (usize, usize) {
     settle(host, flood);
     let before = host.figure("messages");
@@ -62,10 +63,10 @@ fn lines_of_the_flood(host: &mut Host, quiet: &mut [RawPeer], flood: &mut Flood)
     (last - before - quiet.len(), host.figure("messages") - before - quiet.len())
 }
 
-/// 127 quiet clients beside one that floods: it has its budget of a turn, and then they have their turn.
+/// 127 quiet clients beside one that floods: it uses its budget of a turn, and then they are served.
 #[test]
-fn a_flooder_costs_quiet_clients_a_turn() {
-    let _alone = alone("a_flooder_costs_quiet_clients_a_turn");
+fn flooder_delays_quiet_clients_by_one_turn() {
+    let _alone = alone("flooder_delays_quiet_clients_by_one_turn");
     let mut host = Host::start(&[]);
     assert_eq!(host.tell("drain"), "ok");
     let mut quiet: Vec<RawPeer> = (0..127).map(|_| host.connect_known()).collect();
@@ -80,8 +81,8 @@ fn a_flooder_costs_quiet_clients_a_turn() {
     }
     let turn_max = host.figure("turn_max");
     println!(
-        "127 quiet clients and a flood of at least {least} lines: at most {most_ahead} lines of it were taken before all of \
-         the quiet ones were served, at most {turn_max} lines in a turn; {rounds} rounds"
+        "127 quiet clients and a flood of at least {least} lines: at most {most_ahead} lines of it were taken \
+         before all of the quiet ones were served, at most {turn_max} lines in a turn; {rounds} rounds"
     );
     assert!(least > 50 * TURN_FRAMES_MAX, "there was a flood");
     // The turn in which it was stopped, and the one in which the quiet ones are seen.
@@ -89,15 +90,15 @@ fn a_flooder_costs_quiet_clients_a_turn() {
     assert!(turn_max <= TURN_FRAMES_MAX + 127, "{turn_max} lines of one client in one turn");
 }
 
-/// 127 quiet clients ping, with and without a flooder, in turns: rounds of both follow each other, so that whatever else
-/// the machine does hits both alike. One thread is all the clients, so that none but the server competes with it; it sees
-/// to it that at each ping there is more of the flood than the server takes in several turns.
+/// 127 quiet clients ping, with and without a flooder, in alternate rounds, so that other load of the machine
+/// affects both alike. One thread plays all clients, so that only the server competes with it; it keeps more
+/// of the flood waiting at each ping than the server takes in several turns.
 ///
-/// Of the rounds of each kind the lower quartile counts: what else runs on the machine can only make a round worse. How
-/// long they wait is the machine's business all the same: the figures are printed, not asserted.
+/// Of the rounds of each kind the lower quartile counts, because other load can only make a round slower. The
+/// latency depends on the machine, so the figures are printed, not asserted.
 ///
-/// The clients and the server have a processor each: on one, it is the system's scheduler that says how long one client in
-/// a hundred waits.
+/// The clients and the server have a processor each: on one processor the scheduler would decide how long one
+/// client in a hundred waits.
 #[test]
 fn how_long_quiet_clients_wait_beside_a_flooder() {
     let _alone = alone("how_long_quiet_clients_wait_beside_a_flooder");
@@ -136,9 +137,9 @@ fn how_long_quiet_clients_wait_beside_a_flooder() {
     let ratio = loaded_p99.as_secs_f64() / calm_p99.as_secs_f64();
     let turn_max = host.figure("turn_max");
     println!(
-        "127 quiet clients, lower quartiles of {} rounds: unloaded p50 {calm_p50:?} p99 {calm_p99:?}, beside a flooder \
-         p50 {loaded_p50:?} p99 {loaded_p99:?}: {ratio:.1} times; {flood_lines} lines of the flood in {flood_time:?}, at \
-         most {turn_max} in a turn",
+        "127 quiet clients, lower quartiles of {} rounds: unloaded p50 {calm_p50:?} p99 {calm_p99:?}, beside a \
+         flooder p50 {loaded_p50:?} p99 {loaded_p99:?}: {ratio:.1} times; {flood_lines} lines of the flood in \
+         {flood_time:?}, at most {turn_max} in a turn",
         calm.len()
     );
     assert!(flood_lines > calm.len() * 127, "there was a flood");

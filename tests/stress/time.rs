@@ -1,4 +1,4 @@
-//! Peers that play for time, and time that plays tricks.
+//! Slow peers, and jumps of the clock.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use super::host::{Host, ask, is_pong};
 use super::util::sim::{Id, Sim};
 use super::util::{error, matches, ping, scale, text, with_time_enough};
 
-/// 128 clients that say nothing take all the slots there are, and lock nobody out.
+/// 128 silent clients take all slots, and other clients are still served.
 #[test]
-fn silent_clients_lock_nobody_out_and_are_gone_in_time() {
-    let _alone = alone("silent_clients_lock_nobody_out_and_are_gone_in_time");
+fn silent_clients_do_not_block_others_and_are_closed_in_time() {
+    let _alone = alone("silent_clients_do_not_block_others_and_are_closed_in_time");
     // A busy machine may need longer than that until the real ones are served; then nothing is shown.
     with_time_enough(Duration::from_secs(2), silent_clients);
 }
@@ -28,7 +28,7 @@ fn silent_clients(auth_timeout: Duration) -> Option<()> {
             (host.connect(), begun)
         })
         .collect();
-    // All are inside, and old enough to be turned out.
+    // All are connected, and old enough to be evicted.
     while host.figure("connections") < 128 {}
     std::thread::sleep(Duration::from_millis(150));
     let mut served = Vec::new();
@@ -44,7 +44,7 @@ fn silent_clients(auth_timeout: Duration) -> Option<()> {
         assert!(is_pong(&answer), "a real client is served");
         inside.push(real);
     }
-    // Five of them had to make room; the others have their two seconds.
+    // Five of them were evicted; the others have their two seconds.
     let mut ended: Vec<Duration> = Vec::new();
     let mut evicted = 0;
     for (peer, connected) in &mut silent {
@@ -60,17 +60,18 @@ fn silent_clients(auth_timeout: Duration) -> Option<()> {
     let (slowest, first, last) =
         (served.iter().max().unwrap(), ended.iter().min().unwrap(), ended.iter().max().unwrap());
     println!(
-        "128 silent clients: a real one served within {slowest:?}, silent ones closed after {first:?} to {last:?}"
+        "128 silent clients: a real one served within {slowest:?}, silent ones closed after \
+         {first:?} to {last:?}"
     );
     assert_eq!((evicted, ended.len()), (5, 123));
-    // They were looked at one after another, so none seems earlier than it was.
+    // They were read one after another, so none seems earlier than it was.
     assert!(*first >= auth_timeout, "{first:?}");
     Some(())
 }
 
-/// One byte a second is not silence, but a line has its time.
+/// One byte a second keeps a client from being idle, but a line has a timeout of its own.
 #[test]
-fn a_byte_each_second_is_closed_at_thirty_seconds() {
+fn client_that_sends_a_byte_each_second_is_closed_at_thirty_seconds() {
     let mut sim = Sim::new(|_| ());
     let peer = sim.join_known();
     for second in 0..30 {
@@ -84,10 +85,10 @@ fn a_byte_each_second_is_closed_at_thirty_seconds() {
     assert_eq!(sim.closed(peer), Some(CloseReason::FrameTimeout));
 }
 
-/// The same in reality: 30 s at full scale, 1.5 s in short.
+/// The same on a real socket: 30 s at full scale, 1.5 s in short.
 #[test]
-fn a_drip_on_a_real_socket_is_closed_in_time() {
-    let _alone = alone("a_drip_on_a_real_socket_is_closed_in_time");
+fn slow_line_on_a_real_socket_is_closed_in_time() {
+    let _alone = alone("slow_line_on_a_real_socket_is_closed_in_time");
     let limit = if scale() < 50 { Duration::from_millis(1_500) } else { Limits::default().frame_timeout };
     let host = Host::start(&[("frame_timeout", usize::try_from(limit.as_millis()).unwrap())]);
     let mut peer = host.connect_known();
@@ -106,13 +107,15 @@ fn a_drip_on_a_real_socket_is_closed_in_time() {
     let took = begun.elapsed();
     println!("a byte each {:?}: closed after {took:?}", limit / 30);
     assert!(matches(&error("idle timeout"), lines.trim_end()), "{lines}");
-    // That it is not late is for the virtual clock, above; a drip that postponed the end would meet the watchdog.
+    // The virtual clock above tests that it is not late; a connection kept open too long would run into the
+    // watchdog.
     assert!(took >= limit, "{took:?}");
 }
 
-/// A crowd in every state there is, and then the clock is an hour ahead: each is judged once, by what it has sent.
+/// Clients in every state, and then the clock is an hour ahead: each timeout is enforced once, by what was
+/// sent before.
 #[test]
-fn a_clock_that_jumps_by_an_hour_makes_one_pass_and_no_storm() {
+fn clock_jump_of_an_hour_takes_one_pass() {
     const HOUR: u64 = 3_600_000;
     let mut sim = Sim::new(|_| ());
     let group = |sim: &mut Sim, n: usize| -> Vec<Id> { (0..n).map(|_| sim.join_known()).collect() };
@@ -152,7 +155,7 @@ fn a_clock_that_jumps_by_an_hour_makes_one_pass_and_no_storm() {
     let now = sim.now().mono;
     let next = sim.endpoint.next_deadline().unwrap();
     assert_eq!(next, now.plus(Duration::from_secs(30)), "the next to be done is half a minute away");
-    // And nothing comes of it for half a minute; then those who stayed go, in one turn.
+    // Nothing happens for half a minute; then the others are closed, in one turn.
     sim.advance(29_999);
     assert_eq!(sim.endpoint.clients(), 20);
     sim.advance(1);
@@ -160,11 +163,11 @@ fn a_clock_that_jumps_by_an_hour_makes_one_pass_and_no_storm() {
     assert_eq!(sim.endpoint.next_deadline(), None);
     let turns = sim.turns - turns;
     println!(
-        "the clock jumped by an hour: 80 of 100 clients judged in 1 turn, {turns} turns until all had gone"
+        "the clock jumped by an hour: 80 of 100 clients closed in 1 turn, {turns} turns until all had gone"
     );
     assert!(turns <= 8, "{turns} turns");
 
-    // Back to the origin, which a monotonic clock never does: nothing is judged early, and nothing spins.
+    // Back to the origin, which a monotonic clock never does: no timeout is early, and nothing spins.
     let mut sim = Sim::new(|_| ());
     sim.host_away(HOUR);
     let peer = sim.join_known();
@@ -176,10 +179,10 @@ fn a_clock_that_jumps_by_an_hour_makes_one_pass_and_no_storm() {
     assert!(sim.is_open(peer));
 }
 
-/// A process that keeps its rate used up cannot keep a client paused, and so unjudged, that has not authenticated; and one
-/// that was paused with its first message in hand is heard before it is judged.
+/// A process that uses up its rate cannot keep an unauthenticated client paused without a timeout; the first
+/// message of a paused client is processed before its timeout is enforced.
 #[test]
-fn a_client_that_is_paused_for_its_rate_still_has_to_authenticate() {
+fn client_paused_by_its_rate_must_still_authenticate() {
     let mut sim = Sim::new(|l| l.pid_lines_per_second_max = 10);
     let [busy, blank, honest] = [sim.join_known(), sim.join(), sim.join()];
     sim.send(busy, &ping().repeat(500));
@@ -192,9 +195,9 @@ fn a_client_that_is_paused_for_its_rate_still_has_to_authenticate() {
     assert!(sim.take(honest).contains("pong") && sim.is_open(honest));
 }
 
-/// One that has sent and gone is not kept for as long as its lines would take at its rate.
+/// A client that sent and vanished is not kept for as long as its lines would take at its rate.
 #[test]
-fn a_client_that_is_paused_and_gone_gives_its_slot_back() {
+fn paused_client_that_vanished_frees_its_slot() {
     let mut sim = Sim::new(|l| l.pid_lines_per_second_max = 10);
     let peer = sim.join_known();
     sim.send(peer, &b"\n".repeat(60_000));

@@ -1,4 +1,4 @@
-//! What peers can make a server hold.
+//! Memory that peers can make a server use.
 
 use std::time::Duration;
 
@@ -8,21 +8,21 @@ use super::util::sim::{Sim, token};
 use super::util::{error, fill, ping};
 use super::{alone, times};
 
-/// One client that sends pings and never reads: what it costs is a constant, and it goes.
+/// One client sends pings and never reads: its memory is constant, and it is closed.
 #[test]
-fn pings_that_are_never_read_cost_a_constant() {
+fn unread_answers_take_constant_memory() {
     const BOUND: usize = 256 << 10;
-    let _alone = alone("pings_that_are_never_read_cost_a_constant");
+    let _alone = alone("unread_answers_take_constant_memory");
     let mut host = Host::start(&[]);
     let mut quiet = host.connect_known();
-    // What a first large read and a first long answer cost is there before.
+    // The memory of a first large read and a first long answer is allocated before.
     quiet.send(&ping().repeat(500));
     assert_eq!((0..500).filter(|_| is_pong(&quiet.line())).count(), 500);
     let before = host.memory();
 
     let burst = host.fill(&ping()).repeat(100);
-    let greedy = host.connect();
-    let written = host.stuff(&[&greedy.stream], &burst, usize::MAX) / (burst.len() / 100);
+    let client = host.connect();
+    let written = host.stuff(&[&client.stream], &burst, usize::MAX) / (burst.len() / 100);
     let grown = host.memory().saturating_sub(before);
     let answered = host.figure("pings") - 501;
     println!("never read: {written} pings taken, {answered} answered, {} of memory", kib(grown));
@@ -30,15 +30,15 @@ fn pings_that_are_never_read_cost_a_constant() {
     assert!(is_pong(&ask(&mut quiet)));
     assert!(grown <= BOUND, "{} for one client that never reads", kib(grown));
 
-    // The same over and over: each is closed when it has left its answers long enough.
+    // Again and again: each is closed when its answers were left unread for too long.
     let mut host = Host::start(&[("output_timeout", 20)]);
     let quiet = host.connect_known();
     let burst = host.fill(&ping()).repeat(100);
-    // Until it is closed: a client that goes by itself is another case.
+    // Until the server closes it: a client that leaves by itself is another case.
     let one_that_never_reads = |host: &mut Host| {
         let stalled = host.figure("stalled");
-        let greedy = host.connect();
-        host.stuff(&[&greedy.stream], &burst, usize::MAX);
+        let client = host.connect();
+        host.stuff(&[&client.stream], &burst, usize::MAX);
         host.wait_for("stalled", |now| now > stalled);
     };
     one_that_never_reads(&mut host);
@@ -56,16 +56,16 @@ fn pings_that_are_never_read_cost_a_constant() {
     drop(quiet);
 }
 
-/// 128 of them at once: the sum of what each may have, which README promises.
+/// 128 of them at once: the sum of what the limits allow each, as documented in README.
 #[test]
-fn a_house_full_of_them_costs_what_the_limits_add_up_to() {
-    let _alone = alone("a_house_full_of_them_costs_what_the_limits_add_up_to");
+fn unread_answers_in_all_slots_take_memory_within_the_limits() {
+    let _alone = alone("unread_answers_in_all_slots_take_memory_within_the_limits");
     let mut host = Host::start(&[("output_timeout", 1_000_000)]);
     drop(host.connect_known());
     let before = host.memory();
     let burst = host.fill(&ping()).repeat(100);
-    let greedy: Vec<_> = (0..128).map(|_| host.connect_known()).collect();
-    let streams: Vec<_> = greedy.iter().map(|peer| &peer.stream).collect();
+    let clients: Vec<_> = (0..128).map(|_| host.connect_known()).collect();
+    let streams: Vec<_> = clients.iter().map(|peer| &peer.stream).collect();
     let written = host.stuff(&streams, &burst, usize::MAX);
     assert!(written < 128 << 20, "reading stops");
     let grown = host.memory().saturating_sub(before);
@@ -74,11 +74,11 @@ fn a_house_full_of_them_costs_what_the_limits_add_up_to() {
     assert!(grown <= (8 + 8 + 6) << 20, "{}", kib(grown));
 }
 
-/// The worst JSON for a reader that keeps trees, and for one that keeps a record for each message.
+/// The most expensive JSON for a reader that builds trees, and for one that keeps a record for each message.
 #[test]
-fn an_inbox_full_of_the_worst_json_costs_its_bytes() {
+fn inbox_full_of_nested_json_takes_only_its_bytes() {
     const LIMIT: usize = 2 << 20;
-    let _alone = alone("an_inbox_full_of_the_worst_json_costs_its_bytes");
+    let _alone = alone("inbox_full_of_nested_json_takes_only_its_bytes");
     let filled = |unit: &str, len: usize| {
         let units = (len - 120) / (unit.len() + 1);
         let data = format!("[{}1]", format!("{unit},").repeat(units));
@@ -115,7 +115,7 @@ fn an_inbox_full_of_the_worst_json_costs_its_bytes() {
         let bytes = taken * (line.len() - 100);
         assert!(bytes > LIMIT * 9 / 10 || taken == 1_000, "{taken} of {} bytes", line.len());
         let grown = host.memory().saturating_sub(before);
-        // The owner takes all of it and looks at it for long: the inbox fills up once more.
+        // The owner drains and keeps the batch: the inbox fills up once more.
         host.tell("hold");
         let mut peer = host.connect();
         for _ in 0..taken {
@@ -128,7 +128,7 @@ fn an_inbox_full_of_the_worst_json_costs_its_bytes() {
     }
 }
 
-/// It is refused at the depth at which it is too deep, without recursion.
+/// It is refused where it becomes too deep, without recursion.
 #[test]
 fn a_line_of_opening_brackets_is_refused_on_a_small_stack_at_once() {
     let _alone = alone("a_line_of_opening_brackets");
