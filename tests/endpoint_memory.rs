@@ -24,7 +24,7 @@ thread_local! {
     static HELD: Cell<i64> = const { Cell::new(0) };
 }
 
-// SAFETY: every call goes to the system's allocator as it came.
+// SAFETY: every call is passed on unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         HELD.set(HELD.get() + layout.size() as i64);
@@ -144,7 +144,7 @@ fn memory_for_many_unread_answers_is_given_back_when_they_are_taken() {
     assert!(kept <= 256 << 10, "{kept} bytes are kept for answers that were taken");
 }
 
-/// Every client at its bound: what `Limits` says is what is held.
+/// Every client at its bound: the memory is within the sum that `Limits` documents.
 #[test]
 fn all_clients_at_their_bound_hold_what_limits_say() {
     let (clients_max, output_bytes_max) = (64, 65_536);

@@ -210,7 +210,7 @@ fn redacted(line: &str) -> String {
 #[test]
 fn the_token_is_cut_out_with_one_comma() {
     for (line, expected) in [
-        // The only member of `meta`: `meta` goes.
+        // The only member of `meta`: `meta` is cut out too.
         (r#"{"type":"text","meta":{"authToken":"x"},"data":"y"}"#, r#"{"type":"text","data":"y"}"#),
         (r#"{"type":"text","meta":{"authToken":"x"}}"#, r#"{"type":"text"}"#),
         (r#"{"meta":{"authToken":"x"},"type":"text"}"#, r#"{"type":"text"}"#),
@@ -229,7 +229,7 @@ fn the_token_is_cut_out_with_one_comma() {
         // Escapes and wide characters, in the key and around it.
         (r#"{"m\u0065ta":{"\u0061uthToken":"\u0074"},"type":"t"}"#, r#"{"type":"t"}"#),
         (r#"{"é":"😀","meta":{"authToken":"ü"},"ts":"ß"}"#, r#"{"é":"😀","ts":"ß"}"#),
-        // The white space around goes, the rest stays.
+        // The white space around it is cut, the rest stays.
         (" { \"meta\":{\"authToken\":\"t\"},\"ts\":\"1\" } ", r#"{ "ts":"1" }"#),
         (" \t{\"type\":\"t\" ,\"meta\":{ }}\r", r#"{"type":"t" ,"meta":{ }}"#),
         (r#"{"meta":"authToken","authToken":"x"}"#, r#"{"meta":"authToken","authToken":"x"}"#),
@@ -382,7 +382,7 @@ fn compare(line: &str) -> Result<(), TestCaseError> {
         prop_assert!(ours.is_err(), "too deep: {}", line);
         return Ok(());
     }
-    // Where there is a key that serde_json does not read, all it says is that the grammar is right.
+    // With a key that serde_json does not read, it only proves that the grammar is right.
     prop_assert_ne!(fault, Err(Fault::Syntax), "JSON: {}", line);
     let Some(top) = members(line) else { return Ok(()) };
     let known = ["type", "data", "from", "ts", "meta"].map(|key| unique(&top, key));

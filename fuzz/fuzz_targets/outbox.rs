@@ -1,9 +1,9 @@
 //! `Outbox` and two `Endpoint`s under any list of operations: messages are sent while connections are cut at
 //! any byte, receivers are killed, full or busy, and time passes.
 //!
-//! The world is that of the random test, `tests/it/util/outbox_sim.rs`. At the end each accepted message is in
-//! an inbox, no rejected or unsent one is, each outcome was reported once, and no message is there twice or
-//! out of order.
+//! The world is that of the random test, `tests/it/util/outbox_sim.rs`. At the end each accepted message is
+//! in an inbox, no rejected or unsent one is, each outcome was reported once, and no message is there twice
+//! or out of order.
 #![no_main]
 
 use arbitrary::{Arbitrary, Unstructured};

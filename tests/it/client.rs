@@ -19,7 +19,7 @@ use crate::util::real::{Home, PATIENCE, RawPeer, Real};
 use crate::util::{machine, ping, scale, watchdog, with_time_enough};
 
 /// A user that is not us.
-const NOBODY: u32 = 65_534;
+const OTHER_UID: u32 = 65_534;
 
 fn message(data: &str) -> Outgoing {
     Outgoing::new("text").with_text(data)
@@ -534,7 +534,7 @@ struct Impostor {
 
 impl Impostor {
     fn start(path: &str) -> Self {
-        Self::start_as(path, NOBODY)
+        Self::start_as(path, OTHER_UID)
     }
 
     fn start_as(path: &str, uid: u32) -> Self {

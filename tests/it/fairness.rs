@@ -1,4 +1,4 @@
-//! One turn serves every client, whatever one of them does; old keys reach no connection.
+//! One turn serves every client, also during a flood; old keys reach no connection.
 
 use udsmsg::parts::CloseReason;
 

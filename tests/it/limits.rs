@@ -469,7 +469,7 @@ fn frame_timeout() {
         Expect(pong()),
     ]);
     check(&[Case::new("dripping, one too late", late), Case::new("dripping, just in time", steps)]);
-    // The clock starts with the line's own first byte, not with what came before it.
+    // The timeout starts with the first byte of the line, not with earlier bytes.
     let mut sim = Sim::new(|l| l.frame_timeout = Duration::from_secs(3));
     let peer = sim.join_known();
     sim.advance(2_000);
@@ -543,7 +543,7 @@ fn closing_timeout() {
         sim.advance(1);
         assert_eq!(sim.closed(peer), Some(CloseReason::InvalidFrame));
 
-        // The error line is taken, but the peer goes on sending: it is read to its end, for as long.
+        // The error line is read, but the peer goes on sending: it is read until the same timeout.
         let mut sim = Sim::new(tweak);
         let peer = sim.join();
         sim.send(peer, b"{\n");
@@ -578,11 +578,7 @@ fn turn_frames_max() {
             let peer = sim.join();
             sim.send(peer, &text("a").repeat(limit + beyond));
             sim.turn();
-            assert_eq!(
-                sim.endpoint.inbox_len(),
-                limit,
-                "one budget in a turn, whatever the order of its parts"
-            );
+            assert_eq!(sim.endpoint.inbox_len(), limit, "one budget in a turn, in any order of its parts");
             sim.run();
             assert_eq!(sim.endpoint.inbox_len(), limit + beyond);
             assert!(!sim.endpoint.has_work());

@@ -1203,7 +1203,8 @@ fn error_before_the_first_written_byte_gives_not_sent() {
         assert!(lab.outcome(0).contains(&sentence), "{}", lab.outcome(0));
         assert_eq!(lab.attempts.len(), 1, "{reason}: it is not tried again");
 
-        // On a connection that was of use it says nothing of the next message, which is sent on another.
+        // Such bytes on a connection that was used before do not affect the next message, which is sent on
+        // another.
         let mut lab = Lab::new(|_| ());
         lab.send(100);
         lab.run();
@@ -1312,7 +1313,7 @@ fn excessive_reports_are_bounded() {
     assert!(lab.outbox.output(key).is_empty());
     lab.say(0, OK);
     assert_eq!(lab.codes(), "accepted accepted");
-    // No deadline is beyond what the clock can say.
+    // No deadline is beyond the range of the clock.
     lab.outbox.send(A, &Outgoing::new("x"), None, Duration::MAX, lab.now()).unwrap();
     assert_eq!(lab.outbox.next_deadline(), Some(Mono::from_nanos(u64::MAX)));
 }

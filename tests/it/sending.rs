@@ -211,7 +211,7 @@ fn reply_goes_only_to_a_socket_of_the_same_user() {
     }
 }
 
-/// What the scanner finds in `meta` decides; the value of a wrong type is as if it were not there.
+/// The keys that the scanner finds in `meta` decide; a value of a wrong type counts as absent.
 #[test]
 fn invalid_meta_values_do_not_hide_the_others() {
     let cases = [

@@ -49,7 +49,7 @@ impl Part {
         self.process.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
     }
 
-    /// The next line that it says; empty if it has ended.
+    /// The next line that it prints; empty if it has ended.
     pub fn says(&mut self) -> String {
         loop {
             let mut line = String::new();
@@ -121,7 +121,7 @@ fn traced<T>(step: impl FnOnce() -> T) -> T {
 /// - `NAMES_SEARCH`: with `NAMES_UID`, keep the right to walk through every directory
 /// - `NAMES_ROUNDS`: how often to bind and release at once, instead of all that
 /// - `NAMES_ATTEMPT`: instead of all that, try every way to reach a server and print the results
-/// - `NAMES_PROBE`: instead of all that, `connect` until the next step, or `read` what a server says
+/// - `NAMES_PROBE`: instead of all that, `connect` until the next step, or `read` what a server sends
 #[test]
 fn entry() {
     if env::var_os("NAMES_CHILD").is_none() {
@@ -209,7 +209,7 @@ fn overlay(dir: &Path) {
 #[cfg(not(target_os = "linux"))]
 fn overlay(_: &Path) {}
 
-/// Binds and releases `count` times, and says how many descriptors and threads there were before and after.
+/// Binds and releases `count` times; prints whether descriptors or threads were left.
 fn go_round(count: usize, capabilities: &CapabilityDir, random: &mut Random) {
     let address = Address::from_path(&env::var_os("NAMES_SOCKET").unwrap()).unwrap();
     let open =
@@ -256,7 +256,7 @@ fn attempt_every_way(capabilities: &CapabilityDir, random: &mut Random) {
     say(said.join("; "));
 }
 
-/// Writes a line and says what comes back.
+/// Writes a line and prints what is read back.
 fn read_of_server() {
     let mut stream = UnixStream::connect(env::var_os("NAMES_SOCKET").unwrap()).unwrap();
     let _ = stream.write_all(b"{\"type\":\"text\",\"meta\":{\"authToken\":\"x\"}}\n");

@@ -505,10 +505,10 @@ fn another_user_cannot_start_in_our_directories() {
     let place = Place::open();
     let path = place.make_dir("d", 0o700).join("s.sock");
     let (listener, _claim) = place.bind(&path).unwrap();
-    let nobody = crate::util::NOBODY.to_string();
+    let other_uid = crate::util::OTHER_UID.to_string();
     let own = place.make_dir("own", 0o700);
     assert!(give_away(&own));
-    // In our directory; in a new directory below ours; and in its own, where it may.
+    // In our directory; in a new directory below our place; and in a directory of its own, where it may.
     for (socket, answer) in [
         (path.clone(), "directory_not_private: "),
         (place.path("new/s.sock"), "io: "),
@@ -517,7 +517,7 @@ fn another_user_cannot_start_in_our_directories() {
         let mut part = Part::start(&[
             ("NAMES_SOCKET", socket.as_os_str()),
             ("NAMES_CONFIG", own.join("config").as_os_str()),
-            ("NAMES_UID", nobody.as_ref()),
+            ("NAMES_UID", other_uid.as_ref()),
         ]);
         let said = part.step();
         assert!(said.starts_with(answer), "{said}");
@@ -535,16 +535,16 @@ fn socket_whose_mode_excludes_its_owner_is_still_probed() {
     if !crate::util::is_root() {
         return;
     }
-    // Root is let in everywhere; another user has to change the mode to ask, and then changes it back.
+    // Root may connect everywhere; another user has to change the mode to probe, and then changes it back.
     let place = Place::open();
     let own = place.make_dir("own", 0o700);
     assert!(give_away(&own));
     let (path, config) = (own.join("s.sock"), own.join("config"));
-    let nobody = crate::util::NOBODY.to_string();
+    let other_uid = crate::util::OTHER_UID.to_string();
     let variables = [
         ("NAMES_SOCKET", path.as_os_str()),
         ("NAMES_CONFIG", config.as_os_str()),
-        ("NAMES_UID", nobody.as_ref()),
+        ("NAMES_UID", other_uid.as_ref()),
     ];
     let mut parts = [(); 3].map(|()| Part::start(&variables));
     assert!(parts[0].step().starts_with("bound"));

@@ -1,5 +1,5 @@
-//! A server killed at any system call of its start or its stop: the next start succeeds, nothing foreign is
-//! touched, and what is left can be told for what it is.
+//! A server is killed at any system call of its start or its stop: the next start succeeds, foreign files are
+//! not touched, and the rest can be recognised.
 //!
 //! The child is traced and killed (`SIGKILL`) as it enters or leaves one system call; which one goes up by
 //! one from round to round.
@@ -101,7 +101,8 @@ impl Scene {
         true
     }
 
-    /// A sweep leaves nothing of the dead, and all that is foreign; says how many half-made files it removed.
+    /// A sweep removes all files of dead servers and no foreign ones; returns how many half-made files it
+    /// removed.
     fn check_sweep(&self, what: &str) -> usize {
         let report = crate::peers::sweep(&self.place, false);
         assert!(report.swept.iter().all(|swept| swept.fate == Fate::Removed), "{what}: {report:#?}");

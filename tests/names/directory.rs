@@ -182,8 +182,7 @@ fn group_write_permission_is_refused_unless_the_group_is_private() {
     }
 }
 
-/// Lets user 65534 do to `path` what `permissions` say, with an access list; false if that cannot be done
-/// here.
+/// Gives user 65534 the `permissions` on `path` by an access list; false if that is not possible here.
 #[cfg(target_os = "linux")]
 fn share_by_access_list(path: &Path, permissions: u16) -> bool {
     // The user, another user, the group, the mask, others; only the second has an id.

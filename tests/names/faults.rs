@@ -1,8 +1,8 @@
 //! A system call of a start or a stop fails: the start is refused with a typed error or succeeds, the stop
 //! can be tried again, and nothing is left.
 //!
-//! The child is traced. At one system call after the other the number of the call is exchanged for one that
-//! does not exist, and its result for an error: it was not made, as far as the child knows the system refused
+//! The child is traced. At one system call after the other, the number of the call is replaced by one that
+//! does not exist, and its result by an error. The call is not made; the child sees that the system refused
 //! it.
 #![cfg(target_os = "linux")]
 
@@ -134,7 +134,7 @@ mod tracer {
         ptrace::cont(thread, None).unwrap();
         part.go_on();
         expect_signal(thread, begin);
-        // Lets it go on to the end of the step, and takes what it says then.
+        // Runs it to the end of the step, and returns its output.
         let finish = |part: &mut Part| {
             ptrace::cont(thread, None).unwrap();
             expect_signal(thread, end);
@@ -240,7 +240,7 @@ fn check_nothing_is_left(stage: Stage, place: &Place, before: &BTreeSet<String>,
     let mut left = place.everything();
     left.retain(|name| !before.contains(name));
     if *has_started {
-        // What was made for a server that has started stays, but for a directory of its own.
+        // The files of a started server stay, except its own directory.
         left.retain(|name| !place.path(name).is_dir());
         let own = format!("{pid}-");
         let shared = place.path("tmp/claude-code-socks");

@@ -30,13 +30,14 @@ const BATCH_FORGET: u32 = 42;
 pub type Answer = Option<Result<Vec<u8>, i32>>;
 
 /// Runs `body` where a file system that never answers is mounted at `at`, an existing directory or file.
-/// False, and a line that says so, if this machine or user cannot have one.
+/// Returns false, and reports the skip, if this machine or user cannot have one.
 pub fn with_hung_mount(at: &Path, body: impl FnOnce() + Send) -> bool {
     with_mount(at, "fuse.hung", |_, _, _| None, body)
 }
 
 /// Runs `body` where a file system of the type `kind` is mounted at `at`: `answer` gets the opcode, the node
-/// and the input of each request. False, and a line that says so, if this machine or user cannot have one.
+/// and the input of each request. Returns false, and reports the skip, if this machine or user cannot have
+/// one.
 pub fn with_mount(
     at: &Path,
     kind: &str,

@@ -10,7 +10,7 @@ use std::thread;
 use udsmsg::os::CapabilityDir;
 
 use crate::child::Part;
-use crate::util::{NOBODY, Place, chmod, is_root, rounds};
+use crate::util::{OTHER_UID, Place, chmod, is_root, rounds};
 
 /// The result of each way that the child tries, by the name of the way.
 fn attempts(part: &mut Part) -> Vec<(String, String)> {
@@ -31,13 +31,13 @@ fn another_user_is_refused_everywhere() {
     let place = Place::open();
     let path = place.path("d/s.sock");
     let (listener, claim) = place.bind(&path).unwrap();
-    let nobody = NOBODY.to_string();
+    let other_uid = OTHER_UID.to_string();
     let file = place.capabilities().path().join(CapabilityDir::file_name(claim.address()));
     let (dir, config) = (place.path("d"), place.path("config"));
     let variables: [(&str, &OsStr); 4] = [
         ("NAMES_SOCKET", path.as_os_str()),
         ("NAMES_CONFIG", place.capabilities().path().as_os_str()),
-        ("NAMES_UID", nobody.as_ref()),
+        ("NAMES_UID", other_uid.as_ref()),
         ("NAMES_ATTEMPT", "1".as_ref()),
     ]
     .map(|(name, value)| (name, Box::leak(value.to_owned().into_boxed_os_str()) as &OsStr));
@@ -91,7 +91,7 @@ fn another_user_is_refused_everywhere() {
     }
     assert!(claim.still_there() && file.exists());
     assert_eq!(listener.accept().map(drop).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
-    eprintln!("uid {NOBODY} refused {refusals} times in 6 ways");
+    eprintln!("uid {OTHER_UID} refused {refusals} times in 6 ways");
 }
 
 /// The directory and the socket are open to others; only the check of the peer's uid is left.
@@ -108,11 +108,11 @@ fn another_user_who_reaches_the_socket_is_closed_unread() {
     let mut server = udsmsg::Server::builder().address(address).environment(environment).start().unwrap();
     chmod(&place.path("d"), 0o755);
     chmod(&path, 0o666);
-    let nobody = NOBODY.to_string();
+    let other_uid = OTHER_UID.to_string();
     let mut part = Part::start(&[
         ("NAMES_SOCKET", path.as_os_str()),
         ("NAMES_CONFIG", place.path("config").as_os_str()),
-        ("NAMES_UID", nobody.as_ref()),
+        ("NAMES_UID", other_uid.as_ref()),
         ("NAMES_PROBE", "read".as_ref()),
     ]);
     part.go_on();
@@ -138,7 +138,7 @@ fn no_start_under_a_umask_of_0_lets_another_user_in_at_any_moment() {
     }
     let place = Place::open();
     let path = place.make_dir("d", 0o700).join("s.sock");
-    let (mask, nobody, starts) = ("0", NOBODY.to_string(), rounds(200).to_string());
+    let (mask, other_uid, starts) = ("0", OTHER_UID.to_string(), rounds(200).to_string());
     let (mut looks, mut denied, mut other) = (0, 0, 0);
     // On a busy machine the two may never meet in so few starts.
     for _ in 0..20 {
@@ -147,7 +147,7 @@ fn no_start_under_a_umask_of_0_lets_another_user_in_at_any_moment() {
         let mut prober = Part::start(&[
             ("NAMES_SOCKET", path.as_os_str()),
             ("NAMES_CONFIG", place.path("own").as_os_str()),
-            ("NAMES_UID", nobody.as_ref()),
+            ("NAMES_UID", other_uid.as_ref()),
             ("NAMES_SEARCH", "1".as_ref()),
             ("NAMES_PROBE", "connect".as_ref()),
         ]);
@@ -193,7 +193,7 @@ fn no_start_under_a_umask_of_0_lets_another_user_in_at_any_moment() {
     let mut prober = Part::start(&[
         ("NAMES_SOCKET", path.as_os_str()),
         ("NAMES_CONFIG", place.path("own").as_os_str()),
-        ("NAMES_UID", nobody.as_ref()),
+        ("NAMES_UID", other_uid.as_ref()),
         ("NAMES_SEARCH", "1".as_ref()),
         ("NAMES_PROBE", "connect".as_ref()),
     ]);

@@ -258,7 +258,7 @@ fn answering_server_is_alive_and_silent_server_is_unknown() {
         answering(&path(name), answer);
         publish(&place, &path(name), &contents(&path(name)));
     }
-    // Whatever its file says of its machine, a server that answers is alive.
+    // A server that answers is alive, also if its file names another machine.
     answering(&path("container"), r#"{"type":"pong"}"#);
     let mut elsewhere = contents(&path("container"));
     elsewhere["process"]["machineId"] = json!("0".repeat(32));
@@ -374,11 +374,11 @@ fn a_server_of_another_user_gets_no_token() {
     let own = place.make_dir("own", 0o700);
     assert!(give_away(&own));
     let path = own.join("s.sock");
-    let nobody = crate::util::NOBODY.to_string();
+    let other_uid = crate::util::OTHER_UID.to_string();
     let mut part = Part::start(&[
         ("NAMES_SOCKET", path.as_os_str()),
         ("NAMES_CONFIG", own.join("config").as_os_str()),
-        ("NAMES_UID", nobody.as_ref()),
+        ("NAMES_UID", other_uid.as_ref()),
     ]);
     assert!(part.step().starts_with("bound"));
     publish(&place, &path, &contents(&path));

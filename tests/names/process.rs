@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use udsmsg::peers::{ProcessIdentity, ProcessState};
 
-/// This process, if this machine says all that is needed to prove anything.
+/// This process, if this machine has all that is needed to prove anything.
 fn current() -> Option<ProcessIdentity> {
     let current = ProcessIdentity::current();
     let start = &current.start;
@@ -74,7 +74,7 @@ fn process_of_another_machine_is_unknown() {
         change(&mut changed);
         assert_eq!(changed.state(), state, "{changed:?}");
     }
-    // On another machine not even another boot says anything.
+    // On another machine not even another boot proves anything.
     let mut elsewhere = current;
     elsewhere.start.machine_id = Some("0".repeat(32));
     elsewhere.start.boot_id = Some("0".repeat(32));

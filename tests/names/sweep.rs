@@ -91,7 +91,7 @@ fn only_a_dead_socket_is_removed_at_a_dead_servers_path() {
     }
     let place = Place::open();
     let dir = place.make_dir("d", 0o700);
-    // The capability goes in each case but the last four; what goes with it is what is named.
+    // The capability is removed in each case but the last four, together with the named files.
     type Make = fn(&Path) -> bool;
     let cases: [(&str, Make, &[&str]); 9] = [
         ("a stale socket", |path| stale(path), &["socket", "capability"]),
@@ -243,7 +243,7 @@ fn temporary_capability_files_are_removed_if_they_name_a_dead_owner() {
     let live = contents(&path).to_string();
     let own_pid = std::process::id();
     let expected = [write(format!(".{hash}.{NOBODYS_PID}-{nonce}.tmp"), &dead)];
-    // Empty, cut short, of another pid than it says, of a live process; and names that are not ours.
+    // Empty, cut short, with another pid than in its name, of a running process; and names that are not ours.
     write(format!(".{hash}.{NOBODYS_PID}-{}.tmp", "b".repeat(32)), "");
     write(format!(".{hash}.{NOBODYS_PID}-{}.tmp", "c".repeat(32)), &dead[..40]);
     write(format!(".{hash}.{}-{nonce}.tmp", NOBODYS_PID - 1), &dead);

@@ -205,7 +205,7 @@ mod reply {
         Server::builder().environment(environment(place)).address(address).start().unwrap()
     }
 
-    /// Lets `server` have one message that says it comes `from`, and answers it.
+    /// Sends one message with this `from` to `server`, which answers it.
     fn reply_to(place: &Place, server: &mut Server, from: &Path) -> Result<udsmsg::SendId, udsmsg::Error> {
         let mut client = Client::in_namespace(&udsmsg::Namespace::default(), &environment(place)).unwrap();
         let message = Outgoing::new("text").with_from(from.to_str().unwrap());

@@ -16,7 +16,7 @@ use udsmsg::{Address, Environment, Error, ErrorKind, Location};
 use crate::machine;
 
 /// A user that is not us.
-pub const NOBODY: u32 = 65_534;
+pub const OTHER_UID: u32 = 65_534;
 
 /// A directory that is ours, with a place for sockets and one for capability files in it.
 pub struct Place {
@@ -117,7 +117,7 @@ pub fn give_away(path: &Path) -> bool {
     if !is_root() {
         return false;
     }
-    let given = std::os::unix::fs::lchown(path, Some(NOBODY), None);
+    let given = std::os::unix::fs::lchown(path, Some(OTHER_UID), None);
     if given.is_err() {
         machine::skip("root may not give files away here");
     }

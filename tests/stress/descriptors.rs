@@ -69,8 +69,8 @@ fn server_without_free_descriptors_waits_and_recovers() {
     }
     let longest = resumed.iter().max().unwrap();
     println!(
-        "no descriptor left for {window:?} with {} connectors waiting: {spent:?} of processor time; accepting \
-         resumed within {longest:?} of a free one",
+        "no descriptor left for {window:?} with {} connectors waiting: {spent:?} of processor time; \
+         accepting resumed within {longest:?} of a free one",
         waiting.len()
     );
     assert!(spent <= window / 50, "{spent:?} in {window:?}");
@@ -99,7 +99,7 @@ fn short_connections_leak_nothing() {
             3 => drop(stream.write_all(b"nonsense\n")),
             4 => drop(stream.write_all(&message)),
             5 => drop(stream.shutdown(std::net::Shutdown::Write)),
-            // One that stays to see that it is served, in a slot that was just left in some other way.
+            // One that stays to check that it is served, in a slot that was just freed in another way.
             _ => {
                 let mut peer = RawPeer::connect(&path, &token);
                 assert!(is_pong(&ask(&mut peer)), "cycle {number}");
@@ -127,8 +127,8 @@ fn short_connections_leak_nothing() {
     let grown = host.memory().saturating_sub(memory);
     let (connections, pings) = (host.figure("connections"), host.figure("pings"));
     println!(
-        "{cycles} connections came and went in {took:?} ({cpu:?} of the server): {left} descriptors left, {} of \
-         memory, {connections} connections and {pings} pings counted",
+        "{cycles} connections came and went in {took:?} ({cpu:?} of the server): {left} descriptors left, \
+         {} of memory, {connections} connections and {pings} pings counted",
         kib(grown)
     );
     assert_eq!(left, 0);
@@ -175,9 +175,9 @@ fn descriptors_sent_by_a_peer_are_not_received() {
     println!("{} descriptors sent along: all {how}", 108 * rounds);
 }
 
-/// The kernel ends a read behind bytes that came with descriptors, though there is more: a short read proves
-/// nothing then, and no further event tells of what is left. Where descriptors are refused they can only have
-/// come before that: here, before the stream was adopted.
+/// The kernel ends a read behind bytes that came with descriptors, though more follow: a short read proves
+/// nothing then, and no further event reports the rest. Where descriptors are refused, they can only have
+/// arrived before: here, before the stream was adopted.
 #[test]
 fn bytes_behind_descriptors_are_read_too() {
     let _alone = alone("bytes_behind_descriptors_are_read_too");

@@ -46,7 +46,7 @@ pub fn say(what: impl std::fmt::Display) {
     io::stdout().flush().unwrap();
 }
 
-/// The next line that a child says; empty if it has ended.
+/// The next line that a child prints; empty if it has ended.
 pub fn listen(lines: &mut impl BufRead) -> String {
     loop {
         let mut line = String::new();

@@ -1,4 +1,4 @@
-//! What the kernel says about a process, and how this machine feels at the moment.
+//! Figures of the kernel about a process, and of the load of this machine.
 
 use std::fs;
 use std::time::Duration;

@@ -42,8 +42,8 @@ impl Drop for Other {
     }
 }
 
-/// The part: `text N` sends so many messages one after another until one is refused and says how many were
-/// not; `ping N` sends so many pings at once and says how many milliseconds passed until all were answered.
+/// The part: `text N` sends up to N messages one after another until one is refused and prints how many were
+/// accepted; `ping N` sends N pings at once and prints the milliseconds until all were answered.
 #[test]
 fn entry() {
     if !plays("processes::entry") {

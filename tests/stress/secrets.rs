@@ -285,7 +285,7 @@ fn token_is_in_no_output() {
     let errors = errors.join().unwrap();
     assert!(process.wait().unwrap().success(), "{errors}");
     assert!(output.contains("=> done"), "{output}");
-    // That the search would find it, and that there was something to search.
+    // Proves that the search works, and that there was something to search.
     assert!(leaks(&format!("a {token} b"), &token).is_some());
     assert!(leaks(&format!("{:?}", token.as_bytes()), &token).is_some());
     assert!(leaks(&format!("{:#?}", token.as_bytes()).replace(' ', ""), &token).is_some());

@@ -81,8 +81,8 @@ fn flooder_delays_quiet_clients_by_one_turn() {
     }
     let turn_max = host.figure("turn_max");
     println!(
-        "127 quiet clients and a flood of at least {least} lines: at most {most_ahead} lines of it were taken \
-         before all of the quiet ones were served, at most {turn_max} lines in a turn; {rounds} rounds"
+        "127 quiet clients and a flood of at least {least} lines: at most {most_ahead} lines of it were \
+         taken before all of the quiet ones were served, at most {turn_max} lines in a turn; {rounds} rounds"
     );
     assert!(least > 50 * TURN_FRAMES_MAX, "there was a flood");
     // The turn in which it was stopped, and the one in which the quiet ones are seen.
@@ -137,9 +137,9 @@ fn how_long_quiet_clients_wait_beside_a_flooder() {
     let ratio = loaded_p99.as_secs_f64() / calm_p99.as_secs_f64();
     let turn_max = host.figure("turn_max");
     println!(
-        "127 quiet clients, lower quartiles of {} rounds: unloaded p50 {calm_p50:?} p99 {calm_p99:?}, beside a \
-         flooder p50 {loaded_p50:?} p99 {loaded_p99:?}: {ratio:.1} times; {flood_lines} lines of the flood in \
-         {flood_time:?}, at most {turn_max} in a turn",
+        "127 quiet clients, lower quartiles of {} rounds: unloaded p50 {calm_p50:?} p99 {calm_p99:?}, \
+         beside a flooder p50 {loaded_p50:?} p99 {loaded_p99:?}: {ratio:.1} times; {flood_lines} lines of \
+         the flood in {flood_time:?}, at most {turn_max} in a turn",
         calm.len()
     );
     assert!(flood_lines > calm.len() * 127, "there was a flood");

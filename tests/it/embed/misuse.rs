@@ -194,7 +194,7 @@ fn turn_after_each_event_works() {
     }
 }
 
-/// In a lent loop a turn never waits, whatever timeout it gets.
+/// In a lent loop a turn never waits, with any timeout.
 #[test]
 fn a_turn_in_a_lent_loop_does_not_wait() {
     let _watchdog = watchdog::watch("a_turn_in_a_lent_loop_does_not_wait");
@@ -264,7 +264,7 @@ mod outer {
     #[derive(Clone, Copy, Debug)]
     struct Outer {
         is_edge_triggered: bool,
-        /// It waits no longer than `next_timeout` says.
+        /// It waits at most for `next_timeout`.
         heeds_next_timeout: bool,
         /// It returns to its loop once without a turn after the first event.
         puts_off: bool,
@@ -272,7 +272,7 @@ mod outer {
         has_timer: bool,
     }
 
-    /// How many of ten messages arrive before the loop waits in vain; all are sent at once, and the server
+    /// How many of ten messages arrive before the loop waits for ever; all are sent at once, and the server
     /// takes one in a turn.
     fn arrived(outer: Outer) -> usize {
         let home = Home::new();

@@ -99,7 +99,7 @@ fn all_clients_progress_with_a_budget_of_one_frame() {
     }
 }
 
-/// Each client gets its turn, whatever its age and the amount that it sent.
+/// Each client gets its turn, however old it is and however much it sent.
 #[test]
 fn floods_share_evenly_with_a_budget_of_one_frame() {
     let _watchdog = watchdog::watch("floods_share_evenly_with_a_budget_of_one_frame");

@@ -26,7 +26,7 @@ pub enum Step {
     ExpectEnd,
     /// Time passes with a turn at every deadline. Virtual clock only.
     Advance(u64),
-    /// The owner finds exactly these in the inbox, and takes them.
+    /// The owner drains exactly these.
     Inbox(Vec<String>),
 }
 

@@ -109,7 +109,7 @@ impl Op {
     }
 }
 
-/// An error that says that a receiver is busy: only an outcome gives one.
+/// A connect error that counts as a busy receiver; only a real outcome contains one.
 pub fn busy_error() -> Error {
     let mut outbox = Outbox::new(Limits::default()).unwrap();
     let at = |ms| Now { mono: Mono::after_origin(Duration::from_millis(ms)), wall: Wall::from_millis(0) };
@@ -127,7 +127,7 @@ pub fn busy_error() -> Error {
     }
 }
 
-/// An error that says anything else.
+/// Any other connect error.
 pub fn other_error() -> Error {
     AuthToken::parse("none").unwrap_err()
 }
@@ -202,7 +202,7 @@ fn token(receiver: usize, life: u8) -> AuthToken {
 }
 
 impl World {
-    /// A world with limits so small that all of them are reached; `small` says how small.
+    /// A world with limits so small that all of them are reached; `small` chooses them.
     pub fn new(small: [u8; 6]) -> Self {
         let mut limits = Limits::default();
         let [entries, clients, in_flight, turn_frames, pipe, outbox] = small.map(usize::from);
@@ -257,7 +257,7 @@ impl World {
         }
     }
 
-    /// Does what `op` says.
+    /// Does the operation `op`.
     pub fn apply(&mut self, op: Op) {
         match op {
             Op::Send { to, len, timeout_ms, is_ping } => self.send(to, len, timeout_ms, is_ping),

@@ -56,7 +56,7 @@ impl Home {
         Self::token_at(self.path(), server)
     }
 
-    /// The same, for those who know only where its directories lie.
+    /// The same, from the directories alone.
     pub fn token_at(home: &Path, server: &Server) -> String {
         let capabilities = CapabilityDir::of(&Namespace::default(), &environment(home)).unwrap();
         capabilities.read(server.address()).unwrap().auth_token.expose().to_owned()
