@@ -5,9 +5,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use serde::de::IgnoredAny;
-use udsmsg::parts::{Answer, AuthToken, CloseReason, Request};
-use udsmsg::parts::json::{DEPTH_MAX, Fault, scan};
 use udsmsg::Message;
+use udsmsg::parts::json::{DEPTH_MAX, Fault, scan};
+use udsmsg::parts::{Answer, AuthToken, CloseReason, Request};
 
 /// The result for a line that is not UTF-8 or not JSON.
 const UNREADABLE: (Request<'_>, bool) = (Request::Refuse(CloseReason::InvalidFrame), false);

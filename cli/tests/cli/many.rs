@@ -437,7 +437,7 @@ fn ndjson_memory_is_bounded_for_every_input() {
     let home = Home::new();
     let serve = home.serve(&["--quiet"]);
     let limit_kib = 24 * 1024;
-    // One endless line, and many messages whose receipts nobody reads.
+    // One endless line, and many messages whose receipts are not read.
     let (process, mut stdin) = pipes(home.udsmsg(&["send", "--ndjson", "--timeout=50", &serve.socket]));
     let chunk = vec![b'x'; 1 << 20];
     (0..64).for_each(|_| stdin.write_all(&chunk).unwrap());

@@ -126,7 +126,7 @@ impl Home {
     /// `program` with an environment that names only this home.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
-        // Of another user's directories in it, nobody knows what is in them.
+        // Another user's directories in it cannot be read here.
         let path = std::env::var_os("PATH").unwrap_or_default();
         let readable = std::env::split_paths(&path).filter(|dir| dir.read_dir().is_ok());
         command
