@@ -117,7 +117,13 @@ fn live_server_of_any_kind_keeps_its_name() {
     expect_error(place.bind(&path), ErrorKind::PathOccupied, &["cannot be asked"]);
     assert!(path.exists());
     drop(datagram);
-    place.bind(&path).unwrap();
+    // A process that another test starts holds a copy of it until it runs another program.
+    let mut attempts = 0;
+    while place.bind(&path).is_err() {
+        attempts += 1;
+        assert!(attempts < 3_000, "the name of a datagram socket that is gone is not free");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
 }
 
 #[test]
