@@ -38,9 +38,8 @@ struct Core {
 
 impl Core {
     fn new(auth_token: AuthToken) -> Self {
-        let mut endpoint =
-            Endpoint::new("/tmp/bench/messaging.sock", 1000, auth_token, Limits::default()).unwrap();
-        let peer = PeerIdentity { uid: 1000, pid: Some(1) };
+        let mut endpoint = Endpoint::new("/tmp/bench/messaging.sock", auth_token, Limits::default()).unwrap();
+        let peer = PeerIdentity::unix(1000, Some(1));
         let key = endpoint.accepted(peer, Now::default()).unwrap();
         while endpoint.next_step().is_some() {}
         Self { endpoint, key, now: 0, batch: Batch::new() }

@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let _ = host.server.process()?;
         host.server.drain_into(&mut host.batch);
         for entry in &host.batch {
-            println!("{} from uid {}: {}", entry.id(), entry.peer().uid, entry.message().json());
+            println!("{} from {}: {}", entry.id(), entry.peer(), entry.message().json());
         }
     }
     println!("the host ticked {} times meanwhile", host.ticks);

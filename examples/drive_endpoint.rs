@@ -15,11 +15,11 @@ fn main() -> Result<(), Error> {
         r#"{{"type":"text","data":"no socket was opened","meta":{{"authToken":"{}"}}}}"#,
         auth_token.expose()
     );
-    let mut endpoint = Endpoint::new("/nowhere/messaging.sock", 1000, auth_token, Limits::default())?;
+    let mut endpoint = Endpoint::new("/nowhere/messaging.sock", auth_token, Limits::default())?;
 
     // A client connects, sends one line, and half-closes.
     let now = Now { mono: Mono::default(), wall: Wall::from_millis(1_795_341_600_000) };
-    let Some(key) = endpoint.accepted(PeerIdentity { uid: 1000, pid: Some(1) }, now) else { return Ok(()) };
+    let Some(key) = endpoint.accepted(PeerIdentity::unix(1000, Some(1)), now) else { return Ok(()) };
     let taken = endpoint.received_bytes(key, format!("{line}\n").as_bytes(), now);
     println!("{taken} bytes taken");
     endpoint.end_of_input(key, now);

@@ -54,7 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let _ = server.process()?;
         arrived += server.drain_into(&mut batch);
         for entry in &batch {
-            println!("{} from uid {}: {}", entry.id(), entry.peer().uid, entry.message().json());
+            println!("{} from {}: {}", entry.id(), entry.peer(), entry.message().json());
         }
     }
     server.shutdown(Duration::from_secs(1))?;

@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     for entry in &batch {
         let text = entry.message().data().and_then(|data| data.text().map(String::from));
-        println!("{} from uid {}: {}", entry.id(), entry.peer().uid, text.unwrap_or_default());
+        println!("{} from {}: {}", entry.id(), entry.peer(), text.unwrap_or_default());
     }
 
     let outcome = sender.join().map_err(|_| "the sender panicked")??;

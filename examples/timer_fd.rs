@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let _ = server.process()?;
         server.drain_into(&mut batch);
         for entry in &batch {
-            println!("{} from uid {}: {}", entry.id(), entry.peer().uid, entry.message().json());
+            println!("{} from {}: {}", entry.id(), entry.peer(), entry.message().json());
         }
     }
     server.shutdown(Duration::from_secs(1))?;

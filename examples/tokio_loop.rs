@@ -47,7 +47,7 @@ async fn host(mut server: Server) -> Result<(), Box<dyn Error>> {
         let _ = server.process()?;
         server.drain_into(&mut batch);
         for entry in &batch {
-            println!("{} from uid {}: {}", entry.id(), entry.peer().uid, entry.message().json());
+            println!("{} from {}: {}", entry.id(), entry.peer(), entry.message().json());
         }
         if batch.is_empty() {
             turn_is_due(&fd, server.next_timeout()).await?;

@@ -14,7 +14,7 @@
 //!     let _ = server.turn(None)?;
 //!     server.drain_into(&mut batch);
 //!     for entry in &batch {
-//!         println!("{} from {:?}: {}", entry.id(), entry.peer(), entry.message().json());
+//!         println!("{} from {}: {}", entry.id(), entry.peer(), entry.message().json());
 //!     }
 //! }
 //! # }

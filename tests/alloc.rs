@@ -68,11 +68,11 @@ fn at(millis: u64) -> Now {
 }
 
 fn endpoint() -> Endpoint {
-    Endpoint::new("/run/a.sock", 0, token(), Limits::default()).unwrap()
+    Endpoint::new("/run/a.sock", token(), Limits::default()).unwrap()
 }
 
 fn connect(endpoint: &mut Endpoint, now: Now) -> ConnKey {
-    endpoint.accepted(PeerIdentity { uid: 0, pid: Some(1) }, now).unwrap()
+    endpoint.accepted(PeerIdentity::unix(0, Some(1)), now).unwrap()
 }
 
 /// One turn: `bytes` come from `key`, all answers are taken, the owner drains.
@@ -133,7 +133,7 @@ fn idle_connection_takes_only_its_slot() {
         let mut limits = Limits::default();
         limits.clients_max = clients_max;
         let before = BYTES.get();
-        let endpoint = Endpoint::new("/run/a.sock", 0, token(), limits).unwrap();
+        let endpoint = Endpoint::new("/run/a.sock", token(), limits).unwrap();
         let reserved = BYTES.get() - before;
         drop(endpoint);
         reserved

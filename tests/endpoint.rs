@@ -25,7 +25,7 @@ use util::sim::{Id, OWNER, Sim, token};
 use util::{fill, ping, text, text_stored_as};
 
 fn join_as(sim: &mut Sim, pid: u32) -> Id {
-    let id = sim.connect_as(PeerIdentity { uid: OWNER, pid: Some(pid) });
+    let id = sim.connect_as(PeerIdentity::unix(OWNER, Some(pid)));
     sim.run();
     id
 }
@@ -229,7 +229,7 @@ fn a_client_whose_message_waits_for_its_rate_is_not_evicted() {
     sim.send(peer, &ping());
     sim.run();
     sim.host_away(150);
-    let newcomer = sim.connect_as(PeerIdentity { uid: OWNER, pid: Some(2) });
+    let newcomer = sim.connect_as(PeerIdentity::unix(OWNER, Some(2)));
     sim.run();
     assert!(sim.is_open(peer), "it was evicted although its message had been read");
     sim.expect_error(newcomer, "too many clients");
@@ -302,7 +302,7 @@ fn time_that_steps_back_counts_as_standing_still() {
     let watch = util::watchdog::watch("time_that_steps_back_counts_as_standing_still");
     let mut sim = Sim::new(|_| ());
     let endpoint = &mut sim.endpoint;
-    let peer = PeerIdentity { uid: OWNER, pid: None };
+    let peer = PeerIdentity::unix(OWNER, None);
     endpoint.deadlines_reached(at(100_000));
     let key = endpoint.accepted(peer, at(50_000)).unwrap();
     endpoint.deadlines_reached(at(50_000));
@@ -336,7 +336,7 @@ fn every_refused_connection_gets_an_error_line() {
                 let mut refused = Vec::new();
                 for _ in 0..newcomers {
                     assert!(endpoint.can_accept());
-                    let peer = PeerIdentity { uid: OWNER, pid: None };
+                    let peer = PeerIdentity::unix(OWNER, None);
                     refused.push(endpoint.accepted(peer, now).unwrap());
                     if steps_after_each {
                         streams.take_steps(endpoint, now);
@@ -488,8 +488,8 @@ fn step_pending_between_turns_is_announced() {
 fn cost_of_lingering(clients: usize) -> Duration {
     let mut limits = udsmsg::Limits::default();
     limits.clients_max = clients;
-    let mut endpoint = udsmsg::Endpoint::new("/s", OWNER, token(), limits).unwrap();
-    let peer = PeerIdentity { uid: OWNER, pid: None };
+    let mut endpoint = udsmsg::Endpoint::new("/s", token(), limits).unwrap();
+    let peer = PeerIdentity::unix(OWNER, None);
     let mut streams = Streams::default();
     // As many as may are refused and linger, and as many are served.
     for _ in 0..2 {

@@ -47,7 +47,7 @@ const TOKEN: [u8; 32] = [7; 32];
 fn endpoint(tweak: impl FnOnce(&mut Limits)) -> Endpoint {
     let mut limits = Limits::default();
     tweak(&mut limits);
-    Endpoint::new("/run/a.sock", 0, AuthToken::from_bytes(TOKEN), limits).unwrap()
+    Endpoint::new("/run/a.sock", AuthToken::from_bytes(TOKEN), limits).unwrap()
 }
 
 fn pings(n: usize) -> Vec<u8> {
@@ -58,7 +58,7 @@ fn pings(n: usize) -> Vec<u8> {
 }
 
 fn connect(endpoint: &mut Endpoint) -> ConnKey {
-    endpoint.accepted(PeerIdentity { uid: 0, pid: Some(1) }, Now::default()).unwrap()
+    endpoint.accepted(PeerIdentity::unix(0, Some(1)), Now::default()).unwrap()
 }
 
 /// One turn in which `bytes` arrive from `key`; all of them are processed, or as many as there is room to

@@ -173,7 +173,7 @@ impl fmt::Display for JsonEntry<'_> {
             entry.id(),
             message.json(),
             entry.received_at().as_millis(),
-            json!({"uid": peer.uid, "pid": peer.pid}),
+            json!({"uid": peer.uid(), "pid": peer.pid()}),
         )
     }
 }
@@ -186,7 +186,7 @@ impl fmt::Display for TextEntry<'_> {
         let entry = &self.0;
         let message = entry.message();
         write!(f, "{}  {}", entry.id(), Escaped(&message.kind()))?;
-        if let Some(pid) = entry.peer().pid {
+        if let Some(pid) = entry.peer().pid() {
             write!(f, "  from pid {pid}")?;
         }
         match message.data() {

@@ -263,12 +263,11 @@ impl World {
         self.take_steps();
         while self.endpoint.can_accept() {
             let Some((is_stranger, room)) = self.backlog.pop_front() else { break };
-            let uid = if is_stranger { OWNER + 1 } else { OWNER };
-            let Some(key) = self.endpoint.accepted(PeerIdentity { uid, pid: None }, now) else {
-                assert!(is_stranger, "there was room");
+            if is_stranger {
+                self.endpoint.stranger_refused(PeerIdentity::unix(OWNER + 1, None));
                 continue;
-            };
-            assert!(!is_stranger);
+            }
+            let key = self.endpoint.accepted(PeerIdentity::unix(OWNER, None), now).expect("there was room");
             assert!(key.index() < self.endpoint.slots_max());
             assert!(self.peers.iter().all(|peer| peer.key != key), "a key is used twice");
             let is_taken = self.peers.iter().any(|peer| !peer.is_closed && peer.key.index() == key.index());
@@ -404,7 +403,7 @@ fuzz_target!(|input: Input| {
     }
     let auth_token = AuthToken::parse(TOKEN).expect("64 digits");
     let mut world = World {
-        endpoint: Endpoint::new("/s", OWNER, auth_token, limits.clone()).expect("the limits are fine"),
+        endpoint: Endpoint::new("/s", auth_token, limits.clone()).expect("the limits are fine"),
         limits,
         now_ms: 0,
         peers: Vec::new(),

@@ -246,14 +246,14 @@ impl Inbox {
         peer: PeerIdentity,
         received_at: Wall,
     ) -> Result<MessageId, InboxFull> {
-        if !self.has_room(peer.pid, message.len()) {
+        if !self.has_room(peer.pid(), message.len()) {
             return Err(InboxFull);
         }
         let store = &mut self.store;
         // Only the first message after a swap with a new batch finds anything to reserve.
         store.reserve(self.bytes_max, self.entries_max).map_err(|_| InboxFull)?;
         if self.share_percent < 100 {
-            let held = self.held.entry(peer.pid).or_default();
+            let held = self.held.entry(peer.pid()).or_default();
             *held = (held.0 + 1, held.1 + message.len());
         }
         let start = store.text.len();

@@ -158,7 +158,7 @@ impl ServerBuilder {
             }
         };
         let path = claim.address().path();
-        let endpoint = Endpoint::new(path, sys::effective_uid(), auth_token, self.limits.clone())?;
+        let endpoint = Endpoint::new(path, auth_token, self.limits.clone())?;
         let slots_max = endpoint.slots_max();
         let mut own = own_directories(&self.namespace, &environment);
         own.extend(Path::new(path).parent().map(Path::to_owned));
@@ -186,7 +186,7 @@ impl ServerBuilder {
         let clock = Clock::new();
         let check_every = self.name_check.unwrap_or(NAME_CHECK);
         let mut server = Server {
-            reactor: Reactor::new(endpoint),
+            reactor: Reactor::new(endpoint, sys::Owner::current()),
             event_loop,
             waker: Waker { handle: Arc::new(handle), is_stop_asked: Arc::default() },
             name: Name::new(claim, self.namespace, capabilities, random, check_every, clock.now()),

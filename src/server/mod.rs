@@ -278,7 +278,7 @@ impl Server {
         let accepted = self.reactor.accepted(ReadyStream::new(stream), peer, &self.event_loop, now);
         self.arm();
         let key = accepted?.ok_or_else(|| {
-            Error::new(ErrorKind::ForeignPeer, format!("the peer is user id {}, who is not let in", peer.uid))
+            Error::new(ErrorKind::ForeignPeer, format!("the peer is {peer}, who is not let in"))
         })?;
         if self.reactor.endpoint.is_open(key) {
             return Ok(());

@@ -7,6 +7,7 @@ use mio::Registry;
 
 use super::event_loop::EventLoop;
 use crate::os::socket::stream::{Progress, Readiness, ReadyStream};
+use crate::os::sys::Owner;
 use crate::os::transport::{unwatch, watch};
 use crate::proto::endpoint::{Endpoint, Step};
 use crate::proto::error::{Error, ErrorKind};
@@ -25,6 +26,8 @@ struct Served {
 /// The core and its streams.
 pub(super) struct Reactor {
     pub(super) endpoint: Endpoint,
+    /// Who decides which peers are let in.
+    owner: Owner,
     /// One place for each slot of the core.
     served: Vec<Option<Served>>,
     /// Streams that may have something to read.
@@ -34,9 +37,9 @@ pub(super) struct Reactor {
 }
 
 impl Reactor {
-    pub(super) fn new(endpoint: Endpoint) -> Self {
+    pub(super) fn new(endpoint: Endpoint, owner: Owner) -> Self {
         let served = std::iter::repeat_with(|| None).take(endpoint.slots_max()).collect();
-        Self { endpoint, served, ready: VecDeque::new(), unblocked: VecDeque::new() }
+        Self { endpoint, owner, served, ready: VecDeque::new(), unblocked: VecDeque::new() }
     }
 
     /// Connections that can be open at once.
@@ -67,6 +70,10 @@ impl Reactor {
         event_loop: &EventLoop,
         now: Now,
     ) -> Result<Option<ConnKey>, Error> {
+        if !self.owner.trusts(peer) {
+            self.endpoint.stranger_refused(peer);
+            return Ok(None);
+        }
         let Some(key) = self.endpoint.accepted(peer, now) else { return Ok(None) };
         let watched = watch(event_loop.registry(), &stream, event_loop.stream_token(key.index()));
         if watched.is_err() {

@@ -212,10 +212,11 @@ fn malformed_message_with_the_token_is_an_invalid_frame() {
 #[test]
 fn peers_of_other_users_are_closed_without_an_error_line_and_root_is_served() {
     let mut sim = Sim::new(|_| ());
-    let foreign = sim.connect_as(PeerIdentity { uid: OWNER + 1, pid: Some(1) });
-    let root = sim.connect_as(PeerIdentity { uid: 0, pid: None });
+    let foreign = sim.connect_as(PeerIdentity::unix(OWNER + 1, Some(1)));
+    let root = sim.connect_as(PeerIdentity::unix(0, None));
     sim.run();
     assert!(sim.peer(foreign).is_turned_away);
+    assert_eq!((sim.endpoint.stats().strangers, sim.endpoint.stats().connections), (1, 1));
     assert!(sim.take(foreign).is_empty());
     assert!(sim.ask(root, &ping()).contains("pong"));
 }

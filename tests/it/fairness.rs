@@ -123,7 +123,7 @@ fn slot_is_reused_only_after_its_turn() {
     let key = sim.key(peer);
     let now = sim.now();
     sim.endpoint.broken(key);
-    let identity = udsmsg::PeerIdentity { uid: 0, pid: None };
+    let identity = udsmsg::PeerIdentity::unix(0, None);
     let next = sim.endpoint.accepted(identity, now).unwrap();
     assert_ne!(next.index(), key.index(), "events of this turn may still name the old index");
     sim.endpoint.turn_ended();

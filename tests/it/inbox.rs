@@ -134,7 +134,7 @@ fn a_message_larger_than_the_whole_inbox_is_refused() {
 #[test]
 fn entries_hold_sender_content_and_time() {
     let mut sim = Sim::new(|_| ());
-    let root = sim.connect_as(PeerIdentity { uid: 0, pid: None });
+    let root = sim.connect_as(PeerIdentity::unix(0, None));
     let known = sim.join();
     sim.advance(1_234);
     let meta = r#"{"hops":2,"authToken":"$TOKEN"}"#;
@@ -153,8 +153,8 @@ fn entries_hold_sender_content_and_time() {
     assert_eq!(entries[0].id().to_string(), "uds-1");
     assert_eq!(entries[0].id().number(), 1);
     assert_eq!(entries[0].received_at(), sent_at);
-    assert_eq!(entries[0].peer(), PeerIdentity { uid: OWNER, pid: Some(77) });
-    assert_eq!(entries[1].peer(), PeerIdentity { uid: 0, pid: None });
+    assert_eq!(entries[0].peer(), PeerIdentity::unix(OWNER, Some(77)));
+    assert_eq!(entries[1].peer(), PeerIdentity::unix(0, None));
     let message = entries[0].message();
     assert_eq!(message.kind(), "query");
     assert_eq!(message.data().unwrap().text().unwrap(), "a\u{1f600}");
@@ -199,7 +199,7 @@ fn a_batch_of_a_real_server_outlives_turns() {
     assert!(peer.line().unwrap().contains("uds-2"));
     let entry = batch.iter().next().unwrap();
     assert_eq!(entry.message().json(), stored("a"));
-    assert_eq!(entry.peer().pid, Some(std::process::id()));
+    assert_eq!(entry.peer().pid(), Some(std::process::id()));
     assert_eq!(real.drain(), [stored("b")]);
 }
 

@@ -731,7 +731,7 @@ fn in_flight_max() {
 
 /// Lets `pid` in.
 fn join_as(sim: &mut Sim, pid: u32) -> Id {
-    let id = sim.connect_as(PeerIdentity { uid: OWNER, pid: Some(pid) });
+    let id = sim.connect_as(PeerIdentity::unix(OWNER, Some(pid)));
     sim.run();
     id
 }

@@ -17,7 +17,7 @@ use udsmsg::{Address, Client, ErrorKind, Namespace, Outgoing, SendOutcome, Serve
 
 use crate::util::real::{Home, RawPeer};
 use crate::util::rights::{self, send_urgent, send_with};
-use crate::util::{error, matches, ok, text, watchdog};
+use crate::util::{error, machine, matches, ok, text, watchdog};
 
 /// What has been sent is there at once: nothing has to be waited for.
 const AT_ONCE: Option<Duration> = Some(Duration::ZERO);
@@ -398,4 +398,48 @@ fn adopted_stream_is_closed_in_children() {
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
     let flags = i32::from_str_radix(flags.trim(), 8).unwrap();
     assert!(flags & nix::libc::O_CLOEXEC != 0, "{flags:o}");
+}
+
+/// Root can open the way to its socket. A process of another user that connects then is closed at once, reads nothing
+/// and is counted.
+#[test]
+fn client_of_another_user_is_closed_without_a_word() {
+    use std::os::unix::fs::PermissionsExt;
+    let _watchdog = watchdog::watch("client_of_another_user_is_closed_without_a_word");
+    if nix::unistd::geteuid().as_raw() != 0 {
+        machine::skip("not root, so there is no second user");
+        return;
+    }
+    let home = Home::open();
+    let directory = home.path().join("d");
+    let path = directory.join("s.sock");
+    let address = Address::from_path(&path).unwrap();
+    let mut server = Server::builder().environment(home.environment()).address(address).start().unwrap();
+    for (opened, mode) in [(home.path(), 0o711), (&directory, 0o711), (&path, 0o666)] {
+        std::fs::set_permissions(opened, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["transport::stranger_entry", "--exact", "--nocapture", "--test-threads=1"]);
+    command.env("UDSMSG_STRANGER", &path).current_dir("/").stdout(std::process::Stdio::piped());
+    let mut stranger = command.spawn().unwrap();
+    while server.stats().strangers + server.stats().connections == 0 {
+        let _ = server.turn(Some(LONG)).unwrap();
+    }
+    let mut said = String::new();
+    stranger.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(stranger.wait().unwrap().success(), "{said}");
+    assert!(said.contains("=> read 0 bytes"), "{said}");
+    assert_eq!((server.stats().strangers, server.stats().connections), (1, 0));
+}
+
+#[test]
+#[allow(clippy::print_stdout, reason = "the child talks to its parent")]
+fn stranger_entry() {
+    let Some(path) = std::env::var_os("UDSMSG_STRANGER") else { return };
+    nix::unistd::setgroups(&[]).unwrap();
+    nix::unistd::setgid(65534.into()).unwrap();
+    nix::unistd::setuid(65534.into()).unwrap();
+    let mut bytes = Vec::new();
+    let _ = UnixStream::connect(path).unwrap().read_to_end(&mut bytes);
+    println!("\n=> read {} bytes", bytes.len());
 }

@@ -219,7 +219,7 @@ fn between_servers(server: &mut Server, environment: &Environment) {
 /// The parts of the core as values: what they hold may be a line with a token in it.
 fn parts(token: &AuthToken, path: &str, limits: Limits) {
     let line = fill(&text("parts"), token.expose(), path);
-    show(&Endpoint::new(path, 0, token.clone(), limits).unwrap());
+    show(&Endpoint::new(path, token.clone(), limits).unwrap());
     let mut ring = Ring::new(1 << 12).unwrap();
     ring.spare_mut()[..line.len()].copy_from_slice(&line);
     ring.filled(line.len());

@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         server.drain_into(&mut batch);
         for entry in &batch {
-            println!("{} from uid {}: {}", entry.id(), entry.peer().uid, entry.message().json());
+            println!("{} from {}: {}", entry.id(), entry.peer(), entry.message().json());
             main_loop.quit();
         }
         ControlFlow::Continue

@@ -57,13 +57,12 @@ pub(crate) fn connect(
     // The token must not leave before it is known who will get it.
     let peer = sys::peer_identity(&stream)
         .map_err(|e| Error::new(ErrorKind::Io, "the system does not say who the server is").with_source(e))?;
-    if !peer.is_trusted_by(sys::effective_uid()) {
-        let sentence =
-            format!("{:?} is served by user id {}, who gets no token from us", target.path(), peer.uid);
+    if !sys::Owner::current().trusts(peer) {
+        let sentence = format!("{:?} is served by {peer}, who gets no token from us", target.path());
         return Err(Error::new(ErrorKind::ForeignPeer, sentence));
     }
     let published_by = capability.process.as_ref().map(|process| process.pid);
-    if let (Some(found), Some(published)) = (peer.pid, published_by)
+    if let (Some(found), Some(published)) = (peer.pid(), published_by)
         && found != published
     {
         // A fact, no reason to refuse: a listener can be inherited.

@@ -94,7 +94,7 @@ enum Answer {
 
 fn ask(path: &Path) -> Answer {
     let cause = match open(path) {
-        Ok(stream) => return Answer::Live(sys::peer_identity(&stream).ok().and_then(|peer| peer.pid)),
+        Ok(stream) => return Answer::Live(sys::peer_identity(&stream).ok().and_then(|peer| peer.pid())),
         Err(cause) => cause,
     };
     match Errno::from_raw(cause.raw_os_error().unwrap_or_default()) {

@@ -3,7 +3,7 @@
 //!
 //! A platform supplies:
 //!
-//! - who we are and who the peer is: `effective_uid`, `peer_identity`
+//! - who we are, who the peer is, and whether it is trusted: `effective_uid`, `peer_identity`, `Owner`
 //! - writing to a peer that may be gone without a signal in the host: `send`; reading from it: `receive`
 //! - waiting for descriptors: `wait`
 //! - what stands at a name without following it, and which file it is: `Facts`, `FileId`
@@ -24,6 +24,6 @@ pub(crate) use unix::{
     wait,
 };
 #[cfg(unix)]
-pub use unix::{can_refuse_descriptors, effective_uid, peer_identity, send};
+pub use unix::{Owner, can_refuse_descriptors, effective_uid, peer_identity, send};
 #[cfg(target_os = "linux")]
 pub(crate) use unix::{open_here, open_path};

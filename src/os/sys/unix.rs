@@ -29,6 +29,29 @@ pub fn effective_uid() -> u32 {
     Uid::effective().as_raw()
 }
 
+/// The user who decides which peers are trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    uid: u32,
+}
+
+impl Owner {
+    /// The user that this process acts as now.
+    pub fn current() -> Self {
+        Self::with_uid(effective_uid())
+    }
+
+    /// The user `uid`.
+    pub const fn with_uid(uid: u32) -> Self {
+        Self { uid }
+    }
+
+    /// Whether a process of this user may trust `peer`: it belongs to the same user or to root.
+    pub fn trusts(self, peer: PeerIdentity) -> bool {
+        peer.uid().is_some_and(|uid| uid == self.uid || uid == 0)
+    }
+}
+
 /// Who is at the other end of the connected Unix socket `fd`, as the kernel says.
 ///
 /// On a client's socket it is the process that called `listen`; on an accepted one, the one that called
@@ -42,7 +65,7 @@ pub fn peer_identity(fd: &impl AsFd) -> io::Result<PeerIdentity> {
     let credentials = socket::getsockopt(fd, socket::sockopt::PeerCredentials)?;
     // The kernel writes pid 0 for a process outside our pid namespace.
     let pid = u32::try_from(credentials.pid()).ok().filter(|&pid| pid != 0);
-    Ok(PeerIdentity { uid: credentials.uid(), pid })
+    Ok(PeerIdentity::unix(credentials.uid(), pid))
 }
 
 /// Who is at the other end of the connected Unix socket `fd`, as the kernel says.
@@ -57,7 +80,7 @@ pub fn peer_identity(fd: &impl AsFd) -> io::Result<PeerIdentity> {
 pub fn peer_identity(fd: &impl AsFd) -> io::Result<PeerIdentity> {
     let uid = socket::getsockopt(fd, socket::sockopt::LocalPeerCred)?.uid();
     let pid = socket::getsockopt(fd, socket::sockopt::LocalPeerPid).ok();
-    Ok(PeerIdentity { uid, pid: pid.and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid != 0) })
+    Ok(PeerIdentity::unix(uid, pid.and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid != 0)))
 }
 
 /// Who is at the other end of the connected Unix socket `fd`, as the kernel says.
@@ -72,7 +95,7 @@ pub fn peer_identity(fd: &impl AsFd) -> io::Result<PeerIdentity> {
 pub fn peer_identity(fd: &impl AsFd) -> io::Result<PeerIdentity> {
     // `LOCAL_PEERCRED` by the name that all BSDs share; the pid is not in what it gives.
     let (uid, _) = nix::unistd::getpeereid(fd.as_fd())?;
-    Ok(PeerIdentity { uid: uid.as_raw(), pid: None })
+    Ok(PeerIdentity::unix(uid.as_raw(), None))
 }
 
 /// Writes `bytes` to the connected socket `fd`; a peer that is gone is an error, never a `SIGPIPE` in the

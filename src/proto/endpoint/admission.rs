@@ -88,8 +88,9 @@ impl Endpoint {
         !self.admission.is_shut_down && self.slots.has_room()
     }
 
-    /// A connection was made by `peer`. `None`: close it at once and write nothing to it, since it belongs to
-    /// another user or there is no slot in which it could be told why it is refused.
+    /// A connection was made by `peer`, which the host trusts: it belongs to the own user or to root. `None`:
+    /// close it at once and write nothing to it, since there is no slot in which it could be told why it is
+    /// refused.
     ///
     /// When `clients_max` are open, the newcomer takes the slot of the one that has been connected longest
     /// without authenticating, if that is at least `eviction_age`, those that never sent a byte first. What
@@ -101,11 +102,6 @@ impl Endpoint {
     /// them.
     pub fn accepted(&mut self, peer: PeerIdentity, now: Now) -> Option<ConnKey> {
         let now = self.latest.or_later(now);
-        if !peer.is_trusted_by(self.owner) {
-            self.stats.count_stranger();
-            tracing::warn!(uid = peer.uid, pid = peer.pid, "connection of another user refused");
-            return None;
-        }
         if !self.can_accept() {
             return None;
         }
@@ -115,7 +111,7 @@ impl Endpoint {
         let key = self.slots.insert(Connection::new(peer, serial, &self.limits, now.mono))?;
         self.admission.open += 1;
         self.stats.note_clients(self.admission.open.min(self.limits.clients_max));
-        tracing::debug!(index = key.index(), uid = peer.uid, pid = peer.pid, "client connected");
+        tracing::debug!(index = key.index(), uid = peer.uid(), pid = peer.pid(), "client connected");
         if is_refused {
             self.close(key, CloseReason::TooManyClients, now);
         } else {
@@ -123,6 +119,12 @@ impl Endpoint {
         }
         self.check_invariants();
         Some(key)
+    }
+
+    /// The host has closed a connection at once, and written nothing to it, because it does not trust `peer`.
+    pub fn stranger_refused(&mut self, peer: PeerIdentity) {
+        self.stats.count_stranger();
+        tracing::warn!(uid = peer.uid(), pid = peer.pid(), "connection of another user refused");
     }
 
     /// Sees to it that a newcomer finds room, at the cost of a client that has not authenticated. `false`:

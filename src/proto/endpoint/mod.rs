@@ -49,7 +49,7 @@ const PATH_BYTES_MAX: usize = 512;
 /// 3. Do what [`next_step`](Endpoint::next_step) says until it says nothing more, and call
 ///    [`sent`](Endpoint::sent) for what was written. A connection whose stream takes nothing now is written
 ///    again when it can be.
-/// 4. [`accepted`](Endpoint::accepted) for each new connection.
+/// 4. [`accepted`](Endpoint::accepted) for each new connection of a trusted peer.
 /// 5. [`deadlines_reached`](Endpoint::deadlines_reached), then step 3 again.
 /// 6. [`turn_ended`](Endpoint::turn_ended); [`drain_into`](Endpoint::drain_into) whenever the owner likes.
 /// 7. Wait until something is ready or [`next_deadline`](Endpoint::next_deadline); not at all if
@@ -63,7 +63,6 @@ const PATH_BYTES_MAX: usize = 512;
 pub struct Endpoint {
     limits: Limits,
     auth_token: AuthToken,
-    owner: u32,
     /// The own path as a JSON string, quotes included.
     path_json: String,
     answer_bytes_max: usize,
@@ -120,14 +119,14 @@ fn slots_max(limits: &Limits) -> usize {
 }
 
 impl Endpoint {
-    /// An endpoint for the socket at `path`, owned by user id `owner`, whose senders must show `auth_token`.
+    /// An endpoint for the socket at `path` whose senders must show `auth_token`.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidLimit`] if `limits` do not pass [`Limits::check`], [`ErrorKind::InvalidAddress`]
     /// if `path` is longer than 512 bytes, [`ErrorKind::OutOfMemory`] if the inbox, the slots, the timers or
     /// the queues cannot be reserved.
-    pub fn new(path: &str, owner: u32, auth_token: AuthToken, limits: Limits) -> Result<Self, Error> {
+    pub fn new(path: &str, auth_token: AuthToken, limits: Limits) -> Result<Self, Error> {
         limits.check()?;
         if path.len() > PATH_BYTES_MAX {
             return Err(Error::new(
@@ -155,7 +154,6 @@ impl Endpoint {
             stats: Stats::default(),
             limits,
             auth_token,
-            owner,
             path_json,
             answer_bytes_max,
         })

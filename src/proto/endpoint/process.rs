@@ -78,7 +78,7 @@ impl Endpoint {
             if taken == budget {
                 break if connection.look_for_line() { Stop::Pause(Pause::NextTurn) } else { Stop::NoLine };
             }
-            let has_room = |len| inbox.has_room(peer.pid, len);
+            let has_room = |len| inbox.has_room(peer.pid(), len);
             if turns.has_enqueued() && !connection.next_line_len().is_none_or(has_room) {
                 break Stop::Pause(Pause::InboxFull);
             }
@@ -86,7 +86,7 @@ impl Endpoint {
             // sent.
             let is_paced = rate > 0 && (scope == Scope::Budget || connection.is_authenticated());
             if is_paced
-                && let Err(until) = connection.count_line(|| self.rates.take(peer.pid, rate, now.mono))
+                && let Err(until) = connection.count_line(|| self.rates.take(peer.pid(), rate, now.mono))
             {
                 stats.count_throttled();
                 break Stop::Pause(Pause::RateLimited { until });

@@ -41,8 +41,7 @@ pub fn host(start: Start) {
     let auth_token = AuthToken::from_bytes([9; 32]);
     let path = start.path();
     let owner = nix::unistd::geteuid().as_raw();
-    let endpoint =
-        Endpoint::new(path.to_str().unwrap(), owner, auth_token.clone(), start.limits.clone()).unwrap();
+    let endpoint = Endpoint::new(path.to_str().unwrap(), auth_token.clone(), start.limits.clone()).unwrap();
     let listener = UnixListener::bind(&path).unwrap();
     listener.set_nonblocking(true).unwrap();
     let (wake, handle) = UnixStream::pair().unwrap();
@@ -128,7 +127,7 @@ impl Bare {
                 && let Some(Ok((stream, _))) = self.listener.as_ref().map(UnixListener::accept)
             {
                 stream.set_nonblocking(true).unwrap();
-                let peer = PeerIdentity { uid: self.owner, pid: None };
+                let peer = PeerIdentity::unix(self.owner, None);
                 if let Some(key) = self.endpoint.accepted(peer, now) {
                     self.peers.insert(key, Peer { stream, is_read: true, is_blocked: false });
                 }

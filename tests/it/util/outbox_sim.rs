@@ -221,7 +221,7 @@ impl World {
         limits.eviction_age = Duration::from_millis(10);
         let receivers = (0..RECEIVERS)
             .map(|at| Receiver {
-                endpoint: Endpoint::new(&path(at), OWNER, token(at, 1), limits.clone()).unwrap(),
+                endpoint: Endpoint::new(&path(at), token(at, 1), limits.clone()).unwrap(),
                 token: token(at, 1),
                 old_token: token(at, 0),
                 life: 1,
@@ -331,8 +331,7 @@ impl World {
         let receiver = &mut self.receivers[which];
         receiver.life += 1;
         receiver.old_token = std::mem::replace(&mut receiver.token, token(which, receiver.life));
-        receiver.endpoint =
-            Endpoint::new(&path(which), OWNER, receiver.token.clone(), self.limits.clone()).unwrap();
+        receiver.endpoint = Endpoint::new(&path(which), receiver.token.clone(), self.limits.clone()).unwrap();
         receiver.is_down = stays_down;
     }
 
@@ -568,7 +567,7 @@ impl World {
             let waits = |wire: &&mut Wire| wire.receiver == which && wire.is_waiting;
             let Some(wire) = self.wires.iter_mut().find(waits) else { break };
             wire.is_waiting = false;
-            let peer = PeerIdentity { uid: OWNER, pid: None };
+            let peer = PeerIdentity::unix(OWNER, None);
             wire.server = self.receivers[which].endpoint.accepted(peer, now);
         }
         self.receivers[which].endpoint.deadlines_reached(now);

@@ -65,7 +65,7 @@ impl Sim {
         let mut limits = Limits::default();
         tweak(&mut limits);
         Self {
-            endpoint: Endpoint::new(PATH, OWNER, token(), limits.clone()).unwrap(),
+            endpoint: Endpoint::new(PATH, token(), limits.clone()).unwrap(),
             limits,
             now_ms: 0,
             peers: Vec::new(),
@@ -87,7 +87,7 @@ impl Sim {
 
     /// A peer connects: it waits in the backlog until a turn accepts it.
     pub fn connect(&mut self) -> Id {
-        self.connect_as(PeerIdentity { uid: OWNER, pid: Some(77) })
+        self.connect_as(PeerIdentity::unix(OWNER, Some(77)))
     }
 
     pub fn connect_as(&mut self, identity: PeerIdentity) -> Id {
@@ -196,7 +196,12 @@ impl Sim {
                 break;
             }
             let Some(id) = self.backlog.pop_front() else { break };
-            match self.endpoint.accepted(self.peers[id.0].identity, now) {
+            let identity = self.peers[id.0].identity;
+            let is_trusted = [Some(OWNER), Some(0)].contains(&identity.uid());
+            if !is_trusted {
+                self.endpoint.stranger_refused(identity);
+            }
+            match is_trusted.then(|| self.endpoint.accepted(identity, now)).flatten() {
                 Some(key) => {
                     assert!(key.index() < self.endpoint.slots_max());
                     let held =
