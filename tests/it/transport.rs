@@ -425,11 +425,11 @@ fn client_of_another_user_is_closed_without_a_word() {
     while server.stats().strangers + server.stats().connections == 0 {
         let _ = server.turn(Some(LONG)).unwrap();
     }
+    assert_eq!((server.stats().strangers, server.stats().connections), (1, 0));
     let mut said = String::new();
     stranger.stdout.take().unwrap().read_to_string(&mut said).unwrap();
     assert!(stranger.wait().unwrap().success(), "{said}");
     assert!(said.contains("=> read 0 bytes"), "{said}");
-    assert_eq!((server.stats().strangers, server.stats().connections), (1, 0));
 }
 
 #[test]
