@@ -341,13 +341,25 @@ fn doctor_finds_no_fault_in_a_good_home_and_makes_no_files() {
 /// there is none.
 #[cfg(target_os = "linux")]
 fn with_own_tmp(body: impl FnOnce() + Send) -> bool {
+    use std::os::fd::AsRawFd;
+
     use nix::mount::{MsFlags, mount};
     use nix::sched::{CloneFlags, unshare};
     let none = None::<&str>;
     let mount_it = || {
         unshare(CloneFlags::CLONE_NEWNS)?;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-        mount(Some("test"), "/tmp", Some("tmpfs"), MsFlags::empty(), Some("mode=1777,nr_inodes=0"))
+        // The tool may lie in the /tmp that is hidden.
+        let tool = Path::new(env!("CARGO_BIN_EXE_udsmsg"));
+        let open_tool = fs::File::open(tool).unwrap();
+        mount(Some("test"), "/tmp", Some("tmpfs"), MsFlags::empty(), Some("mode=1777,nr_inodes=0"))?;
+        if !tool.exists() {
+            fs::create_dir_all(tool.parent().unwrap()).unwrap();
+            fs::write(tool, "").unwrap();
+            let source = format!("/proc/self/fd/{}", open_tool.as_raw_fd());
+            mount(Some(source.as_str()), tool, none, MsFlags::MS_BIND, none)?;
+        }
+        nix::Result::Ok(())
     };
     std::thread::scope(|scope| {
         scope

@@ -64,6 +64,16 @@ pub(crate) struct Home {
     dir: TempDir,
 }
 
+/// Whether `nohup`, or a background job of a script, has us ignore a signal that stops programs. The tool would ignore it too.
+fn ignores_stop_signals() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT]
+        .iter()
+        .any(|signal| mask >> (*signal as i32 - 1) & 1 == 1)
+}
+
 impl Home {
     pub(crate) fn new() -> Self {
         // Directly in /tmp: a long $TMPDIR could make socket paths too long.
@@ -125,7 +135,13 @@ impl Home {
 
     /// `program` with an environment that names only this home.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new(program);
+        let mut command = if ignores_stop_signals() {
+            let mut env = Command::new("env");
+            env.arg("--default-signal=HUP,INT,QUIT").arg(program);
+            env
+        } else {
+            Command::new(program)
+        };
         // Another user's directories in it cannot be read here.
         let path = std::env::var_os("PATH").unwrap_or_default();
         let readable = std::env::split_paths(&path).filter(|dir| dir.read_dir().is_ok());
