@@ -1,14 +1,17 @@
 //! Taking over a listener that the caller has made, such as one of a service manager.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{self, SockType, UnixAddr, sockopt};
+use nix::sys::socket::{self, SockType, sockopt};
 
 use super::claim::Claim;
+use super::connect::open;
 use super::file::{SOCKET_MODE, SocketFile};
 use super::lock::Lock;
 use crate::os::clock::Clock;
@@ -122,14 +125,20 @@ fn check_leads_to(socket: &SocketFile, listener: &UnixListener) -> Result<(), Er
     if is_waited_on() {
         return Ok(());
     }
-    let name = UnixAddr::new(socket.address().path())
-        .map_err(|cause| socket.cannot("make an address of", cause.into()))?;
-    let stream = sys::stream_socket().map_err(|cause| socket.cannot("make a socket for", cause))?;
-    let _ = socket::connect(stream.as_raw_fd(), &name);
+    let connected = open(Path::new(socket.address().path()));
     if is_waited_on() {
         return Ok(());
     }
+    if let Err(cause) = connected
+        && let Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM = errno_of(&cause)
+    {
+        return Err(socket.cannot("connect to", cause));
+    }
     Err(socket.occupied("it leads to another socket than to the listener that was handed over"))
+}
+
+fn errno_of(cause: &io::Error) -> Errno {
+    Errno::from_raw(cause.raw_os_error().unwrap_or_default())
 }
 
 fn invalid_listener(why: &str) -> Error {
