@@ -13,7 +13,7 @@ use udsmsg::os::CapabilityDir;
 use udsmsg::{Address, ErrorKind};
 
 use crate::child::Part;
-use crate::util::{Place, chmod, expect_error, give_away, leave_stale, mode, token};
+use crate::util::{Place, chmod, expect_error, give_away, leave_stale, mode, token, wait_until_refused};
 
 /// The capability file of the socket at `path`.
 fn capability(place: &Place, path: &Path) -> std::path::PathBuf {
@@ -316,6 +316,7 @@ fn lost_server_of_our_own_process_is_replaced() {
     let (listener, claim) = place.bind(&path).unwrap();
     std::mem::forget(claim);
     drop(listener);
+    wait_until_refused(&path);
     let (_listener, claim) = place.bind_with(&path, &token(2)).unwrap();
     assert!(claim.still_there() && claim.still_published());
 }

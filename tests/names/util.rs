@@ -158,7 +158,11 @@ pub fn rounds(short: usize) -> usize {
 pub fn leave_stale(path: &Path) {
     drop(UnixListener::bind(path).unwrap());
     chmod(path, 0o600);
-    // A process that another test starts may hold a copy of the listener for a moment.
+    wait_until_refused(path);
+}
+
+/// The listener was dropped, but a process that another test starts may hold a copy of it for a moment.
+pub fn wait_until_refused(path: &Path) {
     while UnixStream::connect(path).is_ok() {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
@@ -263,7 +262,7 @@ const FAULTS: [Fault; 17] = [
         name: "a stale socket",
         make: |home| {
             let own = home.private(&format!("t/claude-code-socks/{}-{}", i32::MAX, "0".repeat(32)));
-            drop(UnixListener::bind(own.join("messaging.sock")).unwrap());
+            crate::util::leave_stale(&own.join("messaging.sock"));
             vec![]
         },
         check: "stale_files",

@@ -42,7 +42,7 @@ fn failing_stdout_is_a_failure_with_a_reason() {
     let serve = home.serve(&["--quiet"]);
     // A stale socket, so that `sweep` has something to print.
     let stale = home.private(&format!("t/claude-code-socks/{}-{}", i32::MAX, "0".repeat(32)));
-    drop(std::os::unix::net::UnixListener::bind(stale.join("messaging.sock")).unwrap());
+    crate::util::leave_stale(&stale.join("messaging.sock"));
     for args in commands(&serve.socket) {
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
         let ended = run_into(&home, full, &args);

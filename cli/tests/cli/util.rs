@@ -74,6 +74,15 @@ fn ignores_stop_signals() -> bool {
         .any(|signal| mask >> (*signal as i32 - 1) & 1 == 1)
 }
 
+/// Leaves the socket of a listener that is gone at `path`.
+pub(crate) fn leave_stale(path: &Path) {
+    drop(UnixListener::bind(path).unwrap());
+    // A process that another test starts may hold a copy of the listener for a moment.
+    while UnixStream::connect(path).is_ok() {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 impl Home {
     pub(crate) fn new() -> Self {
         // Directly in /tmp: a long $TMPDIR could make socket paths too long.
