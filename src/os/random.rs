@@ -5,6 +5,7 @@ use std::process;
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
+use sha2::{Digest, Sha256};
 
 use crate::proto::auth::AuthToken;
 use crate::proto::error::{Error, ErrorKind};
@@ -67,19 +68,13 @@ impl Random {
         if self.seeded_in.is_none_or(|seeded_in| seeded_in == pid) {
             return;
         }
-        let mut seed = [0; 32];
-        self.generator.fill_bytes(&mut seed);
-        // If the system fails now, what matters is kept all the same: not to draw what the parent draws.
-        for (byte, of_pid) in seed.iter_mut().zip(pid.to_be_bytes()) {
-            *byte ^= of_pid;
-        }
+        let mut drawn = [0; 32];
+        self.generator.fill_bytes(&mut drawn);
         let mut fresh = [0; 32];
-        if getrandom::fill(&mut fresh).is_ok() {
-            for (byte, fresh) in seed.iter_mut().zip(fresh) {
-                *byte ^= fresh;
-            }
-        }
-        self.generator = ChaCha20Rng::from_seed(seed);
+        // If the system fails now, the pid is enough for what matters: not to draw what the parent draws.
+        let _ = getrandom::fill(&mut fresh);
+        let seed = Sha256::new().chain_update(drawn).chain_update(pid.to_be_bytes()).chain_update(fresh);
+        self.generator = ChaCha20Rng::from_seed(seed.finalize().into());
         self.seeded_in = Some(pid);
     }
 }

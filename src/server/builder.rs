@@ -154,7 +154,7 @@ impl ServerBuilder {
                     Some(address) => Location::from(address),
                     None => draw_location(&self.namespace, &environment, &mut random)?,
                 };
-                Claim::begin(location, &capabilities, &auth_token, &mut random)?
+                Claim::begin(&Clock::new(), location, &capabilities, &auth_token, &mut random)?
             }
         };
         let path = claim.address().path();

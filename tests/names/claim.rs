@@ -582,7 +582,7 @@ fn release_and_start_wait_for_a_held_lock_only_until_their_timeout() {
     let lock = fs::File::open(place.path("d")).unwrap();
     lock.lock().unwrap();
     let asked = Instant::now();
-    expect_error(claim.release(&listener), ErrorKind::TimedOut, &["starting or stopping", "2 s"]);
+    expect_error(claim.release(&listener), ErrorKind::TimedOut, &["starting or stopping", "2000 ms"]);
     assert!(asked.elapsed() >= Duration::from_secs(2) && claim.still_there());
     let left = claim.release_within(&listener, Duration::ZERO);
     expect_error(left, ErrorKind::TimedOut, &["within 0 ms", "left behind", "d/s.sock", ".json"]);

@@ -4,15 +4,10 @@
 //! without a list. A hard link is as good as the file: only root and we can put one into the
 //! directory, and mode and owner belong to the file, not to the name (backups are made of such links).
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, renameat};
-use nix::sys::stat::{Mode, fchmod};
-use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -31,6 +26,9 @@ use crate::proto::time::Wall;
 
 /// Bytes of a capability file that a reader takes at most.
 const FILE_BYTES_MAX: u64 = 4096;
+
+/// Hex digits of the hash that a capability file is named after.
+const HASH_DIGITS: usize = 64;
 
 /// How often a publication makes the directory again that others keep removing: a start that fails removes
 /// the directories that it made.
@@ -233,16 +231,14 @@ impl OpenCapabilityDir {
         let mut json = serde_json::to_vec(&contents).map_err(|cause| cannot(cause.into()))?;
         json.push(b'\n');
 
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
-        let file =
-            sys::open_at(&self.dir, &temporary, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(cannot)?;
-        let written = write_private(file, &json).and_then(|facts| {
-            renameat(&self.dir, temporary.as_str(), &self.dir, name.as_str())?;
-            Ok(facts)
-        });
+        let mut file = sys::create_private(&self.dir, &temporary).map_err(cannot)?;
+        let written = sys::make_private(&file)
+            .and_then(|()| file.write_all(&json))
+            .and_then(|()| sys::facts_of(&file))
+            .and_then(|facts| sys::rename_in(&self.dir, &temporary, &name).map(|()| facts));
         written.map_err(|cause| {
             // The file was made just above under a name that no other process uses.
-            let _ = unlinkat(&self.dir, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
+            let _ = self.remove(&temporary);
             cannot(cause)
         })
     }
@@ -253,20 +249,17 @@ impl OpenCapabilityDir {
 
     fn read_for(&self, intent: Intent, address: &Address) -> Result<FoundCapability, Error> {
         let name = CapabilityDir::file_name(address);
-        match self.read_file(intent, &name, Some(address)) {
-            Err(error) if error.kind() == ErrorKind::CapabilityMissing => Err(self.missing(address, &name)),
-            found => found,
-        }
+        Reading { dir: self, intent, name: &name, wanted: Some(address) }.run()
     }
 
     /// Reads the file `name` of this directory, for any server. The address in it fits the name.
     pub(crate) fn read_named(&self, name: &str) -> Result<FoundCapability, Error> {
-        self.read_file(Intent::ToBelieve, name, None)
+        Reading { dir: self, intent: Intent::ToBelieve, name, wanted: None }.run()
     }
 
     /// The same for a file that is on its way to its name, or was left there.
     pub(crate) fn read_temporary(&self, name: &str) -> Result<FoundCapability, Error> {
-        self.read_file(Intent::ToRemove, name, None)
+        Reading { dir: self, intent: Intent::ToRemove, name, wanted: None }.run()
     }
 
     /// The names in this directory that are `wanted`, and whether these are all: `max` at most, as
@@ -298,7 +291,7 @@ impl OpenCapabilityDir {
 
     /// Removes the file `name`, also if another one stands there by now.
     pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
-        Ok(unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir)?)
+        sys::remove_at(&self.dir, name)
     }
 
     /// Removes the file `name` if it still is what was found there, without any lock: it is renamed to a name
@@ -310,26 +303,17 @@ impl OpenCapabilityDir {
         random: &mut Random,
     ) -> io::Result<bool> {
         let aside = temporary_name(name, &ProcessIdentity::current(), random);
-        renameat(&self.dir, name, &self.dir, aside.as_str())?;
+        sys::rename_in(&self.dir, name, &aside)?;
         let is_same = self.read_temporary(&aside).is_ok_and(|taken| taken.is_same(found));
-        if !is_same {
+        if !is_same
+            && let Err(cause) = sys::link_in(&self.dir, &aside, name)
             // If yet another one has been published meanwhile, that one is the newer.
-            match linkat(&self.dir, aside.as_str(), &self.dir, name, AtFlags::empty()) {
-                Ok(()) | Err(Errno::EEXIST) => {}
-                Err(cause) => return Err(cause.into()),
-            }
+            && cause.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(cause);
         }
         self.remove(&aside)?;
         Ok(is_same)
-    }
-
-    fn read_file(
-        &self,
-        intent: Intent,
-        name: &str,
-        wanted: Option<&Address>,
-    ) -> Result<FoundCapability, Error> {
-        Reading { dir: self, intent, name, wanted }.run()
     }
 
     pub(crate) fn remove_if_ours(&self, address: &Address, auth_token: &AuthToken) -> Result<bool, Error> {
@@ -341,23 +325,13 @@ impl OpenCapabilityDir {
             return Ok(false);
         }
         let name = CapabilityDir::file_name(address);
-        match unlinkat(&self.dir, name.as_str(), UnlinkatFlags::NoRemoveDir) {
+        match self.remove(&name) {
             Ok(()) => Ok(true),
-            Err(Errno::ENOENT) => Ok(false),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(cause) => {
                 Err(refused(format!("cannot remove the capability file {:?}", self.path.join(&name)), cause))
             }
         }
-    }
-
-    fn missing(&self, address: &Address, name: &str) -> Error {
-        let sentence = format!(
-            "there is no capability file for {:?} (looked for {:?}); is the server running, and does it use \
-             the same config home?",
-            address.path(),
-            self.path.join(name)
-        );
-        Error::new(ErrorKind::CapabilityMissing, sentence)
     }
 }
 
@@ -384,10 +358,8 @@ impl Publication {
             self.dir.facts(&CapabilityDir::file_name(address))
         };
         let Ok(found) = found else { return false };
-        let is_unchanged = found.id == self.file.id
-            && (found.len, found.mode, found.modified) == (self.file.len, self.file.mode, self.file.modified);
         // A backup can have restored it, a network file system can have another clock: what it says counts.
-        is_unchanged
+        found.is_as(&self.file)
             || self
                 .read_again(address)
                 .is_ok_and(|found| auth_token.matches(found.auth_token.expose().as_bytes()))
@@ -407,13 +379,12 @@ impl Publication {
     }
 }
 
-/// A capability and which file, with which contents, it was read from.
-#[derive(Debug)]
+/// A capability and which file, with which contents, it was read from. There is no `Debug`: the contents hold
+/// the token, to be compared and never to be shown.
 pub(crate) struct FoundCapability {
     pub(crate) capability: Capability,
     id: FileId,
-    /// They hold the token: kept to be compared, never to be shown.
-    bytes: Contents,
+    bytes: Vec<u8>,
 }
 
 impl FoundCapability {
@@ -431,19 +402,9 @@ impl FoundCapability {
     }
 }
 
-/// The bytes of a capability file.
-#[derive(PartialEq, Eq)]
-struct Contents(Vec<u8>);
-
-impl fmt::Debug for Contents {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{} bytes]", self.0.len())
-    }
-}
-
 /// Whether `name` is one that a capability file can have.
 pub(crate) fn is_capability_name(name: &str) -> bool {
-    name.strip_suffix(".json").is_some_and(is_hash)
+    name.strip_suffix(".json").is_some_and(|hash| is_hex(hash, HASH_DIGITS))
 }
 
 /// The process that made the temporary file `name`, and its mark if there is one; `None` if it is not named
@@ -451,14 +412,10 @@ pub(crate) fn is_capability_name(name: &str) -> bool {
 pub(crate) fn temporary_of(name: &str) -> Option<(u32, Option<&str>)> {
     let mut parts = name.strip_prefix('.')?.strip_suffix(".tmp")?.split('.');
     let (hash, own, mark) = (parts.next()?, parts.next()?, parts.next());
-    if !is_hash(hash) || parts.next().is_some() {
+    if !is_hex(hash, HASH_DIGITS) || parts.next().is_some() {
         return None;
     }
     Some((drawn_pid(own)?, mark))
-}
-
-fn is_hash(text: &str) -> bool {
-    is_hex(text, 64)
 }
 
 /// The name under which `process` writes what is to become the file `name`. It says which process that was,
@@ -494,25 +451,22 @@ impl Reading<'_> {
         self.check(&facts)?;
         let bytes = self.bytes_of(file, &facts)?;
         let capability = self.parse(&bytes, &facts)?;
-        Ok(FoundCapability { capability, id: facts.id, bytes: Contents(bytes) })
+        Ok(FoundCapability { capability, id: facts.id, bytes })
     }
 
     fn open(&self) -> Result<File, Error> {
-        let open = || sys::open_unmounted(&self.dir.dir, self.name, OFlag::O_RDONLY | OFlag::O_NONBLOCK);
+        let open = || sys::open_to_read(&self.dir.dir, self.name);
         let is_gone = |cause: &io::Error| cause.kind() == io::ErrorKind::NotFound;
         // A sweep may have renamed it for a moment, to look at it.
         let opened = open().or_else(|cause| if is_gone(&cause) { open() } else { Err(cause) });
         opened.map_err(|cause| {
-            if cause.raw_os_error() == Some(Errno::EXDEV as i32) {
+            if cause.kind() == io::ErrorKind::CrossesDevices {
                 return self.refuse("something is mounted on it");
             }
             // What stands there says why `open` failed: each system has its own errno for a link.
             match sys::facts_at(&self.dir.dir, self.name) {
                 Ok(facts) if facts.kind != FileKind::Regular => self.refuse_kind(facts.kind),
-                found if is_gone(&cause) || found.as_ref().is_err_and(is_gone) => {
-                    let sentence = format!("there is no capability file {:?}", self.path());
-                    Error::new(ErrorKind::CapabilityMissing, sentence)
-                }
+                found if is_gone(&cause) || found.as_ref().is_err_and(is_gone) => self.missing(),
                 _ => self.cannot(cause),
             }
         })
@@ -523,14 +477,13 @@ impl Reading<'_> {
         if facts.kind != FileKind::Regular {
             return Err(self.refuse_kind(facts.kind));
         }
-        let own_uid = sys::effective_uid();
-        if facts.uid != own_uid {
+        if !facts.is_ours() {
+            let own_uid = sys::effective_uid();
             return Err(self.refuse(&format!("it belongs to uid {}, and you are uid {own_uid}", facts.uid)));
         }
         if facts.is_open_to_others() && self.intent == Intent::ToBelieve {
-            let (mode, list) = (facts.mode.bits(), sys::access_list_noted(&self.path()));
-            let why = format!("its mode {mode:04o}{list} lets others in; start the server anew");
-            return Err(self.refuse(&why));
+            let permissions = facts.permissions(&self.path());
+            return Err(self.refuse(&format!("its {permissions} lets others in; start the server anew")));
         }
         Ok(())
     }
@@ -578,6 +531,19 @@ impl Reading<'_> {
         self.dir.path.join(self.name)
     }
 
+    fn missing(&self) -> Error {
+        let sentence = match self.wanted {
+            Some(address) => format!(
+                "there is no capability file for {:?} (looked for {:?}); is the server running, and does it \
+                 use the same config home?",
+                address.path(),
+                self.path()
+            ),
+            None => format!("there is no capability file {:?}", self.path()),
+        };
+        Error::new(ErrorKind::CapabilityMissing, sentence)
+    }
+
     fn refuse_kind(&self, kind: FileKind) -> Error {
         self.refuse(&format!("it is {}, not a regular file; move it out of there", kind.name()))
     }
@@ -591,12 +557,4 @@ impl Reading<'_> {
     fn cannot(&self, cause: io::Error) -> Error {
         refused(format!("cannot read the capability file {:?}", self.path()), cause)
     }
-}
-
-/// Writes `bytes` to the new `file`, which no other process can have opened: it is 0600 from the start, or
-/// less under a strange umask.
-fn write_private(mut file: File, bytes: &[u8]) -> io::Result<Facts> {
-    fchmod(&file, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    file.write_all(bytes)?;
-    sys::facts_of(&file)
 }

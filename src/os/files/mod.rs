@@ -12,14 +12,17 @@ pub(crate) mod reach;
 mod remedy;
 pub(crate) mod sweep;
 
-use std::ffi::OsStr;
+use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::path::{Component, Path};
 
 /// Links that a walk along a path follows, as the kernel does.
 const LINKS_MAX: u32 = 40;
 
-/// What is to be walked along `path`: names and `..`, nothing for `/` and `.`.
-fn steps_of(path: &Path) -> impl DoubleEndedIterator<Item = &OsStr> {
+/// Puts the steps along `path`, names and `..`, before what is still to be walked.
+fn prepend(pending: &mut VecDeque<OsString>, path: &Path) {
     let steps = path.components().filter(|it| matches!(it, Component::Normal(_) | Component::ParentDir));
-    steps.map(Component::as_os_str)
+    for step in steps.rev() {
+        pending.push_front(step.as_os_str().to_owned());
+    }
 }

@@ -14,20 +14,16 @@
 
 use std::collections::VecDeque;
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag};
-use nix::sys::stat::Mode;
-
 use super::group;
 use super::remedy;
-use super::{LINKS_MAX, steps_of};
+use super::{LINKS_MAX, prepend};
 use crate::os::refused;
 use crate::os::sys::{self, Facts, FileId, FileKind};
 use crate::proto::error::{Error, ErrorKind};
@@ -65,13 +61,7 @@ impl PrivateDir {
     /// [`ErrorKind::DirectoryNotPrivate`] with the fault and what to do about it; [`ErrorKind::Io`].
     pub(crate) fn open_or_create(path: &Path, purpose: Purpose) -> Result<Self, Error> {
         let mut walk = Walk::new(path, purpose, Missing::Create)?;
-        let opened = walk.walk_on().and_then(|found| match found {
-            Found::Everything => walk.open(),
-            Found::UpTo(missing) => Err(refused(
-                format!("cannot open the {} {path:?}: {missing:?} vanished", walk.noun()),
-                io::ErrorKind::NotFound,
-            )),
-        });
+        let opened = walk.walk_on().and_then(|_| walk.open());
         opened.inspect_err(|_| walk.made.remove())
     }
 
@@ -83,26 +73,23 @@ impl PrivateDir {
     pub(crate) fn open_existing(path: &Path, purpose: Purpose) -> Result<Option<Self>, Error> {
         let mut walk = Walk::new(path, purpose, Missing::Report)?;
         match walk.walk_on()? {
-            Found::Everything => walk.open().map(Some),
-            Found::UpTo(_) => Ok(None),
+            None => walk.open().map(Some),
+            Some(_) => Ok(None),
         }
     }
 
-    /// Checks that `path` is a directory in which a private directory could stand.
+    /// Checks that the directory `path` could be made where it is to stand, if it is not there.
     ///
     /// # Errors
     ///
     /// As for [`PrivateDir::open_or_create`].
     pub(crate) fn check_parent(path: &Path) -> Result<(), Error> {
         let mut walk = Walk::new(path, Purpose::Sockets, Missing::Report)?;
-        if let Some(last) = walk.pending.back_mut() {
-            last.is_last = false;
-        }
         match walk.walk_on()? {
-            Found::Everything => Ok(()),
-            Found::UpTo(missing) => {
-                Err(refused(format!("cannot use {path:?}: {missing:?}"), io::ErrorKind::NotFound))
+            Some(missing) if !walk.pending.is_empty() => {
+                Err(refused(format!("cannot make {path:?}: {missing:?}"), io::ErrorKind::NotFound))
             }
+            _ => Ok(()),
         }
     }
 
@@ -115,24 +102,18 @@ impl PrivateDir {
     pub(crate) fn check(path: &Path, purpose: Purpose) -> Result<bool, Error> {
         let mut walk = Walk::new(path, purpose, Missing::Report)?;
         match walk.walk_on()? {
-            Found::Everything => {
-                let found =
-                    sys::facts_of_path(&walk.at).map_err(|cause| walk.cannot_look(&walk.at, cause))?;
+            None => {
+                let found = walk.look_at(&walk.at)?;
                 // A start adds permissions to a directory of capability files only.
-                if purpose == Purpose::Sockets && !found.mode.contains(Mode::S_IRWXU) {
-                    let why = format!("its mode {:04o} keeps even its owner out", found.mode.bits());
-                    return Err(walk.fault(&why, &walk.remedy(&walk.at, &found)));
+                if purpose == Purpose::Sockets && found.keeps_owner_out() {
+                    return Err(walk.owner_kept_out(&found));
                 }
                 Ok(true)
             }
-            Found::UpTo(_) if sys::is_writable(&walk.at) => Ok(false),
-            Found::UpTo(missing) => {
-                let what = format!(
-                    "cannot create the directory {missing:?} for the {} {path:?}; make it yourself, or name \
-                     another",
-                    walk.noun()
-                );
-                Err(refused(what, io::ErrorKind::PermissionDenied))
+            Some(_) if sys::is_writable(&walk.at) => Ok(false),
+            Some(missing) => {
+                let refusal = io::ErrorKind::PermissionDenied.into();
+                Err(walk.cannot_create(&missing, "; make it yourself, or name another", refusal))
             }
         }
     }
@@ -204,7 +185,7 @@ impl MadeDirs {
     pub(crate) fn remove(&mut self) {
         for made in mem::take(&mut self.0).into_iter().rev() {
             let removed = sys::facts_of_path(&made.path).and_then(|found| {
-                let is_ours = found.kind == FileKind::Directory && found.uid == sys::effective_uid();
+                let is_ours = found.kind == FileKind::Directory && found.is_ours();
                 let is_same = made.id.is_none_or(|id| found.id == id);
                 if is_ours && is_same { remove_if_empty(&made.path) } else { Ok(()) }
             });
@@ -225,18 +206,6 @@ enum Missing {
     Report,
 }
 
-/// How far a walk came.
-enum Found {
-    Everything,
-    UpTo(PathBuf),
-}
-
-/// One component still to be walked.
-struct Step {
-    name: OsString,
-    is_last: bool,
-}
-
 /// A walk along a path, with every directory on the way checked.
 struct Walk<'a> {
     given: &'a Path,
@@ -247,7 +216,7 @@ struct Walk<'a> {
     root_uid: u32,
     /// Where the walk stands: absolute, and no component of it is a link.
     at: PathBuf,
-    pending: VecDeque<Step>,
+    pending: VecDeque<OsString>,
     links: u32,
     made: MadeDirs,
 }
@@ -257,22 +226,18 @@ impl<'a> Walk<'a> {
         let at = PathBuf::from("/");
         let root = sys::facts_of_path(&at).map_err(|cause| refused("cannot look at \"/\"", cause))?;
         let mut pending = VecDeque::new();
+        prepend(&mut pending, given);
         if !given.is_absolute() {
             let current = env::current_dir().map_err(|cause| {
                 refused(format!("cannot say which directory {given:?} is relative to"), cause)
             })?;
-            push_steps(&mut pending, &current);
+            prepend(&mut pending, &current);
         }
-        push_steps(&mut pending, given);
-        if let Some(last) = pending.back_mut() {
-            last.is_last = true;
-        }
-        let own_uid = sys::effective_uid();
         Ok(Self {
             given,
             purpose,
             missing,
-            own_uid,
+            own_uid: sys::effective_uid(),
             root_uid: root.uid,
             at,
             pending,
@@ -281,64 +246,55 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Walks to the last component, which is looked at but not yet opened.
-    fn walk_on(&mut self) -> Result<Found, Error> {
+    /// Walks to the last component, which is looked at but not yet opened. Gives the first directory that is
+    /// missing, if one is and was not to be made.
+    fn walk_on(&mut self) -> Result<Option<PathBuf>, Error> {
         if !self.pending.is_empty() {
-            let root = sys::facts_of_path(&self.at).map_err(|cause| self.cannot_look(&self.at, cause))?;
-            self.check_ancestor(&self.at, &root)?;
+            self.check_ancestor(&self.at, &self.look_at(&self.at)?)?;
         }
-        while let Some(step) = self.pending.pop_front() {
-            if step.name == OsStr::new("..") {
+        while let Some(name) = self.pending.pop_front() {
+            if name == ".." {
                 // No component of `at` is a link, so its parent is what its text says.
                 self.at.pop();
                 continue;
             }
-            let next = self.at.join(&step.name);
+            let next = self.at.join(&name);
             let facts = match sys::facts_of_path(&next) {
                 Err(cause) if cause.kind() == io::ErrorKind::NotFound => match self.missing {
-                    Missing::Report => return Ok(Found::UpTo(next)),
+                    Missing::Report => return Ok(Some(next)),
                     Missing::Create => {
                         self.make(&next)?;
-                        sys::facts_of_path(&next).map_err(|cause| self.cannot_look(&next, cause))?
+                        self.look_at(&next)?
                     }
                 },
                 facts => facts.map_err(|cause| self.cannot_look(&next, cause))?,
             };
             match facts.kind {
-                FileKind::Link if !step.is_last => self.follow(&next, &facts)?,
-                _ if step.is_last => {
-                    self.check_last(&next, &facts)?;
-                    self.at = next;
+                _ if self.pending.is_empty() => self.check_last(&next, &facts)?,
+                FileKind::Link => {
+                    self.follow(&next, &facts)?;
+                    continue;
                 }
-                FileKind::Directory => {
-                    self.check_ancestor(&next, &facts)?;
-                    self.at = next;
-                }
+                FileKind::Directory => self.check_ancestor(&next, &facts)?,
                 kind => {
                     let why = format!("{next:?} on the way to it is {}, not a directory", kind.name());
                     return Err(self.fault(&why, "name another directory"));
                 }
             }
+            self.at = next;
         }
-        Ok(Found::Everything)
+        Ok(None)
     }
 
     /// Opens the end of the walk and checks what was opened.
     fn open(&mut self) -> Result<PrivateDir, Error> {
-        let found = sys::facts_of_path(&self.at).map_err(|cause| self.cannot_look(&self.at, cause))?;
+        let found = self.look_at(&self.at)?;
         self.check_last(&self.at, &found)?;
         self.add_owner_bits(&found)?;
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = match nix::fcntl::openat(AT_FDCWD, &self.at, flags, Mode::empty()) {
-            Ok(fd) => File::from(fd),
-            Err(Errno::EACCES) if found.uid == self.own_uid => {
-                let why = format!("its mode {:04o} keeps even its owner out", found.mode.bits());
-                return Err(self.fault(&why, &self.remedy(&self.at, &found)));
-            }
-            Err(cause) => {
-                return Err(refused(format!("cannot open the {} {:?}", self.noun(), self.at), cause));
-            }
-        };
+        let file = sys::open_dir(&self.at).map_err(|cause| match cause.kind() {
+            io::ErrorKind::PermissionDenied if found.uid == self.own_uid => self.owner_kept_out(&found),
+            _ => refused(format!("cannot open the {} {:?}", self.noun(), self.at), cause),
+        })?;
         let facts = sys::facts_of(&file).map_err(|cause| self.cannot_look(&self.at, cause))?;
         self.check_last(&self.at, &facts)?;
         Ok(PrivateDir { file, path: mem::take(&mut self.at), id: facts.id, made: mem::take(&mut self.made) })
@@ -347,25 +303,18 @@ impl<'a> Walk<'a> {
     /// Makes the directory `path` with mode 0700 under any umask, unless another process has made it
     /// meanwhile.
     fn make(&mut self, path: &Path) -> Result<(), Error> {
-        match nix::unistd::mkdir(path, Mode::S_IRWXU) {
+        match sys::make_dir(path) {
             // On record before anything else can fail.
             Ok(()) => self.made.0.push(MadeDir { path: path.to_owned(), id: None }),
-            Err(Errno::EEXIST) => return Ok(()),
-            Err(cause) => {
-                let what =
-                    format!("cannot create the directory {path:?} for the {} {:?}", self.noun(), self.given);
-                return Err(refused(what, cause));
-            }
+            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            Err(cause) => return Err(self.cannot_create(path, "", cause)),
         }
-        let facts = sys::facts_of_path(path).map_err(|cause| self.cannot_look(path, cause))?;
+        let facts = self.look_at(path)?;
         if let Some(made) = self.made.0.last_mut() {
             made.id = Some(facts.id);
         }
-        if !facts.mode.contains(Mode::S_IRWXU)
-            && facts.kind == FileKind::Directory
-            && facts.uid == self.own_uid
-        {
-            sys::chmod_unfollowed(None, path, Mode::S_IRWXU).map_err(|cause| {
+        if facts.keeps_owner_out() && facts.kind == FileKind::Directory && facts.uid == self.own_uid {
+            sys::permit_owner(path).map_err(|cause| {
                 refused(format!("cannot set the mode of the new directory {path:?}"), cause)
             })?;
         }
@@ -375,10 +324,10 @@ impl<'a> Walk<'a> {
     /// Adds the permissions that the owner lacks in our directory of capability files.
     fn add_owner_bits(&self, facts: &Facts) -> Result<(), Error> {
         let is_to_change = self.purpose == Purpose::Capabilities && self.missing == Missing::Create;
-        if !is_to_change || facts.mode.contains(Mode::S_IRWXU) {
+        if !is_to_change || !facts.keeps_owner_out() {
             return Ok(());
         }
-        sys::chmod_unfollowed(None, &*self.at, Mode::S_IRWXU)
+        sys::permit_owner(&self.at)
             .map_err(|cause| refused(format!("cannot set the mode of {:?} to 0700", self.at), cause))
     }
 
@@ -393,10 +342,7 @@ impl<'a> Walk<'a> {
             return Err(self.fault("there are too many links on the way to it", "name it without them"));
         }
         let target = fs::read_link(path).map_err(|cause| self.cannot_look(path, cause))?;
-        let mut steps = VecDeque::new();
-        push_steps(&mut steps, &target);
-        steps.append(&mut self.pending);
-        self.pending = steps;
+        prepend(&mut self.pending, &target);
         if target.is_absolute() {
             self.at = PathBuf::from("/");
         }
@@ -409,9 +355,8 @@ impl<'a> Walk<'a> {
             let why = format!("{path:?} on the way to it belongs to uid {}, not to root or you", facts.uid);
             return Err(self.fault(&why, &self.other_place()));
         }
-        let by_others = facts.mode.contains(Mode::S_IWOTH);
-        let by_group = facts.mode.contains(Mode::S_IWGRP);
-        if facts.mode.contains(Mode::S_ISVTX) || !(by_others || by_group) {
+        let (by_group, by_others) = facts.writable_by();
+        if facts.is_sticky() || !(by_others || by_group) {
             return Ok(());
         }
         let list = sys::access_list_noted(path);
@@ -428,30 +373,23 @@ impl<'a> Walk<'a> {
 
     /// The directory itself: real, ours, and closed to all others.
     fn check_last(&self, path: &Path, facts: &Facts) -> Result<(), Error> {
-        match facts.kind {
-            FileKind::Directory => {}
+        let why = match facts.kind {
             FileKind::Link => {
                 return Err(self.fault("it is a symbolic link", "name the directory that it leads to"));
             }
-            kind => {
-                return Err(
-                    self.fault(&format!("it is {}, not a directory", kind.name()), "name another directory")
-                );
+            FileKind::Directory if facts.uid != self.own_uid => {
+                format!("it belongs to uid {}, and you are uid {}", facts.uid, self.own_uid)
             }
-        }
-        if facts.uid != self.own_uid {
-            let why = format!("it belongs to uid {}, and you are uid {}", facts.uid, self.own_uid);
-            return Err(self.fault(&why, &self.remedy(path, facts)));
-        }
-        if facts.is_open_to_others() {
-            let why = format!(
-                "it has mode {:04o}{}, which lets others in",
-                facts.mode.bits(),
-                sys::access_list_noted(path)
-            );
-            return Err(self.fault(&why, &self.remedy(path, facts)));
-        }
-        Ok(())
+            FileKind::Directory if facts.is_open_to_others() => {
+                format!("it has {}, which lets others in", facts.permissions(path))
+            }
+            FileKind::Directory => return Ok(()),
+            kind => {
+                let why = format!("it is {}, not a directory", kind.name());
+                return Err(self.fault(&why, "name another directory"));
+            }
+        };
+        Err(self.fault(&why, &self.remedy(path, facts)))
     }
 
     /// What to do about the directory at `path`.
@@ -492,12 +430,22 @@ impl<'a> Walk<'a> {
         Error::new(ErrorKind::DirectoryNotPrivate, sentence)
     }
 
+    /// The directory at the end of the walk lacks permissions for its owner.
+    fn owner_kept_out(&self, found: &Facts) -> Error {
+        let why = format!("its mode {:04o} keeps even its owner out", found.mode.bits());
+        self.fault(&why, &self.remedy(&self.at, found))
+    }
+
+    fn look_at(&self, path: &Path) -> Result<Facts, Error> {
+        sys::facts_of_path(path).map_err(|cause| self.cannot_look(path, cause))
+    }
+
     fn cannot_look(&self, path: &Path, cause: io::Error) -> Error {
         refused(format!("cannot look at {path:?} for the {} {:?}", self.noun(), self.given), cause)
     }
-}
 
-/// Appends what is to be walked along `path`.
-fn push_steps(steps: &mut VecDeque<Step>, path: &Path) {
-    steps.extend(steps_of(path).map(|name| Step { name: name.to_owned(), is_last: false }));
+    fn cannot_create(&self, path: &Path, mend: &str, cause: io::Error) -> Error {
+        let (noun, given) = (self.noun(), self.given);
+        refused(format!("cannot create the directory {path:?} for the {noun} {given:?}{mend}"), cause)
+    }
 }

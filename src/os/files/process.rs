@@ -113,17 +113,12 @@ impl ProcessIdentity {
             }
             _ => return (Unknown, "it is not known in which pid namespace its process ran"),
         }
-        match sys::process_exists(self.pid) {
-            Some(true) => {}
-            Some(false) => return (Dead, "there is no such process"),
-            None => return (Unknown, "its pid cannot be one"),
-        }
-        let is_same_clock = self.start.time_namespace == here.time_namespace;
-        match (Stat::of(&self.pid.to_string()), self.start.start_time) {
-            (Some(stat), _) if stat.is_over() => {
-                (Dead, "its process has ended, and its parent has not noticed")
-            }
-            (Some(_), Some(_)) if !is_same_clock => (
+        let stat = match at_pid(self.pid) {
+            Ok(stat) => stat,
+            Err(found) => return found,
+        };
+        match (stat, self.start.start_time) {
+            (Some(_), Some(_)) if self.start.time_namespace != here.time_namespace => (
                 Unknown,
                 "its pid exists, but its start was counted in another time namespace or an unknown one",
             ),
@@ -170,13 +165,27 @@ impl ProcessIdentity {
     }
 }
 
-/// Whether there is provably no process `pid` in our pid namespace, or only a zombie; and why not.
-pub(crate) fn is_gone(pid: u32) -> Result<(), &'static str> {
+/// What is known of the process that has the number `pid` in our pid namespace, if anything; or, if none
+/// runs, what that says of one that had it.
+fn at_pid(pid: u32) -> Result<Option<Stat>, (ProcessState, &'static str)> {
     match sys::process_exists(pid) {
-        Some(false) => Ok(()),
-        Some(true) if Stat::of(&pid.to_string()).is_some_and(|stat| stat.is_over()) => Ok(()),
-        Some(true) => Err("a process with its pid exists"),
-        None => Err("its pid cannot be one"),
+        Some(true) => match Stat::of(&pid.to_string()) {
+            Some(stat) if stat.is_over() => {
+                Err((ProcessState::Dead, "its process has ended, and its parent has not noticed"))
+            }
+            stat => Ok(stat),
+        },
+        Some(false) => Err((ProcessState::Dead, "there is no such process")),
+        None => Err((ProcessState::Unknown, "its pid cannot be one")),
+    }
+}
+
+/// Whether provably no process `pid` runs in our pid namespace; or why that cannot be said.
+pub(crate) fn check_gone(pid: u32) -> Result<(), &'static str> {
+    match at_pid(pid) {
+        Ok(_) => Err("a process with its pid exists"),
+        Err((ProcessState::Dead, _)) => Ok(()),
+        Err((_, why)) => Err(why),
     }
 }
 

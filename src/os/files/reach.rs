@@ -110,7 +110,7 @@ mod linux {
     use nix::sys::stat::Mode;
 
     use super::{Reached, Unreached, sys};
-    use crate::os::files::{LINKS_MAX, steps_of};
+    use crate::os::files::{LINKS_MAX, prepend};
     use crate::os::sys::FileKind;
 
     /// Types of file systems whose files are on this machine alone and which wait for no other machine or
@@ -336,12 +336,5 @@ mod linux {
             mount.at
         );
         Unreached::MayNotAnswer(sentence)
-    }
-
-    /// Puts the steps along `path` before what is still to be walked.
-    fn prepend(pending: &mut VecDeque<OsString>, path: &Path) {
-        for step in steps_of(path).rev() {
-            pending.push_front(step.to_owned());
-        }
     }
 }

@@ -7,16 +7,17 @@
 use std::env;
 use std::path::Path;
 
-use nix::sys::stat::Mode;
-
 use crate::os::names::namespace::drawn_pid;
 use crate::os::sys::{self, Facts};
 
 /// The command that makes the directory `path` private, if it is one that servers make and nothing else
 /// needs.
 pub(super) fn made_private(path: &Path, facts: &Facts) -> Option<String> {
-    let is_ours = facts.uid == sys::effective_uid() && !facts.mode.contains(Mode::S_ISVTX);
-    if !is_ours || !is_named_by_us(path) || env::current_dir().is_ok_and(|current| current == path) {
+    if !facts.is_ours()
+        || facts.is_sticky()
+        || !is_named_by_us(path)
+        || env::current_dir().is_ok_and(|current| current == path)
+    {
         return None;
     }
     Some(format!("chmod 700 {}", shell_word(path)?))

@@ -7,6 +7,7 @@
 //! thing is looked at again right before it is removed, under the lock on its directory that starts and stops
 //! take, so that a start at the same moment finds all or nothing.
 
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -162,125 +163,91 @@ impl<'a> Sweep<'a> {
         }
     }
 
+    /// A capability file and what belongs to it.
     fn sweep_capability(&mut self, files: &OpenCapabilityDir, name: &str) {
         let path = files.path().join(name);
-        let found = match files.read_named(name) {
-            Ok(found) => found,
-            Err(error) => return self.keep(Remains::Capability, path, &error.to_string()),
-        };
-        match found.publisher_state(self.origin) {
-            (ProcessState::Dead, why) => self.sweep_dead(files, name, &found, why),
-            (_, why) => self.keep(Remains::Capability, path, why),
+        if let Err(why) = self.try_capability(files, name, &path) {
+            self.keep(Remains::Capability, &path, why);
         }
     }
 
-    /// The capability `found` and what belongs to it; its process is dead, for the reason `why`.
-    fn sweep_dead(&mut self, files: &OpenCapabilityDir, name: &str, found: &FoundCapability, why: &str) {
-        let path = files.path().join(name);
+    fn try_capability(&mut self, files: &OpenCapabilityDir, name: &str, path: &Path) -> Result<(), Kept> {
+        let found = files.read_named(name)?;
+        let (state, why) = found.publisher_state(self.origin);
+        if state != ProcessState::Dead {
+            return Err(why.into());
+        }
+        let dead = DeadCapability { files, name, path, found: &found, why };
         let address = &found.capability.address;
         if !Path::new(address.path()).is_absolute() {
-            let why = "its socket path is relative: it is not known what stands there";
-            return self.keep(Remains::Capability, path, why);
+            return Err("its socket path is relative: it is not known what stands there".into());
         }
-        let (parent, socket) = match address.split() {
-            Ok(parts) => parts,
-            Err(error) => return self.keep(Remains::Capability, path, &error.to_string()),
-        };
-        if let Err(why) = self.reach.check_answers(Path::new(address.path())) {
-            return self.keep(Remains::Capability, path, &why);
-        }
+        let (parent, socket) = address.split()?;
+        self.reach.check_answers(Path::new(address.path()))?;
         for _ in 0..DIR_ATTEMPTS_MAX {
-            let dir = match PrivateDir::open_existing(Path::new(parent), Purpose::Sockets) {
-                Ok(Some(dir)) => Arc::new(dir),
-                Ok(None) => return self.sweep_lone_capability(files, (name, found), why, Path::new(parent)),
-                Err(error) => return self.keep(Remains::Capability, path, &error.to_string()),
+            let Some(dir) = PrivateDir::open_existing(Path::new(parent), Purpose::Sockets)? else {
+                return self.try_lone(&dead, Path::new(parent));
             };
-            let lock = match Lock::take(&dir, &Clock::new()) {
-                Ok(lock) => lock,
-                Err(error) => return self.keep(Remains::Capability, path, &error.to_string()),
-            };
+            let dir = Arc::new(dir);
+            let _lock = Lock::take(&dir, &Clock::new())?;
             if dir.is_in_place() {
-                self.sweep_locked(files, (name, found), why, &dir, socket);
-                drop(lock);
-                return;
+                return self.try_locked(&dead, &dir, socket);
             }
         }
-        self.keep(Remains::Capability, path, "its directory keeps changing");
+        Err("its directory keeps changing".into())
     }
 
     /// Under the lock on the directory of the socket: no start or stop is at work there.
-    fn sweep_locked(
-        &mut self,
-        files: &OpenCapabilityDir,
-        (name, found): (&str, &FoundCapability),
-        why: &str,
-        dir: &PrivateDir,
-        socket: &str,
-    ) {
-        let path = files.path().join(name);
-        if !self.is_unchanged(files, name, found) {
-            return self.keep(Remains::Capability, path, "it has changed meanwhile");
-        }
-        let address = found.capability.address.path();
-        match look_at(dir, socket, Path::new(address)) {
+    fn try_locked(&mut self, dead: &DeadCapability<'_>, dir: &PrivateDir, socket: &str) -> Result<(), Kept> {
+        dead.check_unchanged(self.origin)?;
+        let address = Path::new(dead.found.capability.address.path());
+        match look_at(dir, socket, address) {
             Ok(Standing::Nothing) => {}
             Ok(Standing::Dead(id)) => {
                 let removal = || probe::remove_same(dir, socket, id);
-                self.remove(Remains::Socket, PathBuf::from(address), why, removal);
+                self.remove(Remains::Socket, address, dead.why, removal);
             }
             Ok(Standing::Foreign(found)) => {
-                self.keep(Remains::Socket, PathBuf::from(address), &why_foreign(&found));
+                self.keep(Remains::Socket, address, why_foreign(&found));
             }
+            // A child may serve on with the token of its dead parent.
             standing => {
-                // A child may serve on with the token of its dead parent.
                 let what = what_may_live(&standing);
-                let why = format!("its process has ended, but {what} at its socket path");
-                return self.keep(Remains::Capability, path, &why);
+                return Err(format!("its process has ended, but {what} at its socket path").into());
             }
         }
-        self.remove(Remains::Capability, path, why, || files.remove(name));
-        let its_pid = found.capability.process.as_ref().map(|process| process.pid);
+        self.remove(Remains::Capability, dead.path, dead.why, || dead.files.remove(dead.name));
+        let its_pid = dead.found.capability.process.as_ref().map(|process| process.pid);
         if its_pid.is_some() && self.namespace.drawn_pid(dir.path()) == its_pid {
-            self.remove_directory(dir, Path::new(address).parent().unwrap_or_else(|| dir.path()), why);
+            self.remove_directory(dir, address.parent().unwrap_or_else(|| dir.path()), dead.why);
         }
+        Ok(())
     }
 
     /// The directory of the socket, `parent`, is gone, and with it the lock.
-    fn sweep_lone_capability(
-        &mut self,
-        files: &OpenCapabilityDir,
-        (name, found): (&str, &FoundCapability),
-        why: &str,
-        parent: &Path,
-    ) {
-        let path = files.path().join(name);
+    fn try_lone(&mut self, dead: &DeadCapability<'_>, parent: &Path) -> Result<(), Kept> {
+        dead.check_unchanged(self.origin)?;
         // A start makes the directory long before it publishes.
-        let is_gone =
-            || sys::facts_of_path(parent).is_err_and(|cause| cause.kind() == io::ErrorKind::NotFound);
-        if !self.is_unchanged(files, name, found) || !is_gone() {
-            return self.keep(Remains::Capability, path, "it has changed meanwhile");
+        if !sys::facts_of_path(parent).is_err_and(|cause| cause.kind() == io::ErrorKind::NotFound) {
+            return Err(CHANGED.into());
         }
-        if self.is_dry {
-            return self.remove(Remains::Capability, path, why, || Ok(()));
+        let removed = match self.is_dry {
+            true => Ok(true),
+            false => dead.files.remove_unlocked(dead.name, dead.found, &mut self.random),
+        };
+        if let Ok(false) = removed {
+            return Err(CHANGED.into());
         }
-        match files.remove_unlocked(name, found, &mut self.random) {
-            Ok(true) => self.add(Remains::Capability, path, Fate::Removed, why),
-            Ok(false) => self.keep(Remains::Capability, path, "it has changed meanwhile"),
-            // Another sweep was faster.
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
-            Err(cause) => self.fail(Remains::Capability, path, &cause),
-        }
+        self.remove(Remains::Capability, dead.path, dead.why, || removed.map(drop));
+        Ok(())
     }
 
     /// A file that was to become a capability file: its process was cut short, or is still writing.
     fn sweep_temporary(&mut self, files: &OpenCapabilityDir, name: &str, pid: u32, mark: Option<&str>) {
         let path = files.path().join(name);
-        let facts = match files.facts(name) {
-            Ok(facts) => facts,
-            Err(_) => return,
-        };
-        if facts.kind != FileKind::Regular || facts.uid != sys::effective_uid() {
-            return self.keep(Remains::Temporary, path, "it is no regular file of ours");
+        let Ok(facts) = files.facts(name) else { return };
+        if facts.kind != FileKind::Regular || !facts.is_ours() {
+            return self.keep(Remains::Temporary, &path, "it is no regular file of ours");
         }
         let by_name = mark.and_then(|mark| ProcessIdentity::state_of_mark(pid, mark, self.origin));
         let (state, why) = by_name.unwrap_or_else(|| match files.read_temporary(name) {
@@ -289,24 +256,27 @@ impl<'a> Sweep<'a> {
             }
             _ => (ProcessState::Unknown, "it does not say which process made it"),
         });
-        if state != ProcessState::Dead {
-            return self.keep(Remains::Temporary, path, why);
+        if state == ProcessState::Dead {
+            // Only that process knows its name, so that nothing else can stand there.
+            self.remove(Remains::Temporary, &path, why, || files.remove(name));
+        } else {
+            self.keep(Remains::Temporary, &path, why);
         }
-        // Only that process knows its name, so that nothing else can stand there.
-        self.remove(Remains::Temporary, path, why, || files.remove(name));
     }
 
     /// Directories of single servers in one that they share.
     fn sweep_shared(&mut self, shared: &Path) {
-        if let Err(why) = self.reach.check_answers(shared) {
-            return self.keep(Remains::Directory, shared.to_owned(), &why);
+        if let Err(why) = self.try_shared(shared) {
+            self.keep(Remains::Directory, shared, why);
         }
-        let dir = match PrivateDir::open_existing(shared, Purpose::Sockets) {
-            Ok(Some(dir)) => dir,
-            Ok(None) => return,
-            Err(error) => return self.keep(Remains::Directory, shared.to_owned(), &error.to_string()),
-        };
-        self.sweep_own_dirs(&dir, shared, drawn_pid, |_| true);
+    }
+
+    fn try_shared(&mut self, shared: &Path) -> Result<(), Kept> {
+        self.reach.check_answers(shared)?;
+        match PrivateDir::open_existing(shared, Purpose::Sockets)? {
+            Some(dir) => self.try_own_dirs(&dir, shared, drawn_pid, |_| true),
+            None => Ok(()),
+        }
     }
 
     /// Directories of single servers directly in `/tmp`, which others can fill as they please.
@@ -314,89 +284,72 @@ impl<'a> Sweep<'a> {
         let shared = Path::new("/tmp");
         let Ok(dir) = fs::File::open(shared) else { return };
         let prefix = format!("{}-", self.namespace.name());
-        let own_uid = sys::effective_uid();
-        let is_ours = |name: &str| sys::facts_unmounted(&dir, name).is_ok_and(|facts| facts.uid == own_uid);
-        self.sweep_own_dirs(&dir, shared, |name| drawn_pid(name.strip_prefix(&prefix)?), is_ours);
+        let is_ours = |name: &str| sys::facts_unmounted(&dir, name).is_ok_and(|facts| facts.is_ours());
+        let pid_of = |name: &str| drawn_pid(name.strip_prefix(&prefix)?);
+        if let Err(why) = self.try_own_dirs(&dir, shared, pid_of, is_ours) {
+            self.keep(Remains::Directory, shared, why);
+        }
     }
 
     /// The directories of single servers in `dir`, which is at the path `shared`: those whose names give a
     /// pid.
-    fn sweep_own_dirs(
+    fn try_own_dirs(
         &mut self,
         dir: &impl AsFd,
         shared: &Path,
         pid_of: impl Fn(&str) -> Option<u32>,
         is_ours: impl Fn(&str) -> bool,
-    ) {
+    ) -> Result<(), Kept> {
         let wanted = |name: &str| pid_of(name).is_some() && is_ours(name);
         let random = &mut self.random;
-        let (mut names, is_all) = match sys::names_in(dir, NAMES_MAX, wanted, |end| random.below(end)) {
-            Ok(found) => found,
-            Err(cause) => {
-                let why = format!("it cannot be listed: {cause}");
-                return self.keep(Remains::Directory, shared.to_owned(), &why);
-            }
-        };
+        let (mut names, is_all) =
+            sys::names_in(dir, NAMES_MAX, wanted, |end| random.below(end)).map_err(cannot_list)?;
         self.note_truncated(shared, is_all);
         names.sort_unstable();
         for name in names {
-            if let Some(pid) = pid_of(&name) {
-                self.sweep_own_dir(&shared.join(&name), pid);
+            let path = shared.join(&name);
+            if let Some(pid) = pid_of(&name)
+                && let Err(why) = self.try_own_dir(&path, pid)
+            {
+                self.keep(Remains::Directory, &path, why);
             }
         }
+        Ok(())
     }
 
     /// The directory of one server that is named after process `pid`.
-    fn sweep_own_dir(&mut self, path: &Path, pid: u32) {
+    fn try_own_dir(&mut self, path: &Path, pid: u32) -> Result<(), Kept> {
         if self.has_capability(path) {
             // That file has been looked at already.
-            return;
-        }
-        let keep = |sweep: &mut Self, why: &str| sweep.keep(Remains::Directory, path.to_owned(), why);
-        if let Err(why) = self.reach.check_answers(&path.join(SOCKET_NAME)) {
-            return keep(self, &why);
-        }
-        let dir = match PrivateDir::open_existing(path, Purpose::Sockets) {
-            Ok(Some(dir)) => Arc::new(dir),
-            Ok(None) => return,
-            Err(error) => return keep(self, &error.to_string()),
-        };
-        if !is_local(&dir) {
-            return keep(self, "its file system may be shared with other machines");
-        }
-        let _lock = match Lock::take(&dir, &Clock::new()) {
-            Ok(lock) => lock,
-            Err(error) => return keep(self, &error.to_string()),
-        };
-        match sys::has_nothing_but(&dir, SOCKET_NAME) {
-            Ok(true) => {}
-            Ok(false) => return keep(self, "there is more in it than a socket"),
-            Err(cause) => return keep(self, &format!("it cannot be listed: {cause}")),
+            return Ok(());
         }
         let socket = path.join(SOCKET_NAME);
+        self.reach.check_answers(&socket)?;
+        let Some(dir) = PrivateDir::open_existing(path, Purpose::Sockets)? else { return Ok(()) };
+        let dir = Arc::new(dir);
+        if !is_local(&dir) {
+            return Err("its file system may be shared with other machines".into());
+        }
+        let _lock = Lock::take(&dir, &Clock::new())?;
+        if !sys::has_nothing_but(&dir, SOCKET_NAME).map_err(cannot_list)? {
+            return Err("there is more in it than a socket".into());
+        }
         let dead = match look_at(&dir, SOCKET_NAME, &socket) {
             Ok(Standing::Nothing) => None,
             Ok(Standing::Dead(id)) => Some(id),
-            Ok(Standing::Foreign(found)) => return keep(self, &why_foreign(&found)),
-            standing => return keep(self, &format!("{} at its socket path", what_may_live(&standing))),
+            Ok(Standing::Foreign(found)) => return Err(why_foreign(&found).into()),
+            standing => return Err(format!("{} at its socket path", what_may_live(&standing)).into()),
         };
-        if let Err(why) = process::is_gone(pid) {
-            return keep(self, why);
-        }
+        process::check_gone(pid)?;
         if self.has_capability(path) || !dir.is_in_place() {
-            return keep(self, "it has changed meanwhile");
+            return Err(CHANGED.into());
         }
         let why = "there is no such process, and no capability file";
         if let Some(id) = dead {
-            self.remove(Remains::Socket, socket, why, || probe::remove_same(&*dir, SOCKET_NAME, id));
+            self.remove(Remains::Socket, &socket, why, || probe::remove_same(&*dir, SOCKET_NAME, id));
         }
         self.remove_directory(&dir, path, why);
-    }
-
-    /// Whether the capability file `name` is still the one that was `found`, and its process still dead.
-    fn is_unchanged(&self, files: &OpenCapabilityDir, name: &str, found: &FoundCapability) -> bool {
-        let now = files.read_named(name);
-        now.is_ok_and(|now| now.is_same(found) && now.publisher_state(self.origin).0 == ProcessState::Dead)
+        Ok(())
     }
 
     /// Whether a capability is published for the socket in the directory `path` of one server.
@@ -409,30 +362,24 @@ impl<'a> Sweep<'a> {
 
     /// Removes the directory of one server if nothing is left in it. Its lock is held.
     fn remove_directory(&mut self, dir: &PrivateDir, shown: &Path, why: &str) {
-        if self.is_dry && !sys::has_nothing_but(dir, SOCKET_NAME).unwrap_or(false) {
-            return self.keep(Remains::Directory, shown.to_owned(), "there is something else in it");
-        }
         if !dir.is_in_place() {
             return;
         }
-        let is_dry = self.is_dry;
-        let removed = if is_dry { Ok(()) } else { fs::remove_dir(dir.path()) };
+        let removed = match self.is_dry {
+            true if sys::has_nothing_but(dir, SOCKET_NAME).unwrap_or(false) => Ok(()),
+            true => Err(io::ErrorKind::DirectoryNotEmpty.into()),
+            false => fs::remove_dir(dir.path()),
+        };
         match removed {
             Err(cause) if cause.kind() == io::ErrorKind::DirectoryNotEmpty => {
-                self.keep(Remains::Directory, shown.to_owned(), "there is something else in it");
+                self.keep(Remains::Directory, shown, "there is something else in it");
             }
-            removed => self.remove(Remains::Directory, shown.to_owned(), why, || removed),
+            removed => self.remove(Remains::Directory, shown, why, || removed),
         }
     }
 
     /// Does `removal`, unless this is a dry run, and reports it.
-    fn remove(
-        &mut self,
-        remains: Remains,
-        path: PathBuf,
-        why: &str,
-        removal: impl FnOnce() -> io::Result<()>,
-    ) {
+    fn remove(&mut self, remains: Remains, path: &Path, why: &str, removal: impl FnOnce() -> io::Result<()>) {
         if self.is_dry {
             return self.add(remains, path, Fate::WouldBeRemoved, why);
         }
@@ -440,20 +387,49 @@ impl<'a> Sweep<'a> {
             Ok(()) => self.add(remains, path, Fate::Removed, why),
             // Another sweep was faster.
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
-            Err(cause) => self.fail(remains, path, &cause),
+            Err(cause) => {
+                self.add(remains, path, Fate::Failed, &format!("it could not be removed: {cause}"));
+            }
         }
     }
 
-    fn keep(&mut self, remains: Remains, path: PathBuf, why: &str) {
-        self.add(remains, path, Fate::Kept, why);
+    fn keep(&mut self, remains: Remains, path: &Path, why: impl Display) {
+        self.add(remains, path, Fate::Kept, &why.to_string());
     }
 
-    fn fail(&mut self, remains: Remains, path: PathBuf, cause: &io::Error) {
-        self.add(remains, path, Fate::Failed, &format!("it could not be removed: {cause}"));
+    fn add(&mut self, remains: Remains, path: &Path, fate: Fate, why: &str) {
+        self.report.push(Swept { remains, path: path.to_owned(), fate, reason: why.to_owned() });
     }
+}
 
-    fn add(&mut self, remains: Remains, path: PathBuf, fate: Fate, why: &str) {
-        self.report.push(Swept { remains, path, fate, reason: why.to_owned() });
+/// Why a thing stays that is no longer what was found there.
+const CHANGED: &str = "it has changed meanwhile";
+
+/// Why a thing stays.
+type Kept = Box<dyn std::error::Error>;
+
+fn cannot_list(cause: io::Error) -> Kept {
+    format!("it cannot be listed: {cause}").into()
+}
+
+/// A capability file whose process is dead.
+struct DeadCapability<'a> {
+    files: &'a OpenCapabilityDir,
+    name: &'a str,
+    path: &'a Path,
+    /// What was read there.
+    found: &'a FoundCapability,
+    /// Why its process is known to be dead.
+    why: &'static str,
+}
+
+impl DeadCapability<'_> {
+    /// Checks that it is still the file that was found, and its process still dead.
+    fn check_unchanged(&self, origin: Origin) -> Result<(), Kept> {
+        let now = self.files.read_named(self.name);
+        let is_unchanged = now
+            .is_ok_and(|now| now.is_same(self.found) && now.publisher_state(origin).0 == ProcessState::Dead);
+        if is_unchanged { Ok(()) } else { Err(CHANGED.into()) }
     }
 }
 

@@ -206,6 +206,6 @@ fn usable(directory: &OsString, own_name: &str) -> Result<Address, Error> {
 fn usable_fresh(directory: &str) -> Result<Address, Error> {
     let address = Address::from_path(&Path::new(directory).join(SOCKET_NAME))?;
     address.check_length()?;
-    PrivateDir::check_parent(Path::new("/tmp"))?;
+    PrivateDir::check_parent(Path::new(directory))?;
     Ok(address)
 }

@@ -12,19 +12,14 @@ use crate::proto::error::{Error, ErrorKind};
 /// The environment variables that names depend on. An empty variable is an unset one.
 #[derive(Clone, Debug)]
 pub struct Environment {
-    source: Source,
-}
-
-#[derive(Clone, Debug)]
-enum Source {
-    Process,
-    Given(BTreeMap<OsString, OsString>),
+    /// What the caller gave; `None` for the environment of this process.
+    given: Option<BTreeMap<OsString, OsString>>,
 }
 
 impl Environment {
     /// The environment of this process, read whenever a name is asked for.
     pub const fn from_process() -> Self {
-        Self { source: Source::Process }
+        Self { given: None }
     }
 
     /// An environment of exactly these variables.
@@ -39,14 +34,14 @@ impl Environment {
     /// ```
     pub fn from_pairs<K: Into<OsString>, V: Into<OsString>>(pairs: impl IntoIterator<Item = (K, V)>) -> Self {
         let pairs = pairs.into_iter().map(|(name, value)| (name.into(), value.into()));
-        Self { source: Source::Given(pairs.collect()) }
+        Self { given: Some(pairs.collect()) }
     }
 
     /// The value of the variable `name`, unless it is unset or empty.
     pub fn get(&self, name: &str) -> Option<OsString> {
-        let value = match &self.source {
-            Source::Process => env::var_os(name),
-            Source::Given(pairs) => pairs.get(OsStr::new(name)).cloned(),
+        let value = match &self.given {
+            None => env::var_os(name),
+            Some(pairs) => pairs.get(OsStr::new(name)).cloned(),
         };
         value.filter(|value| !value.is_empty())
     }

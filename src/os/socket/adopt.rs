@@ -12,7 +12,7 @@ use nix::sys::socket::{self, SockType, sockopt};
 
 use super::claim::Claim;
 use super::connect::open;
-use super::file::{SOCKET_MODE, SocketFile};
+use super::file::SocketFile;
 use super::lock::Lock;
 use crate::os::clock::Clock;
 use crate::os::files::capability::CapabilityDir;
@@ -99,16 +99,15 @@ fn path_of(listener: &UnixListener) -> Result<Address, Error> {
 /// Which file the socket is, if others cannot connect to it.
 fn private_file(socket: &SocketFile) -> Result<FileId, Error> {
     let path = socket.address().path();
-    let own_uid = sys::effective_uid();
     let why = match socket.facts()? {
         None => String::from("has vanished"),
         Some(found) if found.kind != FileKind::Socket => format!("is {} now", found.kind.name()),
-        Some(found) if found.uid != own_uid => {
-            format!("belongs to uid {}, and you are uid {own_uid}", found.uid)
+        Some(found) if !found.is_ours() => {
+            format!("belongs to uid {}, and you are uid {}", found.uid, sys::effective_uid())
         }
-        Some(found) if !SOCKET_MODE.contains(found.mode) => {
-            let (mode, list) = (found.mode.bits(), sys::access_list_noted(Path::new(path)));
-            format!("has mode {mode:04o}{list}, which lets others in; have it made with mode 0600")
+        Some(found) if !sys::PRIVATE.contains(found.mode) => {
+            let permissions = found.permissions(Path::new(path));
+            format!("has {permissions}, which lets others in; have it made with mode 0600")
         }
         Some(found) => return Ok(found.id),
     };

@@ -23,7 +23,7 @@ use super::probe::{SECOND_LOOK, Standing};
 use crate::os::clock::Clock;
 use crate::os::files::capability::{CapabilityDir, Publication};
 use crate::os::files::private_dir::{MadeDirs, PrivateDir, Purpose, remove_if_empty};
-use crate::os::files::process::{ProcessIdentity, ProcessStart, ProcessState, is_gone};
+use crate::os::files::process::{ProcessIdentity, ProcessStart, ProcessState, check_gone};
 use crate::os::names::address::Address;
 use crate::os::names::location::Location;
 use crate::os::random::Random;
@@ -94,20 +94,24 @@ impl Claim {
         auth_token: &AuthToken,
         random: &mut Random,
     ) -> Result<(UnixListener, Self), Error> {
-        let (listener, mut claim) = Self::begin(location, capabilities, auth_token, random)?;
+        let (listener, mut claim) = Self::begin(&Clock::new(), location, capabilities, auth_token, random)?;
         claim.settle();
         Ok((listener, claim))
     }
 
     /// The same for a start that can still fail: until [`Claim::settle`], dropping the claim also removes the
-    /// directories that were made for it.
+    /// directories that were made for it. Locks are waited for from the origin of `waiting_since` on.
     pub(crate) fn begin(
-        location: Location,
+        waiting_since: &Clock,
+        mut location: Location,
         capabilities: &CapabilityDir,
         auth_token: &AuthToken,
         random: &mut Random,
     ) -> Result<(UnixListener, Self), Error> {
-        Self::bind_by(&Clock::new(), location, capabilities, auth_token, random)
+        let mut made = location.take_made();
+        let begun =
+            Self::begin_recording(&mut made, waiting_since, location, capabilities, auth_token, random);
+        begun.inspect_err(|_| made.remove())
     }
 
     /// Takes the same name again, in place of one whose socket has vanished from it; `listener` is the one
@@ -123,7 +127,7 @@ impl Claim {
         // One time for both locks.
         let waiting_since = Clock::new();
         self.release_by(&waiting_since, LOCK_TIMEOUT)?;
-        Self::bind_by(&waiting_since, self.location.clone(), capabilities, &self.auth_token, random)
+        Self::begin(&waiting_since, self.location.clone(), capabilities, &self.auth_token, random)
     }
 
     /// The start is complete: the directories that were made for it stay when it stops, but for one of its
@@ -132,21 +136,8 @@ impl Claim {
         self.made = MadeDirs::default();
     }
 
-    fn bind_by(
-        waiting_since: &Clock,
-        mut location: Location,
-        capabilities: &CapabilityDir,
-        auth_token: &AuthToken,
-        random: &mut Random,
-    ) -> Result<(UnixListener, Self), Error> {
-        let mut made = location.take_made();
-        let bound =
-            Self::bind_recording(&mut made, waiting_since, location, capabilities, auth_token, random);
-        bound.inspect_err(|_| made.remove())
-    }
-
     /// Leaves in `made` what its caller has to remove if this fails.
-    fn bind_recording(
+    fn begin_recording(
         made: &mut MadeDirs,
         waiting_since: &Clock,
         location: Location,
@@ -349,7 +340,7 @@ impl Claim {
         // Enough also where the machine has no id, as in many containers: a boot's id is drawn at that boot.
         let place = |start: &ProcessStart| Some((start.boot_id.clone()?, start.pid_namespace?));
         let is_here = place(&here.start).is_some_and(|here| place(&process.start) == Some(here));
-        if is_here && (process.pid == here.pid || is_gone(process.pid).is_ok()) {
+        if is_here && (process.pid == here.pid || check_gone(process.pid).is_ok()) {
             return None;
         }
         match process.state_from(dir.origin()).0 {
@@ -404,31 +395,33 @@ impl Claim {
     /// A socket that refuses can be a live server's that is seen through another mount, or from another
     /// machine.
     fn check_publisher_has_ended(&self, capabilities: &CapabilityDir) -> Result<(), Error> {
-        for _ in 0..PROCESS_LOOKS {
-            match self.other_publisher(capabilities) {
-                None => return Ok(()),
-                Some((_, false)) => break,
-                Some((_, true)) => thread::sleep(SECOND_LOOK),
-            }
-        }
         let path = self.address().path();
-        match self.other_publisher(capabilities) {
-            Some((pid, true)) => {
-                let sentence = format!(
-                    "the process {pid} that has published a capability file for {path:?} lives, though the \
-                     socket refuses a connection from here; stop it, or use another path"
-                );
-                Err(Error::new(ErrorKind::AlreadyRunning, sentence))
-            }
-            Some((pid, false)) if !sys::is_refusal_proof(&**self.socket.dir()) => {
-                let why = format!(
-                    "the socket there refuses a connection from here, and it cannot be told whether its \
-                     server has ended (process {pid} in its capability file, perhaps in a container or on \
-                     another machine); use another path, or move the socket out of there if it has ended"
-                );
-                Err(self.socket.occupied(&why))
-            }
-            _ => Ok(()),
+        let mut looks = 0;
+        loop {
+            return match self.other_publisher(capabilities) {
+                Some((_, true)) if looks < PROCESS_LOOKS => {
+                    looks += 1;
+                    thread::sleep(SECOND_LOOK);
+                    continue;
+                }
+                Some((pid, true)) => {
+                    let sentence = format!(
+                        "the process {pid} that has published a capability file for {path:?} lives, though \
+                         the socket refuses a connection from here; stop it, or use another path"
+                    );
+                    Err(Error::new(ErrorKind::AlreadyRunning, sentence))
+                }
+                Some((pid, false)) if !sys::is_refusal_proof(&**self.socket.dir()) => {
+                    let why = format!(
+                        "the socket there refuses a connection from here, and it cannot be told whether its \
+                         server has ended (process {pid} in its capability file, perhaps in a container or \
+                         on another machine); use another path, or move the socket out of there if it has \
+                         ended"
+                    );
+                    Err(self.socket.occupied(&why))
+                }
+                _ => Ok(()),
+            };
         }
     }
 

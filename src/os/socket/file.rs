@@ -23,9 +23,6 @@ use crate::proto::error::{Error, ErrorKind};
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// The mode of a socket: read and write for its owner.
-pub(crate) const SOCKET_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
-
 /// The place of a socket, and the file that we have there.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
@@ -100,9 +97,9 @@ impl SocketFile {
         };
         match look()? {
             Standing::Unclear { cause, found }
-                if cause.kind() == io::ErrorKind::PermissionDenied && !found.mode.contains(SOCKET_MODE) =>
+                if cause.kind() == io::ErrorKind::PermissionDenied && !found.mode.contains(sys::PRIVATE) =>
             {
-                if let Err(cause) = self.set_mode(SOCKET_MODE) {
+                if let Err(cause) = self.set_mode(sys::PRIVATE) {
                     return Ok(Standing::Unclear { cause, found });
                 }
                 let standing = look();
@@ -126,7 +123,7 @@ impl SocketFile {
         // there is no moment at which it is wider. Elsewhere the file can have any mode until `listen` sets
         // it, but connecting fails, because a socket that does not listen refuses.
         #[cfg(any(target_os = "linux", target_os = "android"))]
-        nix::sys::stat::fchmod(&socket, SOCKET_MODE)
+        nix::sys::stat::fchmod(&socket, sys::PRIVATE)
             .map_err(|cause| self.cannot("set the mode of the socket for", cause.into()))?;
         match socket::bind(socket.as_raw_fd(), &name) {
             Ok(()) => {
@@ -148,8 +145,7 @@ impl SocketFile {
     /// Remembers which file our socket is, and makes sure of its mode.
     fn identify(&mut self) -> Result<(), Error> {
         debug_assert!(matches!(self.own, Own::Unidentified), "only what was bound can listen: {self:?}");
-        let made =
-            self.facts()?.filter(|facts| facts.kind == FileKind::Socket && facts.uid == sys::effective_uid());
+        let made = self.facts()?.filter(|facts| facts.kind == FileKind::Socket && facts.is_ours());
         let Some(made) = made else {
             let what = format!(
                 "the socket {:?} is not where it was made; was a directory replaced?",
@@ -160,11 +156,11 @@ impl SocketFile {
         // On record before the next call can fail.
         self.own = Own::Bound(Pinned { id: made.id, _pin: None });
         self.own = Own::Bound(self.pinned(made.id)?);
-        if made.mode != SOCKET_MODE {
-            self.set_mode(SOCKET_MODE).map_err(|cause| self.cannot("set the mode of", cause))?;
+        if made.mode != sys::PRIVATE {
+            self.set_mode(sys::PRIVATE).map_err(|cause| self.cannot("set the mode of", cause))?;
         }
         match self.facts()? {
-            Some(now) if now.id == made.id && now.mode == SOCKET_MODE => Ok(()),
+            Some(now) if now.id == made.id && now.mode == sys::PRIVATE => Ok(()),
             now => {
                 let mode = now.map_or(0, |now| now.mode.bits());
                 let sentence = format!(

@@ -2,7 +2,6 @@
 //!
 //! It is `flock` on a descriptor of the directory itself, so no lock file is ever made.
 
-use std::fmt;
 use std::fs;
 use std::io;
 use std::sync::Arc;
@@ -54,9 +53,9 @@ impl Lock {
             let waited = Duration::from_nanos(clock.now().mono.as_nanos());
             if waited >= wait {
                 let sentence = format!(
-                    "another server is starting or stopping in {:?} and did not end within {}; try again",
+                    "another server is starting or stopping in {:?} and did not end within {} ms; try again",
                     dir.path(),
-                    InWords(wait)
+                    wait.as_millis()
                 );
                 return Err(Error::new(ErrorKind::TimedOut, sentence));
             }
@@ -70,17 +69,5 @@ impl Drop for Lock {
     fn drop(&mut self) {
         // Closing the descriptor is not enough: a forked child may hold a copy of it.
         let _ = self.dir.file().unlock();
-    }
-}
-
-/// A time in whole seconds or milliseconds.
-struct InWords(Duration);
-
-impl fmt::Display for InWords {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_millis() {
-            millis if millis % 1000 == 0 && millis > 0 => write!(f, "{} s", millis / 1000),
-            millis => write!(f, "{millis} ms"),
-        }
     }
 }

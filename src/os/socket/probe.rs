@@ -11,7 +11,6 @@ use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::connect::open;
 use crate::os::sys::{self, Facts, FileId, FileKind};
@@ -46,7 +45,7 @@ pub(crate) enum Standing {
 /// What `look` says, unless nothing is there.
 pub(crate) fn look_at(path: &Path, look: impl Fn() -> io::Result<Facts>) -> io::Result<Standing> {
     let Some(found) = unless_missing(look())? else { return Ok(Standing::Nothing) };
-    if found.kind != FileKind::Socket || found.uid != sys::effective_uid() {
+    if found.kind != FileKind::Socket || !found.is_ours() {
         return Ok(Standing::Foreign(found));
     }
     for pause in [SECOND_LOOK, Duration::ZERO] {
@@ -73,7 +72,7 @@ pub(crate) fn remove_same(dir: &impl AsFd, name: &str, id: FileId) -> io::Result
     if sys::facts_at(dir, name)?.id != id {
         return Err(io::ErrorKind::NotFound.into());
     }
-    Ok(unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)?)
+    sys::remove_at(dir, name)
 }
 
 /// `None` if what failed is that nothing is there.
@@ -93,14 +92,14 @@ enum Answer {
 }
 
 fn ask(path: &Path) -> Answer {
-    let cause = match open(path) {
-        Ok(stream) => return Answer::Live(sys::peer_identity(&stream).ok().and_then(|peer| peer.pid())),
-        Err(cause) => cause,
-    };
-    match Errno::from_raw(cause.raw_os_error().unwrap_or_default()) {
-        Errno::EAGAIN | Errno::EINPROGRESS => Answer::Live(None),
-        Errno::ECONNREFUSED => Answer::Refused,
-        Errno::ENOENT => Answer::Missing,
-        _ => Answer::Unclear(cause),
+    match open(path) {
+        Ok(stream) => Answer::Live(sys::peer_identity(&stream).ok().and_then(|peer| peer.pid())),
+        Err(cause) => match cause.kind() {
+            io::ErrorKind::WouldBlock => Answer::Live(None),
+            io::ErrorKind::ConnectionRefused => Answer::Refused,
+            io::ErrorKind::NotFound => Answer::Missing,
+            _ if cause.raw_os_error() == Some(Errno::EINPROGRESS as i32) => Answer::Live(None),
+            _ => Answer::Unclear(cause),
+        },
     }
 }

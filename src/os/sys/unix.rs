@@ -1,21 +1,22 @@
 //! Unix: safe wrappers over `nix` for what the standard library has not.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::NixPath;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, FdFlag, OFlag, fcntl};
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, FdFlag, OFlag, fcntl, openat, renameat};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType};
 use nix::sys::stat::{self, FchmodatFlags, FileStat, Mode, SFlag};
-use nix::unistd::{Pid, Uid, User};
+use nix::unistd::{Pid, Uid, UnlinkatFlags, User, linkat, unlinkat};
 
 use crate::proto::peer::PeerIdentity;
 use crate::proto::time::Wall;
@@ -60,42 +61,23 @@ impl Owner {
 /// # Errors
 ///
 /// What the system says: `fd` is no connected Unix socket.
-#[cfg(any(target_os = "linux", target_os = "android"))]
 pub fn peer_identity(fd: &impl AsFd) -> io::Result<PeerIdentity> {
-    let credentials = socket::getsockopt(fd, socket::sockopt::PeerCredentials)?;
-    // The kernel writes pid 0 for a process outside our pid namespace.
-    let pid = u32::try_from(credentials.pid()).ok().filter(|&pid| pid != 0);
-    Ok(PeerIdentity::unix(credentials.uid(), pid))
-}
-
-/// Who is at the other end of the connected Unix socket `fd`, as the kernel says.
-///
-/// On a client's socket it is the process that called `listen`; on an accepted one, the one that called
-/// `connect`.
-///
-/// # Errors
-///
-/// What the system says: `fd` is no connected Unix socket.
-#[cfg(target_vendor = "apple")]
-pub fn peer_identity(fd: &impl AsFd) -> io::Result<PeerIdentity> {
-    let uid = socket::getsockopt(fd, socket::sockopt::LocalPeerCred)?.uid();
-    let pid = socket::getsockopt(fd, socket::sockopt::LocalPeerPid).ok();
-    Ok(PeerIdentity::unix(uid, pid.and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid != 0)))
-}
-
-/// Who is at the other end of the connected Unix socket `fd`, as the kernel says.
-///
-/// On a client's socket it is the process that called `listen`; on an accepted one, the one that called
-/// `connect`.
-///
-/// # Errors
-///
-/// What the system says: `fd` is no connected Unix socket.
-#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
-pub fn peer_identity(fd: &impl AsFd) -> io::Result<PeerIdentity> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let (uid, pid) = {
+        let credentials = socket::getsockopt(fd, socket::sockopt::PeerCredentials)?;
+        (credentials.uid(), Some(credentials.pid()))
+    };
+    #[cfg(target_vendor = "apple")]
+    let (uid, pid) = {
+        let uid = socket::getsockopt(fd, socket::sockopt::LocalPeerCred)?.uid();
+        (uid, socket::getsockopt(fd, socket::sockopt::LocalPeerPid).ok())
+    };
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
     // `LOCAL_PEERCRED` by the name that all BSDs share; the pid is not in what it gives.
-    let (uid, _) = nix::unistd::getpeereid(fd.as_fd())?;
-    Ok(PeerIdentity::unix(uid.as_raw(), None))
+    let (uid, pid) = (nix::unistd::getpeereid(fd.as_fd())?.0.as_raw(), None::<libc::pid_t>);
+    // The kernel writes pid 0 for a process outside our pid namespace.
+    let pid = pid.and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid != 0);
+    Ok(PeerIdentity::unix(uid, pid))
 }
 
 /// Writes `bytes` to the connected socket `fd`; a peer that is gone is an error, never a `SIGPIPE` in the
@@ -229,6 +211,9 @@ pub(crate) fn stream_socket() -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// The mode of files and sockets that are ours alone: read and write for their owner.
+pub(crate) const PRIVATE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
+
 /// Which file it is, as long as it exists: no two files have the same at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileId {
@@ -275,9 +260,41 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    /// Whether it belongs to the user that we act as.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.uid == effective_uid()
+    }
+
     /// Whether group or others have any permission at all.
     pub(crate) fn is_open_to_others(&self) -> bool {
         self.mode.intersects(Mode::S_IRWXG | Mode::S_IRWXO)
+    }
+
+    /// Whether the owner lacks a permission that the owner of a directory needs.
+    pub(crate) fn keeps_owner_out(&self) -> bool {
+        !self.mode.contains(Mode::S_IRWXU)
+    }
+
+    /// Whether this directory lets users exchange only what is their own.
+    pub(crate) fn is_sticky(&self) -> bool {
+        self.mode.contains(Mode::S_ISVTX)
+    }
+
+    /// Whether its group, and whether all others, may write to it.
+    pub(crate) fn writable_by(&self) -> (bool, bool) {
+        (self.mode.contains(Mode::S_IWGRP), self.mode.contains(Mode::S_IWOTH))
+    }
+
+    /// Whether it is unchanged since it was `then`: the same file with the same permissions and contents, as
+    /// far as this can tell.
+    pub(crate) fn is_as(&self, then: &Self) -> bool {
+        self.id == then.id && (self.len, self.mode, self.modified) == (then.len, then.mode, then.modified)
+    }
+
+    /// Its mode for an error. `path` leads to it: the group bits stand for more than its group if it has a
+    /// POSIX access list, which is noted.
+    pub(crate) fn permissions(&self, path: &Path) -> String {
+        format!("mode {:04o}{}", self.mode.bits(), access_list_noted(path))
     }
 
     fn from_stat(stat: &FileStat) -> Self {
@@ -318,14 +335,18 @@ pub(crate) fn facts_of_path(path: &Path) -> io::Result<Facts> {
 }
 
 /// Opens `name` in `dir`, close-on-exec and never through a link.
-pub(crate) fn open_at(dir: &impl AsFd, name: &str, flags: OFlag, mode: Mode) -> io::Result<File> {
+fn open_at(dir: &impl AsFd, name: &str, flags: OFlag, mode: Mode) -> io::Result<File> {
     let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
-    Ok(File::from(nix::fcntl::openat(dir.as_fd(), name, flags, mode)?))
+    Ok(File::from(openat(dir.as_fd(), name, flags, mode)?))
 }
 
-/// The same for `name` itself, and never what is mounted on it: that may wait for another machine or process.
-/// Then it is `EXDEV`; where the kernel cannot tell, it is opened as it is.
-pub(crate) fn open_unmounted(dir: &impl AsFd, name: &str, flags: OFlag) -> io::Result<File> {
+/// Opens `name` in `dir` to be read, and never what is mounted on it: that may wait for another machine or
+/// process. Then it is `CrossesDevices`; where the kernel cannot tell, it is opened as it is.
+pub(crate) fn open_to_read(dir: &impl AsFd, name: &str) -> io::Result<File> {
+    open_unmounted(dir, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK)
+}
+
+fn open_unmounted(dir: &impl AsFd, name: &str, flags: OFlag) -> io::Result<File> {
     #[cfg(target_os = "linux")]
     {
         match open_here(dir, name, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW) {
@@ -336,7 +357,7 @@ pub(crate) fn open_unmounted(dir: &impl AsFd, name: &str, flags: OFlag) -> io::R
     open_at(dir, name, flags, Mode::empty())
 }
 
-/// The facts of what stands at `name` in `dir`, and never of what is mounted on it: `EXDEV`, as above.
+/// The facts of what stands at `name` in `dir`, and never of what is mounted on it, as above.
 pub(crate) fn facts_unmounted(dir: &impl AsFd, name: &str) -> io::Result<Facts> {
     #[cfg(target_os = "linux")]
     return facts_of(&open_unmounted(dir, name, OFlag::O_PATH)?);
@@ -354,9 +375,49 @@ pub(crate) fn open_here(dir: &impl AsFd, name: &(impl NixPath + ?Sized), flags: 
 }
 
 /// Opens `path`, close-on-exec.
-#[cfg(target_os = "linux")]
 pub(crate) fn open_path(path: &Path, flags: OFlag) -> io::Result<File> {
-    Ok(File::from(nix::fcntl::openat(AT_FDCWD, path, flags | OFlag::O_CLOEXEC, Mode::empty())?))
+    Ok(File::from(openat(AT_FDCWD, path, flags | OFlag::O_CLOEXEC, Mode::empty())?))
+}
+
+/// Opens the directory at `path`; a link in its last component is not followed.
+pub(crate) fn open_dir(path: &Path) -> io::Result<File> {
+    open_path(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW)
+}
+
+/// Makes the directory `path` with no permission for other users. Under a strange umask its owner may lack
+/// some too, until [`permit_owner`].
+pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)
+}
+
+/// Gives all permissions on the directory `path` to its owner and none to others. A link is not followed.
+pub(crate) fn permit_owner(path: &Path) -> io::Result<()> {
+    chmod_unfollowed(None, path, Mode::S_IRWXU)
+}
+
+/// Makes the file `name` in `dir`, to be written, with no permission for other users.
+pub(crate) fn create_private(dir: &impl AsFd, name: &str) -> io::Result<File> {
+    open_at(dir, name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, PRIVATE)
+}
+
+/// Lets the owner of `file` read and write it, under any umask, and no other user do anything with it.
+pub(crate) fn make_private(file: &File) -> io::Result<()> {
+    Ok(stat::fchmod(file, PRIVATE)?)
+}
+
+/// Removes the file `name` from `dir`.
+pub(crate) fn remove_at(dir: &impl AsFd, name: &str) -> io::Result<()> {
+    Ok(unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)?)
+}
+
+/// Renames the file `from` in `dir` to `to`, in place of what has that name.
+pub(crate) fn rename_in(dir: &impl AsFd, from: &str, to: &str) -> io::Result<()> {
+    Ok(renameat(dir, from, dir, to)?)
+}
+
+/// Gives the file `from` in `dir` the name `to` as well; `AlreadyExists` if something has that name.
+pub(crate) fn link_in(dir: &impl AsFd, from: &str, to: &str) -> io::Result<()> {
+    Ok(linkat(dir, from, dir, to, AtFlags::empty())?)
 }
 
 /// Entries of one directory that are looked at: others can fill a directory that is not ours alone.
@@ -440,9 +501,8 @@ pub(crate) fn home_directory() -> Option<PathBuf> {
     Some(user.dir).filter(|dir| dir.is_absolute())
 }
 
-/// What to add to the mode of `path` in an error: its group bits stand for more than its group if it has a
-/// POSIX access list. Those bits are the most that any entry of the list gives, so without them there is
-/// nothing to look for.
+/// What to add to the mode of `path` in an error: whether it has a POSIX access list. The group bits are the
+/// most that any entry of the list gives, so without them there is nothing to look for.
 pub(crate) fn access_list_noted(path: &Path) -> &'static str {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     match rustix::fs::lgetxattr(path, c"system.posix_acl_access", &mut [0_u8; 0]) {
