@@ -13,18 +13,12 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use udsmsg::os::poll_timeout;
 use udsmsg::{Batch, Client, Outgoing, Server};
-
-/// `poll(2)` counts whole milliseconds: rounded up, or the loop would spin through the last one.
-fn poll_timeout(next: Option<Duration>) -> PollTimeout {
-    next.map_or(PollTimeout::NONE, |next| {
-        PollTimeout::try_from(next.as_nanos().div_ceil(1_000_000)).unwrap_or(PollTimeout::MAX)
-    })
-}
 
 /// Waits; returns whether the pipe can be read.
 fn wait(server: &mut Server, pipe: &PipeReader) -> Result<bool, Box<dyn Error>> {
-    let timeout = poll_timeout(server.next_timeout());
+    let timeout = PollTimeout::try_from(poll_timeout(server.next_timeout()))?;
     let queue = server.event_queue().ok_or("the server lives in another loop")?;
     let mut watched = [PollFd::new(queue, PollFlags::POLLIN), PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
     match poll(&mut watched, timeout) {

@@ -18,7 +18,7 @@ pub use crate::os::files::{
 
 use crate::client::Client;
 use crate::os::clock::Clock;
-use crate::os::files::capability::{CapabilityDir, is_capability_name};
+use crate::os::files::capability::{Capability, CapabilityDir, is_capability_name};
 use crate::os::files::sweep::{NAMES_MAX, Sweep};
 use crate::os::names::address::Address;
 use crate::os::names::location::own_directories;
@@ -166,9 +166,13 @@ impl Peers {
         let (names, is_complete) = dir.names(NAMES_MAX, is_capability_name, &mut Random::from_os()?)?;
         let now = Clock::new().now().wall;
         let mut peers = Vec::new();
-        let mut to_ask = Vec::new();
         let origin = dir.origin();
         for file_name in names {
+            let found = dir.read_named(&file_name);
+            // Removed by a stop since it was listed.
+            if found.as_ref().is_err_and(|error| error.kind() == ErrorKind::CapabilityMissing) {
+                continue;
+            }
             let mut peer = Peer {
                 file_name,
                 address: None,
@@ -178,33 +182,24 @@ impl Peers {
                 state: PeerState::Unusable,
                 reason: String::new(),
             };
-            match dir.read_named(&peer.file_name) {
-                // Removed by a stop since it was listed.
-                Err(error) if error.kind() == ErrorKind::CapabilityMissing => continue,
+            match found {
                 Err(error) => peer.reason = error.to_string(),
                 Ok(found) => {
                     let (state, why) = found.publisher_state(origin);
-                    let capability = found.capability;
-                    peer.state =
-                        if state == ProcessState::Dead { PeerState::Dead } else { PeerState::Unknown };
+                    let is_dead = state == ProcessState::Dead;
+                    peer.state = if is_dead { PeerState::Dead } else { PeerState::Unknown };
                     peer.reason = why.to_owned();
-                    peer.address = Some(capability.address.clone());
-                    peer.process = capability.process.clone();
-                    peer.published_at = Some(capability.published_at);
-                    let age = now.as_millis().saturating_sub(capability.published_at.as_millis());
+                    let Capability { address, process, published_at, .. } = found.capability;
+                    let age = now.as_millis().saturating_sub(published_at.as_millis());
                     peer.age = Some(Duration::from_millis(age));
-                    if state != ProcessState::Dead {
-                        to_ask.push((peers.len(), capability.address));
-                    }
+                    (peer.address, peer.process, peer.published_at) =
+                        (Some(address), process, Some(published_at));
                 }
             }
             peers.push(peer);
         }
-        self.ask(&mut peers, to_ask)?;
-        peers.sort_by(|a, b| {
-            let key = |peer: &Peer| (peer.state, peer.age, peer.file_name.clone());
-            key(a).cmp(&key(b))
-        });
+        self.ask(&mut peers)?;
+        peers.sort_by(|a, b| (a.state, a.age, &a.file_name).cmp(&(b.state, b.age, &b.file_name)));
         Ok(PeerList { peers, is_complete })
     }
 
@@ -225,8 +220,8 @@ impl Peers {
         Ok(SweepReport { swept, is_complete: truncated.is_empty(), truncated })
     }
 
-    /// Pings the servers `to_ask`: an index into `peers` and an address.
-    fn ask(&self, peers: &mut [Peer], to_ask: Vec<(usize, Address)>) -> Result<(), Error> {
+    /// Pings the servers of which it is not known whether they live.
+    fn ask(&self, peers: &mut [Peer]) -> Result<(), Error> {
         let clock = Clock::new();
         let part = self.timeout / PART_OF_ONE;
         let last_start = clock.now().mono.plus(self.timeout - part);
@@ -234,32 +229,30 @@ impl Peers {
         let mut client = Client::with_capabilities(self.capabilities.clone())?
             .with_claimed_targets(own)
             .with_timeout(part);
-        let mut waiting = to_ask.into_iter();
+        let mut waiting = peers.iter_mut().filter(|peer| peer.state == PeerState::Unknown);
         let mut asked = HashMap::new();
         loop {
             while asked.len() < ASKED_AT_ONCE && clock.now().mono <= last_start {
-                let Some((index, address)) = waiting.next() else { break };
-                let Some(peer) = peers.get_mut(index) else { continue };
+                let Some(peer) = waiting.next() else { break };
+                let Some(address) = &peer.address else { continue };
                 if !address.path().starts_with('/') {
                     peer.note("its socket path is relative, and it is not known to which directory");
                     continue;
                 }
-                match client.start(&address, &Outgoing::new("ping")) {
+                match client.start(address, &Outgoing::new("ping")) {
                     Ok(id) => {
-                        asked.insert(id, index);
+                        asked.insert(id, peer);
                     }
                     Err(error) => peer.note_no_answer(&error),
                 }
             }
             let Some((id, outcome)) = client.next_outcome()? else { break };
-            if let Some(peer) = asked.remove(&id).and_then(|index| peers.get_mut(index)) {
+            if let Some(peer) = asked.remove(&id) {
                 peer.note_answer(&outcome);
             }
         }
-        for (index, _) in waiting {
-            if let Some(peer) = peers.get_mut(index) {
-                peer.note("the time was over before it could be asked");
-            }
+        for peer in waiting {
+            peer.note("the time was over before it could be asked");
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ pub(crate) fn peers(context: &Context) -> Result<ExitCode, Error> {
         Style::Json => {
             list.peers.iter().for_each(|peer| lines.push_str(&format!("{}\n", Json(json_of(peer)))))
         }
-        Style::Text if list.peers.is_empty() => lines.push_str("nobody is there\n"),
+        Style::Text if list.peers.is_empty() => lines.push_str("there are no peers\n"),
         Style::Text => {
             lines.push_str(&format!("{:<9} {:>8} {:>6}  {}\n", "STATE", "PID", "AGE", "ADDRESS"));
             list.peers.iter().for_each(|peer| lines.push_str(&row_of(peer)));

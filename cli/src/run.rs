@@ -176,7 +176,7 @@ impl Running {
         } else {
             let left = self.printer.unprinted() + self.server.inbox_len();
             if left > 0 {
-                complain(&format!("messages that nobody took before the command ended: {left}"));
+                complain(&format!("messages not printed before the command ended: {left}"));
             }
             let stopped = self.server.shutdown(GRACE);
             release_again(&mut self.server, stopped, until)

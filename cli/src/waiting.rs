@@ -16,6 +16,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT};
 use signal_hook::flag;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithRawSiginfo;
+use udsmsg::os::poll_timeout;
 use udsmsg::{Error, ErrorKind};
 
 /// What `poll` reports, asked for or not, when the other end is gone.
@@ -132,10 +133,7 @@ impl Read for Stdin {
 
 /// Waits until one of `fds` is ready, for at most `timeout`. A signal ends it early.
 pub(crate) fn wait(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<()> {
-    // Rounded up: less than a millisecond would become zero, and the loop would spin until the deadline.
-    let timeout = timeout.map_or(PollTimeout::NONE, |timeout| {
-        PollTimeout::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
-    });
+    let timeout = PollTimeout::try_from(poll_timeout(timeout)).unwrap_or(PollTimeout::MAX);
     match poll(fds, timeout) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(errno.into()),

@@ -37,7 +37,7 @@ pub use self::{
     files::capability::{Capability, CapabilityDir},
     names::location::SkippedLocation,
     socket::claim::Claim,
-    sys::{Owner, can_refuse_descriptors, effective_uid, peer_identity, send},
+    sys::{Owner, can_refuse_descriptors, effective_uid, peer_identity, poll_timeout, send},
 };
 
 #[cfg(unix)]

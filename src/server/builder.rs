@@ -175,8 +175,8 @@ impl ServerBuilder {
         if self.has_timer {
             event_loop.add_timer()?;
         }
-        let mut listener = Listener::new(listener);
-        if let Err(error) = event_loop.watch_listener(&mut listener) {
+        let listener = Listener::new(listener);
+        if let Err(error) = event_loop.watch_listener(&listener) {
             // While the listener is open.
             drop(claim);
             return Err(error);

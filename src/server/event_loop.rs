@@ -8,7 +8,7 @@ use mio::{Events, Poll, Registry, Token};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use crate::os::transport::Timer;
-use crate::os::transport::{Listener, WakeHandle, WakeSource, wake_pair};
+use crate::os::transport::{Listener, WakeHandle, WakeSource, wake_pair, watch_input};
 use crate::proto::error::{Error, ErrorKind};
 
 /// Our tokens, counted from the first one: the listener, the waker, the timer, then a stream for each slot,
@@ -65,7 +65,7 @@ impl EventLoop {
 
     fn new(source: Source, first_token: usize) -> Result<(Self, WakeHandle), Error> {
         let (wake, handle) = wake_pair().map_err(cannot("make a waker"))?;
-        let mut event_loop = Self {
+        let event_loop = Self {
             source,
             first_token,
             wake,
@@ -73,11 +73,7 @@ impl EventLoop {
             timer: None,
         };
         let token = event_loop.token(WAKER);
-        event_loop
-            .source
-            .registry()
-            .register(&mut event_loop.wake, token, mio::Interest::READABLE)
-            .map_err(cannot("watch the waker"))?;
+        watch_input(event_loop.registry(), &event_loop.wake, token).map_err(cannot("watch the waker"))?;
         Ok((event_loop, handle))
     }
 
@@ -85,18 +81,15 @@ impl EventLoop {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(super) fn add_timer(&mut self) -> Result<(), Error> {
         let token = self.token(TIMER);
-        let mut timer = Timer::new().map_err(cannot("make a timer"))?;
-        self.registry()
-            .register(&mut timer, token, mio::Interest::READABLE)
-            .map_err(cannot("watch the timer"))?;
+        let timer = Timer::new().map_err(cannot("make a timer"))?;
+        watch_input(self.registry(), &timer, token).map_err(cannot("watch the timer"))?;
         self.timer = Some(timer);
         Ok(())
     }
 
     /// Watches the listener.
-    pub(super) fn watch_listener(&self, listener: &mut Listener) -> Result<(), Error> {
-        let (token, interest) = (self.token(LISTENER), mio::Interest::READABLE);
-        self.registry().register(listener, token, interest).map_err(cannot("watch the listener"))
+    pub(super) fn watch_listener(&self, listener: &Listener) -> Result<(), Error> {
+        watch_input(self.registry(), listener, self.token(LISTENER)).map_err(cannot("watch the listener"))
     }
 
     /// Sets that timer, if there is one: `None` for never.

@@ -99,8 +99,8 @@ impl Name {
         let mut new = None;
         if !has_listener {
             let (listener, mut claim) = self.claim.begin_again(old, &self.capabilities, &mut self.random)?;
-            let mut listener = Listener::new(listener);
-            if let Err(error) = event_loop.watch_listener(&mut listener) {
+            let listener = Listener::new(listener);
+            if let Err(error) = event_loop.watch_listener(&listener) {
                 // While the listener is open.
                 drop(claim);
                 return Err(error);

@@ -285,7 +285,7 @@ fn answering_server_is_alive_and_silent_server_is_unknown() {
     expect(find(&list.peers, &path("silent")), PeerState::Unknown, "no answer came in time");
     expect(find(&list.peers, Path::new("rel/s.sock")), PeerState::Unknown, "relative");
     expect(find(&list.peers, &path("nothing")), PeerState::Unknown, "there is no socket");
-    expect(find(&list.peers, &path("file")), PeerState::Unknown, "nobody listens");
+    expect(find(&list.peers, &path("file")), PeerState::Unknown, "no process listens");
     expect(find(&list.peers, &long), PeerState::Unusable, "125 bytes");
     assert_eq!(list.peers.len(), answers.len() + 6);
 }

@@ -130,9 +130,8 @@ impl CapabilityDir {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let opened = PrivateDir::open_or_create(&self.path, Purpose::Capabilities);
-            let published = opened.and_then(|mut dir| {
-                made.append(dir.take_made());
+            let opened = PrivateDir::open_or_create(&self.path, Purpose::Capabilities, &mut made);
+            let published = opened.and_then(|dir| {
                 let dir = OpenCapabilityDir { dir, path: self.path.clone() };
                 let file = dir.publish(address, auth_token, random)?;
                 Ok(Publication { dir, path: self.path.join(Self::file_name(address)), file })
@@ -478,8 +477,7 @@ impl Reading<'_> {
             return Err(self.refuse_kind(facts.kind));
         }
         if !facts.is_ours() {
-            let own_uid = sys::effective_uid();
-            return Err(self.refuse(&format!("it belongs to uid {}, and you are uid {own_uid}", facts.uid)));
+            return Err(self.refuse(&format!("it {}", facts.whose())));
         }
         if facts.is_open_to_others() && self.intent == Intent::ToBelieve {
             let permissions = facts.permissions(&self.path());

@@ -43,7 +43,6 @@ pub(crate) struct PrivateDir {
     file: File,
     path: PathBuf,
     id: FileId,
-    made: MadeDirs,
 }
 
 impl AsFd for PrivateDir {
@@ -53,16 +52,21 @@ impl AsFd for PrivateDir {
 }
 
 impl PrivateDir {
-    /// Opens the directory at `path`; it and its missing parents are created 0700. If that fails, those that
-    /// were created are removed again.
+    /// Opens the directory at `path`; it and its missing parents are created 0700, and noted in `made`. If
+    /// that fails, those that were created are removed again.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::DirectoryNotPrivate`] with the fault and what to do about it; [`ErrorKind::Io`].
-    pub(crate) fn open_or_create(path: &Path, purpose: Purpose) -> Result<Self, Error> {
+    pub(crate) fn open_or_create(path: &Path, purpose: Purpose, made: &mut MadeDirs) -> Result<Self, Error> {
         let mut walk = Walk::new(path, purpose, Missing::Create)?;
         let opened = walk.walk_on().and_then(|_| walk.open());
-        opened.inspect_err(|_| walk.made.remove())
+        if opened.is_ok() {
+            made.append(walk.made);
+        } else {
+            walk.made.remove();
+        }
+        opened
     }
 
     /// Opens the directory at `path`, or says that it does not exist; changes nothing.
@@ -118,16 +122,6 @@ impl PrivateDir {
         }
     }
 
-    /// Whether the call that gave this directory made it.
-    pub(crate) fn is_new(&self) -> bool {
-        self.made.0.last().is_some_and(|last| last.path == self.path)
-    }
-
-    /// The directories that were made by the call that gave this one; nothing the second time.
-    pub(crate) fn take_made(&mut self) -> MadeDirs {
-        mem::take(&mut self.made)
-    }
-
     /// Its path without any link, absolute.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -178,6 +172,11 @@ impl MadeDirs {
     /// Adds directories that were made later.
     pub(crate) fn append(&mut self, mut later: Self) {
         self.0.append(&mut later.0);
+    }
+
+    /// Whether the directory at `path` is one of them.
+    pub(crate) fn has(&self, path: &Path) -> bool {
+        self.0.iter().any(|made| made.path == path)
     }
 
     /// Removes those that still stand there and are empty. What another process has put something into stays,
@@ -297,7 +296,7 @@ impl<'a> Walk<'a> {
         })?;
         let facts = sys::facts_of(&file).map_err(|cause| self.cannot_look(&self.at, cause))?;
         self.check_last(&self.at, &facts)?;
-        Ok(PrivateDir { file, path: mem::take(&mut self.at), id: facts.id, made: mem::take(&mut self.made) })
+        Ok(PrivateDir { file, path: mem::take(&mut self.at), id: facts.id })
     }
 
     /// Makes the directory `path` with mode 0700 under any umask, unless another process has made it
@@ -377,9 +376,7 @@ impl<'a> Walk<'a> {
             FileKind::Link => {
                 return Err(self.fault("it is a symbolic link", "name the directory that it leads to"));
             }
-            FileKind::Directory if facts.uid != self.own_uid => {
-                format!("it belongs to uid {}, and you are uid {}", facts.uid, self.own_uid)
-            }
+            FileKind::Directory if !facts.is_ours() => format!("it {}", facts.whose()),
             FileKind::Directory if facts.is_open_to_others() => {
                 format!("it has {}, which lets others in", facts.permissions(path))
             }

@@ -272,16 +272,16 @@ mod linux {
             }
             if !is_mount {
                 match sys::open_here(dir, name, BARE) {
-                    Ok(file) => return Ok(file),
+                    Ok(Some(file)) => return Ok(file),
                     // The table alone has to do.
-                    Err(Errno::ENOSYS | Errno::EPERM) if self.mounts.is_some() => {}
-                    Err(Errno::ENOSYS | Errno::EPERM | Errno::EXDEV) => {
+                    Ok(None) if self.mounts.is_some() => {}
+                    Err(cause) if cause.kind() != io::ErrorKind::CrossesDevices => return Err(cause.into()),
+                    _ => {
                         return Err(Unreached::MayNotAnswer(format!(
                             "may lie on a file system that may not answer (it is not known what is mounted \
                              at {at:?})"
                         )));
                     }
-                    Err(cause) => return Err(cause.into()),
                 }
             }
             let file = File::from(openat(dir, name, BARE, Mode::empty())?);

@@ -68,7 +68,8 @@ impl Location {
         random: &mut Random,
     ) -> Result<Self, Error> {
         Self::choose(namespace, environment, random, |directory| {
-            PrivateDir::open_or_create(directory, Purpose::Sockets).map(|mut dir| dir.take_made())
+            let mut made = MadeDirs::default();
+            PrivateDir::open_or_create(directory, Purpose::Sockets, &mut made).map(|_| made)
         })
     }
 
@@ -99,23 +100,24 @@ impl Location {
             .map_err(|cause| refused("cannot look at \"/\"", cause))?;
         let mut skipped = Vec::new();
         for directory in shared_directories(namespace, environment) {
-            let address = usable(&directory, &format!("{pid}-{nonce}"));
+            let directory = Path::new(&directory);
+            let address = usable(&directory.join(format!("{pid}-{nonce}")));
             let checked = address.and_then(|address| {
                 // Others can put something there before us.
-                let answers = reach.check_answers(Path::new(&directory));
+                let answers = reach.check_answers(directory);
                 answers.map_err(|why| Error::new(ErrorKind::NotLocal, why))?;
-                Ok((address, prepare(Path::new(&directory))?))
+                Ok((address, prepare(directory)?))
             });
             match checked {
                 Ok((address, made)) => return Ok(Self { address, is_drawn: true, skipped, made }),
-                Err(error) => skipped.push(SkippedLocation::new(&directory, &error)),
+                Err(error) => skipped.push(SkippedLocation::new(directory, &error)),
             }
         }
-        let fresh = format!("/tmp/{namespace}-{pid}-{nonce}");
-        match usable_fresh(&fresh) {
+        let fresh = PathBuf::from(format!("/tmp/{namespace}-{pid}-{nonce}"));
+        match usable(&fresh).and_then(|address| PrivateDir::check_parent(&fresh).map(|()| address)) {
             Ok(address) => Ok(Self { address, is_drawn: true, skipped, made: MadeDirs::default() }),
             Err(error) => {
-                skipped.push(SkippedLocation::new(&OsString::from(fresh), &error));
+                skipped.push(SkippedLocation::new(&fresh, &error));
                 let reasons: Vec<String> = skipped.iter().map(ToString::to_string).collect();
                 let sentence = format!(
                     "no default location for the socket can be used; give a socket path, or a $TMPDIR that \
@@ -150,7 +152,7 @@ impl Location {
 }
 
 impl SkippedLocation {
-    fn new(directory: &OsString, error: &Error) -> Self {
+    fn new(directory: &Path, error: &Error) -> Self {
         Self {
             directory: directory.to_string_lossy().into_owned(),
             kind: error.kind(),
@@ -190,22 +192,13 @@ fn below(parent: &OsString, name: &str) -> OsString {
     path
 }
 
-/// The address of a socket in `own_name` in the shared `directory`, if it can be one.
-fn usable(directory: &OsString, own_name: &str) -> Result<Address, Error> {
-    let path = Path::new(directory);
-    if !path.is_absolute() {
+/// The address of a socket in the `directory` of one server, if it can be one.
+fn usable(directory: &Path) -> Result<Address, Error> {
+    if !directory.is_absolute() {
         let sentence = "it is not an absolute path, and would change its meaning with the current directory";
         return Err(Error::new(ErrorKind::InvalidAddress, sentence));
     }
-    let address = Address::from_path(&path.join(own_name).join(SOCKET_NAME))?;
+    let address = Address::from_path(&directory.join(SOCKET_NAME))?;
     address.check_length()?;
-    Ok(address)
-}
-
-/// The address of a socket in a `directory` directly in `/tmp` that does not exist yet.
-fn usable_fresh(directory: &str) -> Result<Address, Error> {
-    let address = Address::from_path(&Path::new(directory).join(SOCKET_NAME))?;
-    address.check_length()?;
-    PrivateDir::check_parent(Path::new(directory))?;
     Ok(address)
 }

@@ -1,12 +1,10 @@
 //! Taking over a listener that the caller has made, such as one of a service manager.
 
-use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{self, SockType, sockopt};
 
@@ -102,9 +100,7 @@ fn private_file(socket: &SocketFile) -> Result<FileId, Error> {
     let why = match socket.facts()? {
         None => String::from("has vanished"),
         Some(found) if found.kind != FileKind::Socket => format!("is {} now", found.kind.name()),
-        Some(found) if !found.is_ours() => {
-            format!("belongs to uid {}, and you are uid {}", found.uid, sys::effective_uid())
-        }
+        Some(found) if !found.is_ours() => found.whose(),
         Some(found) if !sys::PRIVATE.contains(found.mode) => {
             let permissions = found.permissions(Path::new(path));
             format!("has {permissions}, which lets others in; have it made with mode 0600")
@@ -129,15 +125,11 @@ fn check_leads_to(socket: &SocketFile, listener: &UnixListener) -> Result<(), Er
         return Ok(());
     }
     if let Err(cause) = connected
-        && let Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM = errno_of(&cause)
+        && sys::is_shortage(sys::errno_of(&cause))
     {
         return Err(socket.cannot("connect to", cause));
     }
     Err(socket.occupied("it leads to another socket than to the listener that was handed over"))
-}
-
-fn errno_of(cause: &io::Error) -> Errno {
-    Errno::from_raw(cause.raw_os_error().unwrap_or_default())
 }
 
 fn invalid_listener(why: &str) -> Error {

@@ -148,18 +148,15 @@ impl Claim {
         let address = location.address();
         address.check_length()?;
         let (parent, name) = address.split()?;
-        let mut has_made_dir = false;
         for attempt in 1..=DIR_ATTEMPTS_MAX {
             if attempt > DIR_ATTEMPTS_AT_ONCE {
                 thread::sleep(DIR_PAUSE);
             }
-            let mut dir = match PrivateDir::open_or_create(Path::new(parent), Purpose::Sockets) {
+            let dir = match PrivateDir::open_or_create(Path::new(parent), Purpose::Sockets, made) {
                 // A stop or a sweep removed it between two of our looks at it.
                 Err(error) if is_not_found(&error) && attempt < DIR_ATTEMPTS_MAX => continue,
                 dir => dir?,
             };
-            has_made_dir |= dir.is_new();
-            made.append(dir.take_made());
             let dir = Arc::new(dir);
             let lock = Lock::take(&dir, waiting_since)?;
             if !dir.is_in_place() {
@@ -168,7 +165,7 @@ impl Claim {
             }
             let socket = SocketFile::new(address.clone(), Arc::clone(&dir), name);
             let mut claim = Self::new(location.clone(), auth_token, socket);
-            claim.has_made_dir = has_made_dir && location.is_drawn();
+            claim.has_made_dir = location.is_drawn() && made.has(dir.path());
             claim.made = mem::take(made);
             let error = match claim.start(capabilities, random) {
                 Ok(listener) => return Ok((listener, claim)),

@@ -138,10 +138,10 @@ fn reach_target(target: &Address, own: &[PathBuf]) -> Result<Reached, Error> {
 }
 
 fn cannot_connect(target: &Address, cause: io::Error) -> Error {
-    let (kind, why) = match Errno::from_raw(cause.raw_os_error().unwrap_or_default()) {
+    let (kind, why) = match sys::errno_of(&cause) {
         Errno::ENOENT => (ErrorKind::NoSuchPeer, "there is no socket"),
         Errno::ENOTDIR => (ErrorKind::NoSuchPeer, "a part of its path is no directory"),
-        Errno::ECONNREFUSED => (ErrorKind::NoSuchPeer, "nobody listens"),
+        Errno::ECONNREFUSED => (ErrorKind::NoSuchPeer, "no process listens"),
         Errno::ENOTSOCK | Errno::EPROTOTYPE => (ErrorKind::NoSuchPeer, "that is no stream socket"),
         Errno::EAGAIN => (ErrorKind::Busy, "its backlog is full"),
         Errno::EACCES | Errno::EPERM => (ErrorKind::ForeignPeer, "access to it is denied"),

@@ -98,7 +98,7 @@ fn ask(path: &Path) -> Answer {
             io::ErrorKind::WouldBlock => Answer::Live(None),
             io::ErrorKind::ConnectionRefused => Answer::Refused,
             io::ErrorKind::NotFound => Answer::Missing,
-            _ if cause.raw_os_error() == Some(Errno::EINPROGRESS as i32) => Answer::Live(None),
+            _ if sys::errno_of(&cause) == Errno::EINPROGRESS => Answer::Live(None),
             _ => Answer::Unclear(cause),
         },
     }

@@ -175,17 +175,29 @@ pub(crate) fn take_over(fd: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// What `poll(2)` is to be told for a `timeout`, `None` for no limit: whole milliseconds, rounded up, or a loop
+/// would spin through the last one.
+pub fn poll_timeout(timeout: Option<Duration>) -> i32 {
+    timeout.map_or(-1, |timeout| i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX))
+}
+
 /// Waits until one of `fds` is ready, for at most `timeout` (`None`: no limit). A signal ends it early.
-///
-/// The timeout is rounded up to whole milliseconds, so that a deadline is not waited for in steps of zero.
 pub(crate) fn wait(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<()> {
-    let timeout = timeout.map_or(PollTimeout::NONE, |timeout| {
-        PollTimeout::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(PollTimeout::MAX)
-    });
+    let timeout = PollTimeout::try_from(poll_timeout(timeout)).unwrap_or(PollTimeout::MAX);
     match poll(fds, timeout) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// The number of an error of the system.
+pub(crate) fn errno_of(cause: &io::Error) -> Errno {
+    Errno::from_raw(cause.raw_os_error().unwrap_or_default())
+}
+
+/// Whether the system has run out of descriptors or memory for now.
+pub(crate) fn is_shortage(errno: Errno) -> bool {
+    matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
 }
 
 /// Whether the socket `fd` was shut, by this process or by another one that holds it.
@@ -263,6 +275,11 @@ impl Facts {
     /// Whether it belongs to the user that we act as.
     pub(crate) fn is_ours(&self) -> bool {
         self.uid == effective_uid()
+    }
+
+    /// To whom it belongs, where it should be ours: in words that can follow "it".
+    pub(crate) fn whose(&self) -> String {
+        format!("belongs to uid {}, and you are uid {}", self.uid, effective_uid())
     }
 
     /// Whether group or others have any permission at all.
@@ -348,11 +365,8 @@ pub(crate) fn open_to_read(dir: &impl AsFd, name: &str) -> io::Result<File> {
 
 fn open_unmounted(dir: &impl AsFd, name: &str, flags: OFlag) -> io::Result<File> {
     #[cfg(target_os = "linux")]
-    {
-        match open_here(dir, name, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW) {
-            Err(Errno::ENOSYS | Errno::EPERM) => {}
-            file => return Ok(file?),
-        }
+    if let Some(file) = open_here(dir, name, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)? {
+        return Ok(file);
     }
     open_at(dir, name, flags, Mode::empty())
 }
@@ -365,13 +379,20 @@ pub(crate) fn facts_unmounted(dir: &impl AsFd, name: &str) -> io::Result<Facts> 
     facts_at(dir, name)
 }
 
-/// Opens `name` in `dir` and crosses neither a mount nor a link. `ENOSYS` before Linux 5.6, or `EPERM` behind
-/// a filter that does not know this call.
+/// Opens `name` in `dir` and crosses neither a mount nor a link. `None` where the kernel does not know how
+/// (before Linux 5.6), or a filter before it does not.
 #[cfg(target_os = "linux")]
-pub(crate) fn open_here(dir: &impl AsFd, name: &(impl NixPath + ?Sized), flags: OFlag) -> nix::Result<File> {
+pub(crate) fn open_here(
+    dir: &impl AsFd,
+    name: &(impl NixPath + ?Sized),
+    flags: OFlag,
+) -> io::Result<Option<File>> {
     use nix::fcntl::{OpenHow, ResolveFlag, openat2};
     let resolve = ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS;
-    openat2(dir, name, OpenHow::new().flags(flags).resolve(resolve)).map(File::from)
+    match openat2(dir, name, OpenHow::new().flags(flags).resolve(resolve)) {
+        Err(Errno::ENOSYS | Errno::EPERM) => Ok(None),
+        opened => Ok(Some(opened?.into())),
+    }
 }
 
 /// Opens `path`, close-on-exec.

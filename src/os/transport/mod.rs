@@ -2,11 +2,11 @@
 //!
 //! A platform supplies these items.
 //!
-//! - `Listener`: a `mio::event::Source`. `note_event` takes what the kernel says of it; `accept()` gives the
+//! - `Listener`: `note_event` takes what the kernel says of it; `accept()` gives the
 //!   next [`ReadyStream`](crate::os::socket::stream::ReadyStream) and who its peer is, or why there is none.
 //! - `watch` and `unwatch` a stream in an event queue; `readiness` is what an event says of it.
-//! - `WakeSource` and `WakeHandle`: the two ends of a waker, made by `wake_pair()`. The source is a
-//!   `mio::event::Source`.
+//! - `watch_input`: the same for a listener, a waker and a timer.
+//! - `WakeSource` and `WakeHandle`: the two ends of a waker, made by `wake_pair()`.
 //! - `Timer`, where the queue's own descriptor can be made readable by a timer (Linux).
 //!
 //! What a platform does differently (a reset instead of an end, a signal instead of an error, the
@@ -18,7 +18,7 @@ mod unix;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) use unix::Timer;
 #[cfg(unix)]
-pub(crate) use unix::{Listener, WakeHandle, WakeSource, readiness, unwatch, wake_pair, watch};
+pub(crate) use unix::{Listener, WakeHandle, WakeSource, readiness, unwatch, wake_pair, watch, watch_input};
 
 /// Why no connection was accepted.
 #[derive(Debug)]

@@ -2,9 +2,10 @@
 
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 
-use mio::event::{Event, Source};
-use mio::net::{UnixListener, UnixStream};
+use mio::event::Event;
+use mio::net::UnixListener;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
@@ -38,16 +39,14 @@ impl Listener {
         let stream = match self.socket.accept() {
             Ok((stream, _)) => stream,
             Err(error) => {
-                return Err(match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
+                return Err(match sys::errno_of(&error) {
                     Errno::EAGAIN if self.is_shut => {
                         let what = "the listener was shut down by another process that holds it";
                         AcceptError::Broken(io::Error::new(ErrorKind::NotConnected, what))
                     }
                     Errno::EAGAIN => AcceptError::Blocked,
                     Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO => AcceptError::Aborted,
-                    Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => {
-                        AcceptError::NotNow(error)
-                    }
+                    errno if sys::is_shortage(errno) => AcceptError::NotNow(error),
                     // A security module or a system call filter. Its rules may change.
                     Errno::EPERM | Errno::EACCES => AcceptError::NotNow(error),
                     _ => AcceptError::Broken(error),
@@ -78,6 +77,11 @@ pub(crate) fn readiness(event: &Event) -> Readiness {
     }
 }
 
+/// Has a queue report with `token` that `source` can be read, until it is closed.
+pub(crate) fn watch_input(registry: &Registry, source: &impl AsFd, token: Token) -> io::Result<()> {
+    registry.register(&mut SourceFd(&source.as_fd().as_raw_fd()), token, Interest::READABLE)
+}
+
 /// Has a queue report the readiness of a stream with `token`, until the stream is closed or [`unwatch`]ed.
 pub(crate) fn watch(registry: &Registry, stream: &ReadyStream, token: Token) -> io::Result<()> {
     registry.register(&mut SourceFd(&stream.as_fd().as_raw_fd()), token, STREAM_INTEREST)
@@ -94,31 +98,6 @@ const STREAM_INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const STREAM_INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
-macro_rules! source {
-    ($type:ident, $field:tt) => {
-        impl Source for $type {
-            fn register(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
-                self.$field.register(registry, token, interest)
-            }
-
-            fn reregister(
-                &mut self,
-                registry: &Registry,
-                token: Token,
-                interest: Interest,
-            ) -> io::Result<()> {
-                self.$field.reregister(registry, token, interest)
-            }
-
-            fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-                self.$field.deregister(registry)
-            }
-        }
-    };
-}
-
-source!(Listener, socket);
-
 /// The end of a waker that stands in the loop.
 #[derive(Debug)]
 pub(crate) struct WakeSource(UnixStream);
@@ -131,9 +110,15 @@ impl WakeSource {
     }
 }
 
+impl AsFd for WakeSource {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// The end of a waker that any thread may hold.
 #[derive(Debug)]
-pub(crate) struct WakeHandle(std::os::unix::net::UnixStream);
+pub(crate) struct WakeHandle(UnixStream);
 
 impl WakeHandle {
     /// Makes the loop wake up.
@@ -148,13 +133,11 @@ impl WakeHandle {
 
 /// A waker's two ends. It is a source of its own because a `Poll` that a host lends may have a waker already.
 pub(crate) fn wake_pair() -> io::Result<(WakeSource, WakeHandle)> {
-    let (source, handle) = std::os::unix::net::UnixStream::pair()?;
+    let (source, handle) = UnixStream::pair()?;
     sys::take_over(&source)?;
     sys::take_over(&handle)?;
-    Ok((WakeSource(UnixStream::from_std(source)), WakeHandle(handle)))
+    Ok((WakeSource(source), WakeHandle(handle)))
 }
-
-source!(WakeSource, 0);
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) use self::timer::Timer;
@@ -162,12 +145,9 @@ pub(crate) use self::timer::Timer;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod timer {
     use std::io;
-    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::fd::{AsFd, BorrowedFd};
     use std::time::Duration;
 
-    use mio::event::Source;
-    use mio::unix::SourceFd;
-    use mio::{Interest, Registry, Token};
     use nix::sys::time::TimeSpec;
     use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
@@ -195,17 +175,9 @@ mod timer {
         }
     }
 
-    impl Source for Timer {
-        fn register(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
-            SourceFd(&self.0.as_fd().as_raw_fd()).register(registry, token, interest)
-        }
-
-        fn reregister(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
-            SourceFd(&self.0.as_fd().as_raw_fd()).reregister(registry, token, interest)
-        }
-
-        fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-            SourceFd(&self.0.as_fd().as_raw_fd()).deregister(registry)
+    impl AsFd for Timer {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
         }
     }
 }

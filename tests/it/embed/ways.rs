@@ -222,11 +222,8 @@ fn lent(start: Start) {
     }
 }
 
-/// In whole milliseconds, rounded up.
 pub fn poll_timeout(timeout: Option<Duration>) -> PollTimeout {
-    timeout.map_or(PollTimeout::NONE, |timeout| {
-        PollTimeout::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(PollTimeout::MAX)
-    })
+    PollTimeout::try_from(udsmsg::os::poll_timeout(timeout)).unwrap()
 }
 
 fn wait(server: &Server, timeout: PollTimeout) {
