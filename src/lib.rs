@@ -66,6 +66,10 @@
 //! # What may change
 //!
 //! The root and [`peers`] change in a major version only; [`os`] and [`parts`] may change in a minor one.
+//!
+// Where a feature leaves names out, the text above leads to the documentation that has them.
+#![cfg_attr(not(feature = "os"), doc = include_str!("../docs/rustdoc/without-os.md"))]
+#![cfg_attr(not(feature = "server"), doc = include_str!("../docs/rustdoc/without-server.md"))]
 
 #[cfg(all(feature = "os", not(unix)))]
 compile_error!(

@@ -3,12 +3,10 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use udsmsg::Address;
-use udsmsg::os::CapabilityDir;
 use udsmsg::peers::{Fate, PeerState, SweepReport};
 
 use crate::fuse::with_hung_mount;
@@ -190,8 +188,10 @@ fn a_capability_file_that_is_a_hung_mount_is_not_read() {
 /// What has no capability file of ours is not touched at all: to be asked for an answer is not enough.
 #[cfg(feature = "server")]
 mod reply {
+    use std::os::unix::net::UnixListener;
     use std::time::Duration;
 
+    use udsmsg::os::CapabilityDir;
     use udsmsg::{Client, ErrorKind, Outgoing, SendOutcome, Server, ServerEvent};
 
     use super::*;

@@ -48,6 +48,13 @@ pub struct Capability {
     pub published_at: Wall,
 }
 
+impl Capability {
+    /// Whether its token is this one; takes the same time for every other one.
+    pub(crate) fn has_token(&self, auth_token: &AuthToken) -> bool {
+        auth_token.matches(self.auth_token.expose().as_bytes())
+    }
+}
+
 /// What is written.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -320,7 +327,7 @@ impl OpenCapabilityDir {
             Err(error) if error.kind() == ErrorKind::CapabilityMissing => return Ok(false),
             found => found?,
         };
-        if !auth_token.matches(found.capability.auth_token.expose().as_bytes()) {
+        if !found.capability.has_token(auth_token) {
             return Ok(false);
         }
         let name = CapabilityDir::file_name(address);
@@ -351,25 +358,19 @@ impl Publication {
 
     /// Whether clients find `auth_token` there: one system call, unless something has changed.
     pub(crate) fn is_in_place(&self, address: &Address, auth_token: &AuthToken) -> bool {
-        let found = if self.path.is_absolute() {
-            sys::facts_of_path(&self.path)
-        } else {
-            self.dir.facts(&CapabilityDir::file_name(address))
+        let is_absolute = self.path.is_absolute();
+        let found = match is_absolute {
+            true => sys::facts_of_path(&self.path),
+            false => self.dir.facts(&CapabilityDir::file_name(address)),
         };
-        let Ok(found) = found else { return false };
+        let read_again = || match is_absolute {
+            true => CapabilityDir::at(self.dir.path()).read(address),
+            false => self.dir.read(address),
+        };
         // A backup can have restored it, a network file system can have another clock: what it says counts.
-        found.is_as(&self.file)
-            || self
-                .read_again(address)
-                .is_ok_and(|found| auth_token.matches(found.auth_token.expose().as_bytes()))
-    }
-
-    fn read_again(&self, address: &Address) -> Result<Capability, Error> {
-        if self.path.is_absolute() {
-            CapabilityDir::at(self.dir.path()).read(address)
-        } else {
-            self.dir.read(address)
-        }
+        found.is_ok_and(|found| {
+            found.is_as(&self.file) || read_again().is_ok_and(|found| found.has_token(auth_token))
+        })
     }
 
     /// Removes it, if it still holds `auth_token`; says whether it did.

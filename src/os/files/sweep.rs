@@ -150,7 +150,7 @@ impl<'a> Sweep<'a> {
             }
         }
         for directory in shared_directories(self.namespace, self.environment) {
-            self.sweep_shared(Path::new(&directory));
+            self.sweep_shared(&directory);
         }
         self.sweep_tmp();
         Ok((self.report, self.truncated))

@@ -1,8 +1,6 @@
 //! Where a server listens: a path from the caller, or a default that fits and that no other user controls.
 
-use std::ffi::OsString;
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process;
 
@@ -100,17 +98,16 @@ impl Location {
             .map_err(|cause| refused("cannot look at \"/\"", cause))?;
         let mut skipped = Vec::new();
         for directory in shared_directories(namespace, environment) {
-            let directory = Path::new(&directory);
             let address = usable(&directory.join(format!("{pid}-{nonce}")));
             let checked = address.and_then(|address| {
                 // Others can put something there before us.
-                let answers = reach.check_answers(directory);
+                let answers = reach.check_answers(&directory);
                 answers.map_err(|why| Error::new(ErrorKind::NotLocal, why))?;
-                Ok((address, prepare(directory)?))
+                Ok((address, prepare(&directory)?))
             });
             match checked {
                 Ok((address, made)) => return Ok(Self { address, is_drawn: true, skipped, made }),
-                Err(error) => skipped.push(SkippedLocation::new(directory, &error)),
+                Err(error) => skipped.push(SkippedLocation::new(&directory, &error)),
             }
         }
         let fresh = PathBuf::from(format!("/tmp/{namespace}-{pid}-{nonce}"));
@@ -162,13 +159,14 @@ impl SkippedLocation {
 }
 
 /// The directories that hold the directories of servers, in the order in which they are tried.
-pub(crate) fn shared_directories(namespace: &Namespace, environment: &Environment) -> Vec<OsString> {
+pub(crate) fn shared_directories(namespace: &Namespace, environment: &Environment) -> Vec<PathBuf> {
     let shared = namespace.socket_dir_name();
     let own = format!("{shared}-{}", sys::effective_uid());
     let tmpdir = environment.tmpdir();
     [(Some(&tmpdir), &shared), (environment.get("XDG_RUNTIME_DIR").as_ref(), &shared), (Some(&tmpdir), &own)]
         .into_iter()
-        .filter_map(|(parent, name)| Some(below(parent?, name)))
+        // Without what may stand at the end of the variable: `/`, `/.`
+        .filter_map(|(parent, name)| Some(Path::new(parent?).components().as_path().join(name)))
         .collect()
 }
 
@@ -176,20 +174,10 @@ pub(crate) fn shared_directories(namespace: &Namespace, environment: &Environmen
 /// capability files and its default sockets.
 pub(crate) fn own_directories(namespace: &Namespace, environment: &Environment) -> Vec<PathBuf> {
     let shared = shared_directories(namespace, environment).into_iter();
-    let mut own: Vec<_> = shared.filter_map(|dir| Some(Path::new(&dir).parent()?.to_owned())).collect();
+    let mut own: Vec<_> = shared.filter_map(|dir| Some(dir.parent()?.to_owned())).collect();
     own.dedup();
     own.extend(namespace.capability_dir(environment));
     own
-}
-
-/// `name` in `parent`, with one slash between.
-fn below(parent: &OsString, name: &str) -> OsString {
-    let bytes = parent.as_bytes();
-    let end = bytes.iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1);
-    let mut path = std::ffi::OsStr::from_bytes(bytes.get(..end).unwrap_or_default()).to_owned();
-    path.push("/");
-    path.push(name);
-    path
 }
 
 /// The address of a socket in the `directory` of one server, if it can be one.

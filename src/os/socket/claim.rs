@@ -331,7 +331,7 @@ impl Claim {
     fn other_publisher(&self, capabilities: &CapabilityDir) -> Option<(u32, bool)> {
         let dir = capabilities.open_existing().ok()??;
         let found = dir.read(self.address()).ok()?;
-        let is_ours = self.auth_token.matches(found.auth_token.expose().as_bytes());
+        let is_ours = found.has_token(&self.auth_token);
         let process = found.process.filter(|_| !is_ours)?;
         let here = ProcessIdentity::current();
         // Enough also where the machine has no id, as in many containers: a boot's id is drawn at that boot.

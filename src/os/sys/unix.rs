@@ -175,8 +175,8 @@ pub(crate) fn take_over(fd: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// What `poll(2)` is to be told for a `timeout`, `None` for no limit: whole milliseconds, rounded up, or a loop
-/// would spin through the last one.
+/// What `poll(2)` is to be told for a `timeout`, `None` for no limit: whole milliseconds, rounded up, or a
+/// loop would spin through the last one.
 pub fn poll_timeout(timeout: Option<Duration>) -> i32 {
     timeout.map_or(-1, |timeout| i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX))
 }
