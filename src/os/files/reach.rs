@@ -42,12 +42,6 @@ impl From<io::Error> for Unreached {
     }
 }
 
-impl From<nix::errno::Errno> for Unreached {
-    fn from(cause: nix::errno::Errno) -> Self {
-        Self::Refused(cause.into())
-    }
-}
-
 #[cfg(not(target_os = "linux"))]
 impl Reached {
     /// The path itself: here nothing else leads to a socket.
@@ -187,6 +181,12 @@ mod linux {
     pub(crate) fn is_local(dir: &impl AsFd) -> bool {
         let mounts = Mounts::read();
         mounts.zip(mount_of(dir)).is_some_and(|(mounts, id)| mounts.is_local(id))
+    }
+
+    impl From<Errno> for Unreached {
+        fn from(cause: Errno) -> Self {
+            Self::Refused(cause.into())
+        }
     }
 
     impl Reached {
