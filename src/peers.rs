@@ -215,8 +215,7 @@ impl Peers {
     /// [`ErrorKind::Io`]. What cannot be removed is no error but [`Fate::Failed`].
     pub fn sweep(&self, is_dry: bool) -> Result<SweepReport, Error> {
         let dir = self.capabilities.open_existing()?;
-        let sweep = Sweep::new(dir.as_ref(), &self.namespace, &self.environment, is_dry)?;
-        let (swept, truncated) = sweep.run()?;
+        let (swept, truncated) = Sweep::run(dir.as_ref(), &self.namespace, &self.environment, is_dry)?;
         Ok(SweepReport { swept, is_complete: truncated.is_empty(), truncated })
     }
 

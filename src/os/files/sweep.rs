@@ -7,7 +7,6 @@
 //! thing is looked at again right before it is removed, under the lock on its directory that starts and stops
 //! take, so that a start at the same moment finds all or nothing.
 
-use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -108,7 +107,6 @@ pub(crate) struct Sweep<'a> {
     /// The directory of the capability files, if it exists.
     capabilities: Option<&'a OpenCapabilityDir>,
     namespace: &'a Namespace,
-    environment: &'a Environment,
     /// Where the capability files can have come from.
     origin: Origin,
     is_dry: bool,
@@ -120,40 +118,53 @@ pub(crate) struct Sweep<'a> {
 }
 
 impl<'a> Sweep<'a> {
-    pub(crate) fn new(
+    /// Looks at everything; says what became of it, and which directories hold more than was looked at.
+    pub(crate) fn run(
         capabilities: Option<&'a OpenCapabilityDir>,
         namespace: &'a Namespace,
-        environment: &'a Environment,
+        environment: &Environment,
         is_dry: bool,
-    ) -> Result<Self, Error> {
+    ) -> Result<(Vec<Swept>, Vec<String>), Error> {
         let reach = Reach::new(&own_directories(namespace, environment))
             .map_err(|cause| refused("cannot look at \"/\"", cause))?;
-        let random = Random::from_os()?;
-        let origin = capabilities.map_or(Origin::Anywhere, OpenCapabilityDir::origin);
-        let (report, truncated) = (Vec::new(), Vec::new());
-        Ok(Self { capabilities, namespace, environment, origin, is_dry, reach, random, report, truncated })
+        let mut sweep = Self {
+            capabilities,
+            namespace,
+            origin: capabilities.map_or(Origin::Anywhere, OpenCapabilityDir::origin),
+            is_dry,
+            reach,
+            random: Random::from_os()?,
+            report: Vec::new(),
+            truncated: Vec::new(),
+        };
+        if let Some(files) = capabilities {
+            sweep.look_at_files(files)?;
+        }
+        for shared in shared_directories(namespace, environment) {
+            let looked = sweep.try_shared(&shared);
+            sweep.note(Remains::Directory, &shared, looked);
+        }
+        let tmp = Path::new("/tmp");
+        let looked = sweep.try_tmp(tmp);
+        sweep.note(Remains::Directory, tmp, looked);
+        Ok((sweep.report, sweep.truncated))
     }
 
-    /// Looks at everything; says what became of it, and which directories hold more than was looked at.
-    pub(crate) fn run(mut self) -> Result<(Vec<Swept>, Vec<String>), Error> {
-        if let Some(files) = self.capabilities {
-            let wanted = |name: &str| is_capability_name(name) || temporary_of(name).is_some();
-            let (mut names, is_all) = files.names(NAMES_MAX, wanted, &mut self.random)?;
-            self.note_truncated(files.path(), is_all);
-            names.sort_unstable();
-            for name in &names {
-                if is_capability_name(name) {
-                    self.sweep_capability(files, name);
-                } else if let Some((pid, mark)) = temporary_of(name) {
-                    self.sweep_temporary(files, name, pid, mark);
-                }
-            }
+    /// The capability files and what belongs to them.
+    fn look_at_files(&mut self, files: &OpenCapabilityDir) -> Result<(), Error> {
+        let wanted = |name: &str| is_capability_name(name) || temporary_of(name).is_some();
+        let (mut names, is_all) = files.names(NAMES_MAX, wanted, &mut self.random)?;
+        self.note_truncated(files.path(), is_all);
+        names.sort_unstable();
+        for name in &names {
+            let file = Listed { files, name, path: files.path().join(name) };
+            let (remains, looked) = match temporary_of(name) {
+                Some((pid, mark)) => (Remains::Temporary, self.try_temporary(&file, pid, mark)),
+                None => (Remains::Capability, self.try_capability(&file)),
+            };
+            self.note(remains, &file.path, looked);
         }
-        for directory in shared_directories(self.namespace, self.environment) {
-            self.sweep_shared(&directory);
-        }
-        self.sweep_tmp();
-        Ok((self.report, self.truncated))
+        Ok(())
     }
 
     fn note_truncated(&mut self, directory: &Path, is_all: bool) {
@@ -164,20 +175,13 @@ impl<'a> Sweep<'a> {
     }
 
     /// A capability file and what belongs to it.
-    fn sweep_capability(&mut self, files: &OpenCapabilityDir, name: &str) {
-        let path = files.path().join(name);
-        if let Err(why) = self.try_capability(files, name, &path) {
-            self.keep(Remains::Capability, &path, why);
-        }
-    }
-
-    fn try_capability(&mut self, files: &OpenCapabilityDir, name: &str, path: &Path) -> Result<(), Kept> {
-        let found = files.read_named(name)?;
+    fn try_capability(&mut self, file: &Listed<'_>) -> Result<(), Kept> {
+        let found = file.files.read_named(file.name)?;
         let (state, why) = found.publisher_state(self.origin);
         if state != ProcessState::Dead {
             return Err(why.into());
         }
-        let dead = DeadCapability { files, name, path, found: &found, why };
+        let dead = DeadCapability { file, found: &found, why };
         let address = &found.capability.address;
         if !Path::new(address.path()).is_absolute() {
             return Err("its socket path is relative: it is not known what stands there".into());
@@ -208,7 +212,7 @@ impl<'a> Sweep<'a> {
                 self.remove(Remains::Socket, address, dead.why, removal);
             }
             Ok(Standing::Foreign(found)) => {
-                self.keep(Remains::Socket, address, why_foreign(&found));
+                self.keep(Remains::Socket, address, &why_foreign(&found));
             }
             // A child may serve on with the token of its dead parent.
             standing => {
@@ -216,7 +220,9 @@ impl<'a> Sweep<'a> {
                 return Err(format!("its process has ended, but {what} at its socket path").into());
             }
         }
-        self.remove(Remains::Capability, dead.path, dead.why, || dead.files.remove(dead.name));
+        self.remove(Remains::Capability, &dead.file.path, dead.why, || {
+            dead.file.files.remove(dead.file.name)
+        });
         let its_pid = dead.found.capability.process.as_ref().map(|process| process.pid);
         if its_pid.is_some() && self.namespace.drawn_pid(dir.path()) == its_pid {
             self.remove_directory(dir, address.parent().unwrap_or_else(|| dir.path()), dead.why);
@@ -233,44 +239,37 @@ impl<'a> Sweep<'a> {
         }
         let removed = match self.is_dry {
             true => Ok(true),
-            false => dead.files.remove_unlocked(dead.name, dead.found, &mut self.random),
+            false => dead.file.files.remove_unlocked(dead.file.name, dead.found, &mut self.random),
         };
         if let Ok(false) = removed {
             return Err(CHANGED.into());
         }
-        self.remove(Remains::Capability, dead.path, dead.why, || removed.map(drop));
+        self.remove(Remains::Capability, &dead.file.path, dead.why, || removed.map(drop));
         Ok(())
     }
 
     /// A file that was to become a capability file: its process was cut short, or is still writing.
-    fn sweep_temporary(&mut self, files: &OpenCapabilityDir, name: &str, pid: u32, mark: Option<&str>) {
-        let path = files.path().join(name);
-        let Ok(facts) = files.facts(name) else { return };
+    fn try_temporary(&mut self, file: &Listed<'_>, pid: u32, mark: Option<&str>) -> Result<(), Kept> {
+        let Ok(facts) = file.files.facts(file.name) else { return Ok(()) };
         if facts.kind != FileKind::Regular || !facts.is_ours() {
-            return self.keep(Remains::Temporary, &path, "it is no regular file of ours");
+            return Err("it is no regular file of ours".into());
         }
         let by_name = mark.and_then(|mark| ProcessIdentity::state_of_mark(pid, mark, self.origin));
-        let (state, why) = by_name.unwrap_or_else(|| match files.read_temporary(name) {
+        let (state, why) = by_name.unwrap_or_else(|| match file.files.read_temporary(file.name) {
             Ok(found) if found.capability.process.as_ref().is_some_and(|process| process.pid == pid) => {
                 found.publisher_state(self.origin)
             }
             _ => (ProcessState::Unknown, "it does not say which process made it"),
         });
-        if state == ProcessState::Dead {
-            // Only that process knows its name, so that nothing else can stand there.
-            self.remove(Remains::Temporary, &path, why, || files.remove(name));
-        } else {
-            self.keep(Remains::Temporary, &path, why);
+        if state != ProcessState::Dead {
+            return Err(why.into());
         }
+        // Only that process knows its name, so that nothing else can stand there.
+        self.remove(Remains::Temporary, &file.path, why, || file.files.remove(file.name));
+        Ok(())
     }
 
     /// Directories of single servers in one that they share.
-    fn sweep_shared(&mut self, shared: &Path) {
-        if let Err(why) = self.try_shared(shared) {
-            self.keep(Remains::Directory, shared, why);
-        }
-    }
-
     fn try_shared(&mut self, shared: &Path) -> Result<(), Kept> {
         self.reach.check_answers(shared)?;
         match PrivateDir::open_existing(shared, Purpose::Sockets)? {
@@ -280,15 +279,11 @@ impl<'a> Sweep<'a> {
     }
 
     /// Directories of single servers directly in `/tmp`, which others can fill as they please.
-    fn sweep_tmp(&mut self) {
-        let shared = Path::new("/tmp");
-        let Ok(dir) = fs::File::open(shared) else { return };
+    fn try_tmp(&mut self, tmp: &Path) -> Result<(), Kept> {
+        let Ok(dir) = fs::File::open(tmp) else { return Ok(()) };
         let prefix = format!("{}-", self.namespace.name());
         let is_ours = |name: &str| sys::facts_unmounted(&dir, name).is_ok_and(|facts| facts.is_ours());
-        let pid_of = |name: &str| drawn_pid(name.strip_prefix(&prefix)?);
-        if let Err(why) = self.try_own_dirs(&dir, shared, pid_of, is_ours) {
-            self.keep(Remains::Directory, shared, why);
-        }
+        self.try_own_dirs(&dir, tmp, |name| drawn_pid(name.strip_prefix(&prefix)?), is_ours)
     }
 
     /// The directories of single servers in `dir`, which is at the path `shared`: those whose names give a
@@ -308,10 +303,9 @@ impl<'a> Sweep<'a> {
         names.sort_unstable();
         for name in names {
             let path = shared.join(&name);
-            if let Some(pid) = pid_of(&name)
-                && let Err(why) = self.try_own_dir(&path, pid)
-            {
-                self.keep(Remains::Directory, &path, why);
+            if let Some(pid) = pid_of(&name) {
+                let looked = self.try_own_dir(&path, pid);
+                self.note(Remains::Directory, &path, looked);
             }
         }
         Ok(())
@@ -393,8 +387,15 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    fn keep(&mut self, remains: Remains, path: &Path, why: impl Display) {
-        self.add(remains, path, Fate::Kept, &why.to_string());
+    /// Reports a thing that stays, if that is how looking at it has ended.
+    fn note(&mut self, remains: Remains, path: &Path, looked: Result<(), Kept>) {
+        if let Err(why) = looked {
+            self.keep(remains, path, &why.to_string());
+        }
+    }
+
+    fn keep(&mut self, remains: Remains, path: &Path, why: &str) {
+        self.add(remains, path, Fate::Kept, why);
     }
 
     fn add(&mut self, remains: Remains, path: &Path, fate: Fate, why: &str) {
@@ -412,11 +413,16 @@ fn cannot_list(cause: io::Error) -> Kept {
     format!("it cannot be listed: {cause}").into()
 }
 
-/// A capability file whose process is dead.
-struct DeadCapability<'a> {
+/// A file in the directory of capability files.
+struct Listed<'a> {
     files: &'a OpenCapabilityDir,
     name: &'a str,
-    path: &'a Path,
+    path: PathBuf,
+}
+
+/// A capability file whose process is dead.
+struct DeadCapability<'a> {
+    file: &'a Listed<'a>,
     /// What was read there.
     found: &'a FoundCapability,
     /// Why its process is known to be dead.
@@ -426,7 +432,7 @@ struct DeadCapability<'a> {
 impl DeadCapability<'_> {
     /// Checks that it is still the file that was found, and its process still dead.
     fn check_unchanged(&self, origin: Origin) -> Result<(), Kept> {
-        let now = self.files.read_named(self.name);
+        let now = self.file.files.read_named(self.file.name);
         let is_unchanged = now
             .is_ok_and(|now| now.is_same(self.found) && now.publisher_state(origin).0 == ProcessState::Dead);
         if is_unchanged { Ok(()) } else { Err(CHANGED.into()) }

@@ -392,33 +392,31 @@ impl Claim {
     /// A socket that refuses can be a live server's that is seen through another mount, or from another
     /// machine.
     fn check_publisher_has_ended(&self, capabilities: &CapabilityDir) -> Result<(), Error> {
-        let path = self.address().path();
-        let mut looks = 0;
-        loop {
-            return match self.other_publisher(capabilities) {
-                Some((_, true)) if looks < PROCESS_LOOKS => {
-                    looks += 1;
-                    thread::sleep(SECOND_LOOK);
-                    continue;
-                }
-                Some((pid, true)) => {
-                    let sentence = format!(
-                        "the process {pid} that has published a capability file for {path:?} lives, though \
-                         the socket refuses a connection from here; stop it, or use another path"
-                    );
-                    Err(Error::new(ErrorKind::AlreadyRunning, sentence))
-                }
-                Some((pid, false)) if !sys::is_refusal_proof(&**self.socket.dir()) => {
-                    let why = format!(
-                        "the socket there refuses a connection from here, and it cannot be told whether its \
-                         server has ended (process {pid} in its capability file, perhaps in a container or \
-                         on another machine); use another path, or move the socket out of there if it has \
-                         ended"
-                    );
-                    Err(self.socket.occupied(&why))
-                }
-                _ => Ok(()),
-            };
+        let mut other = self.other_publisher(capabilities);
+        for _ in 0..PROCESS_LOOKS {
+            if let Some((_, true)) = other {
+                thread::sleep(SECOND_LOOK);
+                other = self.other_publisher(capabilities);
+            }
+        }
+        match other {
+            Some((pid, true)) => {
+                let sentence = format!(
+                    "the process {pid} that has published a capability file for {:?} lives, though the \
+                     socket refuses a connection from here; stop it, or use another path",
+                    self.address().path()
+                );
+                Err(Error::new(ErrorKind::AlreadyRunning, sentence))
+            }
+            Some((pid, false)) if !sys::is_refusal_proof(&**self.socket.dir()) => {
+                let why = format!(
+                    "the socket there refuses a connection from here, and it cannot be told whether its \
+                     server has ended (process {pid} in its capability file, perhaps in a container or on \
+                     another machine); use another path, or move the socket out of there if it has ended"
+                );
+                Err(self.socket.occupied(&why))
+            }
+            _ => Ok(()),
         }
     }
 
