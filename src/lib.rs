@@ -124,7 +124,7 @@ pub use server::{Server, ServerBuilder, ServerEvent, Turn, Waker, mio};
 ///   [`AuthToken`](parts::AuthToken), [`CloseReason`](parts::CloseReason), [`Now`](parts::Now),
 ///   [`Mono`](parts::Mono).
 /// - Sending without I/O: [`Outbox`](parts::Outbox), [`LinkStep`](parts::LinkStep),
-///   [`Queries`](parts::Queries).
+///   [`LinkSpace`](parts::LinkSpace), [`Queries`](parts::Queries).
 /// - Bytes and lines: [`Ring`](parts::Ring), [`BufferPool`](parts::BufferPool),
 ///   [`Framer`](parts::Framer), [`json`](parts::json).
 /// - What a line means: [`Request`](parts::Request), [`Reply`](parts::Reply), [`Answer`](parts::Answer).
@@ -141,7 +141,7 @@ pub mod parts {
         inbox::BatchIter,
         json,
         message::{Answer, Reply, Request},
-        outbox::{LinkStep, Outbox, Queries},
+        outbox::{LinkSpace, LinkStep, Outbox, Queries},
         ring::Ring,
         slots::{ConnKey, Slots},
         stats::ClosedStats,

@@ -183,10 +183,10 @@ fn read_and_write(outbox: &mut Outbox, link: &mut Link, now: Now) {
     let can_write =
         |outbox: &Outbox, link: &Link| link.stream.is_writable() && !outbox.output(link.key).is_empty();
     if (link.stream.is_readable() || can_write(outbox, link))
-        && let Some(space) = outbox.recv_space(link.key)
+        && let Some(mut space) = outbox.recv_space(link.key)
     {
-        match link.stream.read(space) {
-            Progress::Moved(n) => outbox.received(link.key, n, now),
+        match link.stream.read(&mut space) {
+            Progress::Moved(n) => space.received(n, now),
             Progress::Blocked => {}
             Progress::End | Progress::Gone => outbox.ended(link.key, now),
         }

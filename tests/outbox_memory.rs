@@ -71,8 +71,9 @@ fn outbox_that_is_never_empty_does_not_grow() {
         written += len;
         unanswered += lines;
         while unanswered > 0 {
-            outbox.recv_space(key).unwrap().get_mut(..answer.len()).unwrap().copy_from_slice(answer);
-            outbox.received(key, answer.len(), now);
+            let mut space = outbox.recv_space(key).unwrap();
+            space.get_mut(..answer.len()).unwrap().copy_from_slice(answer);
+            space.received(answer.len(), now);
             unanswered -= 1;
         }
         while let Some((_, outcome)) = outbox.next_outcome() {

@@ -77,6 +77,11 @@ impl Ring {
         self.bytes.get_mut(self.tail..).unwrap_or_default()
     }
 
+    /// What [`Ring::spare_mut`] gave last.
+    pub(super) fn spare(&self) -> &[u8] {
+        self.bytes.get(self.tail..).unwrap_or_default()
+    }
+
     /// The first `n` bytes of what [`Ring::spare_mut`] gave last now hold data.
     ///
     /// # Panics

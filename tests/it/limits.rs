@@ -724,8 +724,9 @@ fn in_flight_max() {
     outbox.sent(key, outbox.output(key).len());
     assert_eq!(lines(&outbox), 0, "two are in flight");
     let answer = b"{\"type\":\"response\"}\n";
-    outbox.recv_space(key).unwrap()[..answer.len()].copy_from_slice(answer);
-    outbox.received(key, answer.len(), now);
+    let mut space = outbox.recv_space(key).unwrap();
+    space[..answer.len()].copy_from_slice(answer);
+    space.received(answer.len(), now);
     assert_eq!(lines(&outbox), 1, "one was answered, and one more may go");
 }
 

@@ -182,13 +182,13 @@ impl Lab {
     fn read(&mut self, at: usize, now: Now) {
         let conn = &mut self.conns[at];
         while !conn.is_closed && !conn.said.is_empty() {
-            let Some(space) = self.outbox.recv_space(conn.key) else { return };
+            let Some(mut space) = self.outbox.recv_space(conn.key) else { return };
             let n = space.len().min(conn.said.len()).min(self.read_max);
             assert!(n > 0, "a read into nothing looks like the end");
             for (to, from) in space.iter_mut().zip(conn.said.drain(..n)) {
                 *to = from;
             }
-            self.outbox.received(conn.key, n, now);
+            space.received(n, now);
         }
         if conn.has_ended && !conn.is_closed {
             self.outbox.ended(conn.key, now);
@@ -975,9 +975,9 @@ fn next_write(outbox: &mut Outbox) -> ConnKey {
 /// The receiver answers `line`; whether there was a buffer to read it into.
 fn receive(outbox: &mut Outbox, key: ConnKey, line: &str, now: Now) -> bool {
     let line = lines(&[line]);
-    let Some(space) = outbox.recv_space(key) else { return false };
+    let Some(mut space) = outbox.recv_space(key) else { return false };
     space[..line.len()].copy_from_slice(&line);
-    outbox.received(key, line.len(), now);
+    space.received(line.len(), now);
     true
 }
 
@@ -1018,6 +1018,34 @@ fn messages_for_a_receiver_that_is_being_connected_share_one_connection() {
 }
 
 #[test]
+fn space_that_is_dropped_holds_nothing_and_loses_nothing() {
+    let answer = lines(&[OK]);
+    for begun in 0..answer.len() {
+        let mut outbox = Outbox::new(Limits::default()).unwrap();
+        put(&mut outbox, A, 100, at(0)).unwrap();
+        let key = next_connect(&mut outbox);
+        outbox.connected(key, AuthToken::from_bytes([1; 32]), at(0));
+        assert_eq!(next_write(&mut outbox), key);
+        write_all(&mut outbox, key);
+
+        let mut space = outbox.recv_space(key).unwrap();
+        space[..begun].copy_from_slice(&answer[..begun]);
+        space.received(begun, at(0));
+        let mut dropped = outbox.recv_space(key).unwrap();
+        let len = dropped.len();
+        dropped.fill(b'\n');
+        drop(dropped);
+
+        assert!(outbox.next_outcome().is_none(), "what was not reported was not read");
+        let mut space = outbox.recv_space(key).unwrap();
+        assert_eq!((space.len(), space[0]), (len, b'\n'), "the same space is lent again");
+        space[..answer.len() - begun].copy_from_slice(&answer[begun..]);
+        space.received(answer.len() - begun, at(0));
+        assert_eq!(told(&mut outbox), ["accepted"], "after {begun} bytes");
+    }
+}
+
+#[test]
 fn late_reports_of_an_old_stream_do_not_change_its_successor() {
     let mut outbox = Outbox::new(Limits::default()).unwrap();
     let token = AuthToken::from_bytes([1; 32]);
@@ -1045,7 +1073,6 @@ fn late_reports_of_an_old_stream_do_not_change_its_successor() {
     outbox.output_failed(old);
     outbox.ended(old, at(0));
     assert!(!receive(&mut outbox, old, NO, at(0)), "there is no space to read into for the old stream");
-    outbox.received(old, 0, at(0));
     outbox.connected(old, AuthToken::from_bytes([2; 32]), at(0));
     outbox.connect_failed(old, &other_error(), at(0));
     assert_eq!((outbox.output(old), outbox.target(old)), (&[][..], ""));

@@ -19,6 +19,7 @@ mod wire;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use self::link::{Busy, Link, Need, NextStep, timed_out};
@@ -59,8 +60,8 @@ pub enum LinkStep {
 /// nothing else: not the receiver, and not the stream before. A report for a stream that is closed or
 /// replaced changes nothing, however late it is.
 ///
-/// 1. For each stream that can be read: [`recv_space`](Outbox::recv_space), [`received`](Outbox::received);
-///    at its end [`ended`](Outbox::ended).
+/// 1. For each stream that can be read: [`recv_space`](Outbox::recv_space), read into it,
+///    [`received`](LinkSpace::received); at its end [`ended`](Outbox::ended).
 /// 2. Do what [`next_step`](Outbox::next_step) says until it says nothing more. [`LinkStep::Connect`] is
 ///    answered, now or in a later turn, with [`connected`](Outbox::connected) or
 ///    [`connect_failed`](Outbox::connect_failed), [`LinkStep::Write`] with [`sent`](Outbox::sent) or
@@ -208,10 +209,14 @@ impl Outbox {
         !self.steps.is_empty() || !self.closed.is_empty()
     }
 
+    /// The link whose connection, or attempt to make one, a key names.
+    fn link(&self, wire: ConnKey) -> Option<&Link> {
+        self.links.get(*self.wires.get(wire)?)
+    }
+
     /// The socket path of the receiver that a key leads to; empty for a stale key.
     pub fn target(&self, wire: ConnKey) -> &str {
-        let link = self.wires.get(wire).and_then(|link| self.links.get(*link));
-        link.map(Link::target).unwrap_or_default()
+        self.link(wire).map(Link::target).unwrap_or_default()
     }
 
     /// The link for which the attempt `wire` is being made.
@@ -291,8 +296,7 @@ impl Outbox {
 
     /// Bytes to be written; empty for a stale key or if there are none.
     pub fn output(&self, wire: ConnKey) -> &[u8] {
-        let link = self.wires.get(wire).and_then(|link| self.links.get(*link));
-        link.and_then(Link::wire).map(Wire::output).unwrap_or_default()
+        self.link(wire).and_then(Link::wire).map(Wire::output).unwrap_or_default()
     }
 
     /// The first `n` bytes of [`output`](Self::output) were written.
@@ -313,13 +317,13 @@ impl Outbox {
     }
 
     /// Space for the next read, at most one frame; `None` for a stale key.
-    pub fn recv_space(&mut self, wire: ConnKey) -> Option<&mut [u8]> {
-        self.wire_mut(wire).map(|(_, wire)| wire.recv_space())
+    pub fn recv_space(&mut self, wire: ConnKey) -> Option<LinkSpace<'_>> {
+        self.wire_mut(wire)?.1.recv_space_mut();
+        Some(LinkSpace { outbox: self, wire })
     }
 
-    /// `n` bytes were read into the space lent by [`recv_space`](Self::recv_space): answers are given to the
-    /// messages that they belong to.
-    pub fn received(&mut self, wire: ConnKey, n: usize, now: Now) {
+    /// `n` bytes were read into the space for them: answers are given to the messages that they belong to.
+    fn received(&mut self, wire: ConnKey, n: usize, now: Now) {
         let now = self.latest.or_later(now);
         if let Some((_, wire)) = self.wire_mut(wire) {
             wire.received(n);
@@ -481,6 +485,46 @@ impl Outbox {
         self.messages.check_invariants();
         debug_assert_eq!(self.links.len(), self.by_target.len(), "one link for each receiver");
         debug_assert!(self.wires.len() <= self.links.len(), "at most one connection for each link");
+    }
+}
+
+/// Space for one read of a connection, lent by [`Outbox::recv_space`]. Dropped without
+/// [`received`](Self::received), nothing was read.
+#[must_use]
+pub struct LinkSpace<'o> {
+    outbox: &'o mut Outbox,
+    wire: ConnKey,
+}
+
+impl LinkSpace<'_> {
+    /// The first `n` bytes of the space were read.
+    ///
+    /// # Panics
+    ///
+    /// If `n` is more than was lent: those bytes would be lost.
+    pub fn received(self, n: usize, now: Now) {
+        self.outbox.received(self.wire, n, now);
+    }
+}
+
+impl Deref for LinkSpace<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.outbox.link(self.wire).and_then(Link::wire).map(Wire::recv_space).unwrap_or_default()
+    }
+}
+
+impl DerefMut for LinkSpace<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.outbox.wire_mut(self.wire).map(|(_, wire)| wire.recv_space_mut()).unwrap_or_default()
+    }
+}
+
+/// Shows how much may be read: what lies there is from an earlier read.
+impl fmt::Debug for LinkSpace<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LinkSpace({} bytes)", self.len())
     }
 }
 

@@ -215,8 +215,13 @@ impl Wire {
     // Answers come.
 
     /// Space for the next read.
-    pub(super) fn recv_space(&mut self) -> &mut [u8] {
+    pub(super) fn recv_space_mut(&mut self) -> &mut [u8] {
         self.ring.spare_mut()
+    }
+
+    /// The same, to be looked at.
+    pub(super) fn recv_space(&self) -> &[u8] {
+        self.ring.spare()
     }
 
     /// `n` bytes were read into that space.

@@ -118,8 +118,9 @@ pub fn busy_error() -> Error {
     assert_eq!(step, LinkStep::Connect);
     outbox.connected(key, AuthToken::from_bytes([1; 32]), at(0));
     let line = b"{\"type\":\"error\",\"data\":\"too many clients\"}\n";
-    outbox.recv_space(key).unwrap()[..line.len()].copy_from_slice(line);
-    outbox.received(key, line.len(), at(0));
+    let mut space = outbox.recv_space(key).unwrap();
+    space[..line.len()].copy_from_slice(line);
+    space.received(line.len(), at(0));
     outbox.deadlines_reached(at(1));
     match outbox.next_outcome() {
         Some((_, SendOutcome::NotSent(error))) if error.kind() == ErrorKind::Busy => error,
@@ -427,14 +428,14 @@ impl World {
         if wire.back.is_empty() && wire.is_server_gone {
             self.outbox.ended(key, now);
         } else if !wire.back.is_empty() {
-            let Some(space) = self.outbox.recv_space(key) else { return };
+            let Some(mut space) = self.outbox.recv_space(key) else { return };
             assert!(!space.is_empty(), "a read into nothing looks like the end");
             let n = bytes.min(space.len()).min(wire.back.len());
             for (to, from) in space.iter_mut().zip(wire.back.drain(..n)) {
                 *to = from;
             }
             self.attempts[wire.receiver] = 0;
-            self.outbox.received(key, n, now);
+            space.received(n, now);
         }
     }
 
@@ -521,7 +522,6 @@ impl World {
         for key in &self.stale {
             assert!(self.outbox.recv_space(*key).is_none() && self.outbox.output(*key).is_empty());
             self.outbox.sent(*key, 7);
-            self.outbox.received(*key, 0, now);
             self.outbox.output_failed(*key);
             self.outbox.ended(*key, now);
             self.outbox.connected(*key, token(0, 0), now);
