@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::LinkStep;
 use super::messages::{Messages, SendOutcome};
 use super::wire::{Progress, Wire};
 use crate::proto::error::{CloseReason, Error, ErrorKind};
@@ -30,9 +29,7 @@ pub(super) struct Link {
 
 /// Where the connection of a link stands.
 enum State {
-    /// There is none, and none is needed.
-    Idle,
-    /// One is to be made at the next step.
+    /// One is to be made at the next step, if a message waits.
     Wanted,
     /// The shell was asked to make one and has not reported the result.
     Connecting(ConnKey),
@@ -72,14 +69,6 @@ pub(super) enum Need {
     End,
 }
 
-/// What a link among those that may have a step turns out to have.
-pub(super) enum NextStep {
-    Nothing,
-    /// It wants a connection, and no key is free for one. It stays marked as waiting for a step.
-    NoKey,
-    Step(ConnKey, LinkStep),
-}
-
 pub(super) fn timed_out() -> Error {
     Error::new(ErrorKind::TimedOut, "Connection timed out")
 }
@@ -89,7 +78,7 @@ impl Link {
         Self {
             target: target.into(),
             waiting: VecDeque::new(),
-            state: State::Idle,
+            state: State::Wanted,
             pause: PAUSE_MIN,
             busy: None,
             is_in_steps: false,
@@ -101,14 +90,18 @@ impl Link {
         &self.target
     }
 
-    /// Whether nothing waits and nothing is in flight.
+    /// Whether there is a connection, and nothing waits or is in flight.
     pub(super) fn is_idle(&self) -> bool {
-        self.waiting.is_empty()
-            && match &self.state {
-                State::Idle => true,
-                State::Open(wire) => wire.is_idle(),
-                State::Wanted | State::Connecting(_) | State::BackingOff { .. } => false,
-            }
+        self.waiting.is_empty() && self.wire().is_some_and(Wire::is_idle)
+    }
+
+    /// The key of its connection, or of the attempt to make one.
+    pub(super) fn wire_key(&self) -> Option<ConnKey> {
+        match &self.state {
+            State::Connecting(key) => Some(*key),
+            State::Open(wire) => Some(wire.key()),
+            State::Wanted | State::BackingOff { .. } => None,
+        }
     }
 
     /// When the next attempt is to be made, if the link backs off.
@@ -149,25 +142,29 @@ impl Link {
 
     /// Does what the link can do by itself: fills its output, or asks for a connection.
     pub(super) fn advance(&mut self, messages: &Messages, limits: &Limits) -> Need {
-        self.drop_expired(messages);
+        // Those at the front that have expired.
+        while self.waiting.front().is_some_and(|message| !messages.is_outstanding(*message)) {
+            self.waiting.pop_front();
+        }
         match &mut self.state {
             State::Open(wire) => {
+                let mut has_news = false;
                 while wire.has_room(limits)
                     && let Some(message) = self.waiting.pop_front()
                 {
-                    let Some(line) = messages.line(message) else { continue };
-                    if !wire.push(message, line, limits) {
+                    let Some(outstanding) = messages.get(message) else { continue };
+                    if !wire.push(message, &outstanding.line, limits) {
                         self.waiting.push_front(message);
                         break;
                     }
+                    has_news = true;
                 }
-                if !wire.has_news() {
+                if !has_news {
                     return Need::Nothing;
                 }
             }
             // No message needs the connection that was to be made.
             _ if self.waiting.is_empty() => return Need::End,
-            State::Idle => self.state = State::Wanted,
             State::Wanted => {}
             State::Connecting(_) | State::BackingOff { .. } => return Need::Nothing,
         }
@@ -176,45 +173,31 @@ impl Link {
         if was_in_steps { Need::Nothing } else { Need::Step }
     }
 
-    /// Drops the messages at the front that have expired.
-    fn drop_expired(&mut self, messages: &Messages) {
-        while self.waiting.front().is_some_and(|message| !messages.is_outstanding(*message)) {
-            self.waiting.pop_front();
-        }
+    /// Whether its step is to make a connection.
+    pub(super) fn wants_connection(&self) -> bool {
+        matches!(self.state, State::Wanted)
     }
 
-    /// The step that it has now. `new_key` gives a key for a connection, if one is free.
-    pub(super) fn next_step(&mut self, new_key: impl FnOnce() -> Option<ConnKey>) -> NextStep {
-        let next = match &mut self.state {
-            State::Wanted => {
-                let Some(key) = new_key() else { return NextStep::NoKey };
-                self.state = State::Connecting(key);
-                NextStep::Step(key, LinkStep::Connect)
-            }
-            State::Open(wire) => {
-                if wire.take_news() {
-                    NextStep::Step(wire.key(), LinkStep::Write)
-                } else {
-                    NextStep::Nothing
-                }
-            }
-            State::Idle | State::Connecting(_) | State::BackingOff { .. } => NextStep::Nothing,
-        };
+    /// The step is taken: the shell is asked to make the connection `key`.
+    pub(super) fn take_connect(&mut self, key: ConnKey) {
+        debug_assert!(self.wants_connection(), "a connection that is wanted");
+        self.state = State::Connecting(key);
         self.is_in_steps = false;
         self.check_invariants();
-        next
+    }
+
+    /// The step is taken: the connection that is to be written, if it has output.
+    pub(super) fn take_write(&mut self) -> Option<ConnKey> {
+        self.is_in_steps = false;
+        self.check_invariants();
+        self.wire().filter(|wire| !wire.output().is_empty()).map(Wire::key)
     }
 
     /// The connection was made.
     pub(super) fn connected(&mut self, wire: Wire) {
         debug_assert!(self.is_connecting(), "a connection that was asked for");
         self.state = State::Open(Box::new(wire));
-    }
-
-    /// There is no connection: the attempt failed, or the pause is over.
-    pub(super) fn set_idle(&mut self) {
-        debug_assert!(self.wire().is_none(), "a connection is closed first");
-        self.state = State::Idle;
+        self.check_invariants();
     }
 
     /// The receiver is busy: the next attempt is made when the pause is over, at the time that is returned.
@@ -234,6 +217,7 @@ impl Link {
         let message = self.wire_mut()?.take_accepted(start)?;
         self.pause = PAUSE_MIN;
         self.busy = None;
+        self.check_invariants();
         Some(message)
     }
 
@@ -246,9 +230,13 @@ impl Link {
         match wire.progress(message) {
             // Its answer may still come and must not be taken for that to another, so its place is kept.
             Progress::Whole => messages.finish(message, SendOutcome::Unknown(timed_out())),
+            // The rest of its line will not be written, and nothing can be written behind a part of a line.
+            // So the messages that were not written whole wait for another connection; those before them
+            // still get their answers here.
             Progress::Part => {
                 messages.finish(message, SendOutcome::NotSent(timed_out()));
-                self.abandon_output(messages);
+                let unwritten = wire.abandon_output();
+                self.wait_again(unwritten, messages);
             }
             Progress::Nothing => {
                 wire.withdraw(message);
@@ -257,17 +245,12 @@ impl Link {
         }
     }
 
-    /// The rest of a line that was written partly will not be written, and nothing can be written behind a
-    /// part of a line. So the messages that were not written whole wait for another connection; those before
-    /// them still get their answers here.
-    fn abandon_output(&mut self, messages: &Messages) {
-        let State::Open(wire) = &mut self.state else { return };
-        wire.abandon_output();
-        while let Some(message) = wire.take_partial() {
-            if messages.is_outstanding(message) {
-                self.waiting.push_front(message);
-            }
+    /// Puts messages that were in flight before those that wait, unless they have expired.
+    fn wait_again(&mut self, newest_first: impl Iterator<Item = ConnKey>, messages: &Messages) {
+        for message in newest_first.filter(|message| messages.is_outstanding(*message)) {
+            self.waiting.push_front(message);
         }
+        self.check_invariants();
     }
 
     /// Whether the connection is of no more use: no message waits for an answer from it, and it cannot be
@@ -288,33 +271,24 @@ impl Link {
         for message in self.waiting.drain(..) {
             messages.finish(message, SendOutcome::NotSent(error.restated()));
         }
+        self.check_invariants();
     }
 
-    /// Ends the connection, or the attempt to make one; its key is returned. Messages in flight wait again.
-    pub(super) fn disconnect(&mut self, messages: &Messages) -> Option<ConnKey> {
-        let key = match &mut self.state {
-            State::Open(wire) => {
-                while let Some(message) = wire.take_newest() {
-                    if messages.is_outstanding(message) {
-                        self.waiting.push_front(message);
-                    }
-                }
-                wire.key()
-            }
-            State::Connecting(key) => *key,
-            State::Idle | State::Wanted | State::BackingOff { .. } => return None,
-        };
-        self.state = State::Idle;
+    /// Ends the connection, the attempt to make one, or the pause before one. Messages in flight wait again.
+    pub(super) fn disconnect(&mut self, messages: &Messages) {
+        if let State::Open(wire) = std::mem::replace(&mut self.state, State::Wanted) {
+            self.wait_again(wire.into_messages(), messages);
+        }
         self.check_invariants();
-        Some(key)
     }
 
     /// O(1).
     fn check_invariants(&self) {
         debug_assert!((PAUSE_MIN..=PAUSE_MAX).contains(&self.pause), "a pause of {:?}", self.pause);
+        debug_assert!(self.busy.is_some() || self.pause == PAUSE_MIN, "a pause without a reason");
         debug_assert!(
-            self.is_in_steps || !matches!(self.state, State::Wanted),
-            "a link that wants a connection has a step"
+            self.busy.is_some() || !matches!(self.state, State::BackingOff { .. }),
+            "a link backs off from a receiver that is not busy"
         );
     }
 }

@@ -67,10 +67,10 @@ impl fmt::Display for SendOutcome {
 }
 
 /// One message that has no outcome yet.
-struct Outstanding {
-    link: ConnKey,
+pub(super) struct Outstanding {
+    pub(super) link: ConnKey,
     /// The whole line, with its newline and a blank token.
-    line: Vec<u8>,
+    pub(super) line: Vec<u8>,
     deadline: Mono,
 }
 
@@ -136,14 +136,9 @@ impl Messages {
         self.outstanding.get(message).is_some()
     }
 
-    /// The line of a message that has no outcome yet.
-    pub(super) fn line(&self, message: ConnKey) -> Option<&[u8]> {
-        self.outstanding.get(message).map(|outstanding| &*outstanding.line)
-    }
-
-    /// The link of a message that has no outcome yet.
-    pub(super) fn link(&self, message: ConnKey) -> Option<ConnKey> {
-        self.outstanding.get(message).map(|outstanding| outstanding.link)
+    /// A message that has no outcome yet.
+    pub(super) fn get(&self, message: ConnKey) -> Option<&Outstanding> {
+        self.outstanding.get(message)
     }
 
     /// Gives a message its outcome, unless it has one already.
@@ -158,7 +153,9 @@ impl Messages {
 
     /// Takes the oldest outcome.
     pub(super) fn next_outcome(&mut self) -> Option<(SendId, SendOutcome)> {
-        self.outcomes.pop_front()
+        let next = self.outcomes.pop_front();
+        self.check_invariants();
+        next
     }
 
     /// The earliest deadline of a message.

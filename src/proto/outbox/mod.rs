@@ -22,15 +22,15 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
-use self::link::{Busy, Link, Need, NextStep, timed_out};
+use self::link::{Busy, Link, Need, timed_out};
 use self::messages::Messages;
 pub use self::messages::{SendId, SendOutcome};
 pub use self::query::{Queries, QueryId};
-use self::wire::{Received, Wire};
+use self::wire::Wire;
 use super::auth::AuthToken;
 use super::error::{CloseReason, Error, ErrorKind};
 use super::limits::Limits;
-use super::message::Outgoing;
+use super::message::{Answer, Outgoing};
 use super::slots::{ConnKey, Slots};
 use super::time::{Latest, Mono, Now};
 use super::wheel::Wheel;
@@ -144,16 +144,15 @@ impl Outbox {
         let line = message.encode(&no_token, from, Some(&ts), self.limits.frame_bytes_max)?;
         self.messages.check_room(line.len())?;
         let key = self.link_to(target)?;
-        let message = self
-            .messages
-            .insert(key, line, now.mono.plus(timeout))
-            .ok_or_else(|| Error::new(ErrorKind::OutboxFull, "no slot is free for another message"))?;
-        if let Some(link) = self.links.get_mut(key) {
+        let message = self.messages.insert(key, line, now.mono.plus(timeout));
+        if let (Some(message), Some(link)) = (message, self.links.get_mut(key)) {
             link.push(message, &self.messages, &self.limits);
         }
         self.advance(key);
         self.check_invariants();
-        Ok(SendId(message))
+        message
+            .map(SendId)
+            .ok_or_else(|| Error::new(ErrorKind::OutboxFull, "no slot is free for another message"))
     }
 
     /// Messages that have no outcome yet.
@@ -187,21 +186,27 @@ impl Outbox {
 
     /// What is to be done next, and for which stream. Do it, and ask again until there is nothing.
     pub fn next_step(&mut self) -> Option<(ConnKey, LinkStep)> {
-        loop {
-            if let Some(wire) = self.closed.pop_front() {
-                return Some((wire, LinkStep::Close));
-            }
-            let key = self.steps.pop_front()?;
+        let closed = self.closed.pop_front().map(|wire| (wire, LinkStep::Close));
+        let step = closed.or_else(|| self.next_link_step());
+        self.check_invariants();
+        step
+    }
+
+    fn next_link_step(&mut self) -> Option<(ConnKey, LinkStep)> {
+        while let Some(key) = self.steps.pop_front() {
             let Some(link) = self.links.get_mut(key) else { continue };
-            match link.next_step(|| self.wires.insert(key)) {
-                NextStep::Nothing => {}
-                NextStep::NoKey => self.parked.push_back(key),
-                NextStep::Step(wire, step) => {
-                    self.check_invariants();
-                    return Some((wire, step));
+            if !link.wants_connection() {
+                if let Some(wire) = link.take_write() {
+                    return Some((wire, LinkStep::Write));
                 }
+            } else if let Some(wire) = self.wires.insert(key) {
+                link.take_connect(wire);
+                return Some((wire, LinkStep::Connect));
+            } else {
+                self.parked.push_back(key);
             }
         }
+        None
     }
 
     /// Whether [`next_step`](Self::next_step) may have something to say.
@@ -250,10 +255,10 @@ impl Outbox {
     pub fn connect_failed(&mut self, wire: ConnKey, error: &Error, now: Now) {
         let now = self.latest.or_later(now);
         let Some(key) = self.connecting(wire) else { return };
-        self.wires.remove(wire);
         if let Some(link) = self.links.get_mut(key) {
-            link.set_idle();
+            link.disconnect(&self.messages);
         }
+        self.wires.remove(wire);
         self.attempt_failed(key, error, now);
         self.check_invariants();
     }
@@ -330,8 +335,14 @@ impl Outbox {
         }
         while let Some((key, open)) = self.wire_mut(wire) {
             match open.next_answer() {
-                Ok(Some(Received::Accepted { id, start })) => self.accepted(key, id, start),
-                Ok(Some(Received::Rejected { reason })) => self.rejected(key, reason, now),
+                Ok(Some((Answer::Accepted { id }, start))) => self.accepted(key, id, start),
+                Ok(Some((Answer::Pong, start))) => self.accepted(key, None, start),
+                Ok(Some((Answer::Rejected { reason }, _))) => {
+                    let given = reason.filter(|reason| !reason.is_empty());
+                    let reason = given.map_or_else(|| "UDS receiver rejected message".to_owned(), Into::into);
+                    self.rejected(key, reason, now);
+                }
+                Ok(Some((Answer::Other, _))) => {}
                 Ok(None) => {
                     self.settle(key);
                     break;
@@ -403,12 +414,12 @@ impl Outbox {
 
     /// Has the stream of a link closed, or the attempt to make one given up. Messages in flight wait again.
     fn disconnect(&mut self, key: ConnKey) {
-        if let Some(link) = self.links.get_mut(key)
-            && let Some(wire) = link.disconnect(&self.messages)
-        {
+        let Some(link) = self.links.get_mut(key) else { return };
+        if let Some(wire) = link.wire_key() {
             self.wires.retire(wire);
             self.closed.push_back(wire);
         }
+        link.disconnect(&self.messages);
     }
 
     /// Drops a link that no message needs.
@@ -436,10 +447,8 @@ impl Outbox {
             let links = &self.links;
             let truth = |key| links.get(key).and_then(Link::wakes_at);
             let Some(key) = self.link_wheel.next_expired(now.mono, truth) else { break };
-            if let Some(link) = self.links.get_mut(key) {
-                link.set_idle();
-                self.advance(key);
-            }
+            self.disconnect(key);
+            self.advance(key);
         }
         while let Some(message) = self.messages.next_expired(now.mono) {
             self.expire(message);
@@ -449,7 +458,7 @@ impl Outbox {
 
     /// The deadline of one message has passed. Each has its own: the others go on.
     fn expire(&mut self, message: ConnKey) {
-        let Some(key) = self.messages.link(message) else { return };
+        let Some(key) = self.messages.get(message).map(|outstanding| outstanding.link) else { return };
         match self.links.get_mut(key) {
             Some(link) => link.expire(message, &mut self.messages),
             None => self.messages.finish(message, SendOutcome::NotSent(timed_out())),
@@ -473,11 +482,14 @@ impl Outbox {
         self.wires.release_retired();
         self.steps.append(&mut self.parked);
         self.check_invariants();
+        self.check_links();
     }
 
     /// The outcome of one message; each is reported once.
     pub fn next_outcome(&mut self) -> Option<(SendId, SendOutcome)> {
-        self.messages.next_outcome()
+        let next = self.messages.next_outcome();
+        self.check_invariants();
+        next
     }
 
     /// O(1); the parts check themselves.
@@ -485,6 +497,15 @@ impl Outbox {
         self.messages.check_invariants();
         debug_assert_eq!(self.links.len(), self.by_target.len(), "one link for each receiver");
         debug_assert!(self.wires.len() <= self.links.len(), "at most one connection for each link");
+    }
+
+    /// Each connection, and each attempt to make one, is that of its link. O(links), in debug builds.
+    fn check_links(&self) {
+        if cfg!(debug_assertions) {
+            let named = self.links.iter().filter_map(|(key, link)| Some((key, link.wire_key()?)));
+            let found = named.filter(|(key, wire)| self.wires.get(*wire) == Some(key)).count();
+            debug_assert_eq!(found, self.wires.len(), "connections that belong to a link");
+        }
     }
 }
 

@@ -25,8 +25,6 @@ pub(super) struct Wire {
     /// Bytes of the output ever written.
     sent_total: u64,
     write_side: WriteSide,
-    /// There is output that was not announced yet.
-    has_news: bool,
     /// Messages whose answers have not come, in order. Those that expired stay: their answers come.
     in_flight: VecDeque<InFlight>,
     /// The receiver has answered something: it is a server, and it took our token.
@@ -74,18 +72,6 @@ pub(super) enum Progress {
     Whole,
 }
 
-/// An answer to a message.
-pub(super) enum Received {
-    Accepted {
-        id: Option<String>,
-        /// The byte of the connection that it began with.
-        start: u64,
-    },
-    Rejected {
-        reason: String,
-    },
-}
-
 impl Wire {
     /// The connection `key`, whose receiver asks for `auth_token`. Fails if there is no memory for an input
     /// buffer.
@@ -99,7 +85,6 @@ impl Wire {
             output: Output::default(),
             sent_total: 0,
             write_side: WriteSide::Open,
-            has_news: false,
             in_flight: VecDeque::new(),
             has_answered: false,
         })
@@ -138,7 +123,6 @@ impl Wire {
         });
         let end = self.sent_total + self.output.len() as u64;
         self.in_flight.push_back(InFlight { message, end, len: line.len() as u64, answers_from: None });
-        self.has_news = true;
         self.check_invariants();
         true
     }
@@ -146,16 +130,6 @@ impl Wire {
     /// Bytes to be written.
     pub(super) fn output(&self) -> &[u8] {
         self.output.pending()
-    }
-
-    /// Whether there is output to announce.
-    pub(super) fn has_news(&self) -> bool {
-        self.has_news
-    }
-
-    /// Whether there is output to announce; asked again, there is none.
-    pub(super) fn take_news(&mut self) -> bool {
-        std::mem::take(&mut self.has_news) && !self.output.is_empty()
     }
 
     /// The first `n` bytes of the output were written.
@@ -196,11 +170,14 @@ impl Wire {
         self.check_invariants();
     }
 
-    /// Nothing more is written, because a line was given up in its middle.
-    pub(super) fn abandon_output(&mut self) {
+    /// Nothing more is written, because a line was given up in its middle. Takes the messages whose lines
+    /// were not written whole, the newest first.
+    pub(super) fn abandon_output(&mut self) -> impl Iterator<Item = ConnKey> + use<> {
         self.write_side = WriteSide::Abandoned;
         self.output.clear();
+        let unwritten = self.in_flight.split_off(self.in_flight.partition_point(InFlight::is_whole));
         self.check_invariants();
+        unwritten.into_iter().rev().map(|flying| flying.message)
     }
 
     /// The stream takes nothing more.
@@ -231,35 +208,25 @@ impl Wire {
         self.check_invariants();
     }
 
-    /// The next answer that has come; an error if what came is none.
-    pub(super) fn next_answer(&mut self) -> Result<Option<Received>, Error> {
-        loop {
-            let start = self.received_total - self.ring.len() as u64;
-            let line = match self.framer.next_frame(&mut self.ring) {
-                FrameOutcome::Frame(line) => line,
-                FrameOutcome::NeedMore => return Ok(None),
-                FrameOutcome::TooLong { .. } => {
-                    let sentence = "UDS response frame exceeded size limit";
-                    return Err(Error::new(ErrorKind::InvalidMessage, sentence));
-                }
-            };
-            if line.trim_ascii().is_empty() {
-                continue;
+    /// The next line that has come, and the byte of the connection that it began with; an error if it is no
+    /// answer.
+    pub(super) fn next_answer(&mut self) -> Result<Option<(Answer<'_>, u64)>, Error> {
+        let start = self.received_total - self.ring.len() as u64;
+        let line = match self.framer.next_frame(&mut self.ring) {
+            FrameOutcome::Frame(line) => line,
+            FrameOutcome::NeedMore => return Ok(None),
+            FrameOutcome::TooLong { .. } => {
+                let sentence = "UDS response frame exceeded size limit";
+                return Err(Error::new(ErrorKind::InvalidMessage, sentence));
             }
-            let invalid = |cause| {
-                Error::new(ErrorKind::InvalidMessage, "Invalid UDS response frame").with_source(cause)
-            };
-            return Ok(Some(match Answer::from_line(line).map_err(invalid)? {
-                Answer::Accepted { id } => Received::Accepted { id, start },
-                Answer::Pong => Received::Accepted { id: None, start },
-                Answer::Rejected { reason } => {
-                    let given = reason.filter(|reason| !reason.is_empty());
-                    let reason = given.map_or_else(|| "UDS receiver rejected message".to_owned(), Into::into);
-                    Received::Rejected { reason }
-                }
-                Answer::Other => continue,
-            }));
+        };
+        if line.trim_ascii().is_empty() {
+            return Ok(Some((Answer::Other, start)));
         }
+        let answer = Answer::from_line(line).map_err(|cause| {
+            Error::new(ErrorKind::InvalidMessage, "Invalid UDS response frame").with_source(cause)
+        })?;
+        Ok(Some((answer, start)))
     }
 
     /// Takes the oldest message, if a yes that began at byte `start` is the answer to it: its line had been
@@ -272,11 +239,13 @@ impl Wire {
         Some(oldest.message)
     }
 
-    /// Takes the oldest message, if a refusal can be the answer to it: some of its line was written.
+    /// Takes the oldest message, if a refusal can be the answer to it: some of its line was written. The
+    /// refusal ends the connection.
     pub(super) fn take_rejected(&mut self) -> Option<ConnKey> {
         let sent_total = self.sent_total;
         let oldest = self.in_flight.pop_front_if(|oldest| oldest.is_begun(sent_total))?;
         self.has_answered = true;
+        self.output_failed();
         Some(oldest.message)
     }
 
@@ -284,17 +253,14 @@ impl Wire {
 
     /// Takes the oldest message, if its line was written whole.
     pub(super) fn take_whole(&mut self) -> Option<ConnKey> {
-        self.in_flight.pop_front_if(|oldest| oldest.is_whole()).map(|oldest| oldest.message)
+        let oldest = self.in_flight.pop_front_if(|oldest| oldest.is_whole())?;
+        self.check_invariants();
+        Some(oldest.message)
     }
 
-    /// Takes the newest message, if its line was not written whole.
-    pub(super) fn take_partial(&mut self) -> Option<ConnKey> {
-        self.in_flight.pop_back_if(|newest| !newest.is_whole()).map(|newest| newest.message)
-    }
-
-    /// Takes the newest message.
-    pub(super) fn take_newest(&mut self) -> Option<ConnKey> {
-        self.in_flight.pop_back().map(|newest| newest.message)
+    /// All messages that are left, the newest first.
+    pub(super) fn into_messages(self) -> impl Iterator<Item = ConnKey> {
+        self.in_flight.into_iter().rev().map(|flying| flying.message)
     }
 
     /// Whether every message in flight has got its answer.
@@ -328,6 +294,10 @@ impl Wire {
             (WriteSide::Open | WriteSide::Abandoned | WriteSide::Failed, _) => {
                 debug_assert!(self.output.is_empty(), "output that belongs to no line");
             }
+        }
+        if let (Some(oldest), Some(newest)) = (self.in_flight.front(), self.in_flight.back()) {
+            debug_assert!(oldest.is_whole() || !newest.is_whole(), "lines are written in order");
+            debug_assert!(oldest.end <= newest.end, "lines stand in order");
         }
         debug_assert!(self.ring.len() as u64 <= self.received_total, "bytes that did not come");
     }
