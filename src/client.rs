@@ -3,7 +3,6 @@
 //! [`Client`] blocks its caller and nothing else: it drives the connections of an outbox with one `poll(2)`.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -43,6 +42,7 @@ const OUTCOMES_MAX: usize = 1_000;
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Debug)]
 pub struct Client {
     capabilities: CapabilityDir,
     timeout: Duration,
@@ -150,7 +150,7 @@ impl Client {
         let now = self.clock.now();
         let id = self.links.send(target, message, self.from.as_ref(), self.timeout, now)?;
         let chosen_by = self.claimed.as_deref().map_or(ChosenBy::Us, ChosenBy::Peer);
-        self.links.begin(now, |_, target| connect(&self.capabilities, target, chosen_by));
+        self.links.begin(now, &mut |_, target| connect(&self.capabilities, target, chosen_by));
         // What failed at once has its outcome already, and leaves its place to others.
         self.collect();
         Ok(id)
@@ -163,7 +163,7 @@ impl Client {
     ///
     /// [`ErrorKind::Io`]: the system refuses to wait. What is on its way stays so; ask again.
     pub fn next_outcome(&mut self) -> Result<Option<(SendId, SendOutcome)>, Error> {
-        while self.outcomes.is_empty() && self.links.outstanding() > 0 {
+        while self.outcomes.is_empty() && self.links.outbox.outstanding() > 0 {
             self.turn()?;
         }
         Ok(self.outcomes.pop_front())
@@ -171,7 +171,7 @@ impl Client {
 
     /// Messages that have no outcome yet.
     pub fn outstanding(&self) -> usize {
-        self.links.outstanding() + self.outcomes.len()
+        self.links.outbox.outstanding() + self.outcomes.len()
     }
 
     /// Waits for the sockets or a deadline, and does what there is to do.
@@ -179,24 +179,18 @@ impl Client {
         let timeout = if self.links.has_more() {
             Some(Duration::ZERO)
         } else {
-            self.links.next_deadline().map(|at| at.since(self.clock.now().mono))
+            self.links.outbox.next_deadline().map(|at| at.since(self.clock.now().mono))
         };
         self.links.wait(timeout)?;
         let chosen_by = self.claimed.as_deref().map_or(ChosenBy::Us, ChosenBy::Peer);
-        self.links.turn(self.clock.now(), |_, target| connect(&self.capabilities, target, chosen_by));
+        self.links.turn(self.clock.now(), &mut |_, target| connect(&self.capabilities, target, chosen_by));
         self.collect();
         Ok(())
     }
 
     fn collect(&mut self) {
-        while let Some(outcome) = self.links.next_outcome() {
+        while let Some(outcome) = self.links.outbox.next_outcome() {
             self.outcomes.push_back(outcome);
         }
-    }
-}
-
-impl fmt::Debug for Client {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("from", &self.from).field("links", &self.links).finish_non_exhaustive()
     }
 }

@@ -15,12 +15,15 @@ use crate::proto::auth::AuthToken;
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::limits::Limits;
 use crate::proto::message::Outgoing;
-use crate::proto::outbox::{LinkStep, Outbox, SendId, SendOutcome};
+use crate::proto::outbox::{LinkStep, Outbox, SendId};
 use crate::proto::slots::ConnKey;
-use crate::proto::time::{Mono, Now};
+use crate::proto::time::Now;
 
 /// A new connection to a receiver, and the token that the receiver asks for.
 pub(crate) type Connected = (ReadyStream, AuthToken);
+
+/// Makes a connection to a receiver, without waiting, and names it with the key from now on.
+pub(crate) type Connect<'c> = &'c mut dyn FnMut(ConnKey, &Address) -> Result<Connected, Error>;
 
 /// The stream of one connection to a receiver.
 #[derive(Debug)]
@@ -32,7 +35,7 @@ struct Link {
 /// Messages on their way, and the connections that carry them.
 #[derive(Debug)]
 pub(crate) struct Links {
-    outbox: Outbox,
+    pub(crate) outbox: Outbox,
     /// Few, and none in a server that sends nothing.
     links: Vec<Link>,
 }
@@ -56,49 +59,24 @@ impl Links {
     }
 
     /// One turn: reads what has come, writes what can go, and enforces what is due.
-    ///
-    /// `connect` makes a connection to a receiver, without waiting, and names it with the key from now on.
-    pub(crate) fn turn(
-        &mut self,
-        now: Now,
-        mut connect: impl FnMut(ConnKey, &Address) -> Result<Connected, Error>,
-    ) {
+    pub(crate) fn turn(&mut self, now: Now, connect: Connect<'_>) {
         for link in &mut self.links {
             read_and_write(&mut self.outbox, link, now);
         }
-        self.take_steps(now, &mut connect);
+        self.take_steps(now, connect);
         self.outbox.deadlines_reached(now);
-        self.take_steps(now, &mut connect);
-        self.outbox.turn_ended();
+        self.begin(now, connect);
     }
 
     /// Begins what was sent, without a look at what has come: no deadline is enforced.
-    pub(crate) fn begin(
-        &mut self,
-        now: Now,
-        mut connect: impl FnMut(ConnKey, &Address) -> Result<Connected, Error>,
-    ) {
-        self.take_steps(now, &mut connect);
+    pub(crate) fn begin(&mut self, now: Now, connect: Connect<'_>) {
+        self.take_steps(now, connect);
         self.outbox.turn_ended();
-    }
-
-    /// What became of the next message.
-    pub(crate) fn next_outcome(&mut self) -> Option<(SendId, SendOutcome)> {
-        self.outbox.next_outcome()
-    }
-
-    /// Messages that have no outcome yet.
-    pub(crate) fn outstanding(&self) -> usize {
-        self.outbox.outstanding()
     }
 
     /// Whether there is something to do without waiting.
     pub(crate) fn has_more(&self) -> bool {
         self.outbox.has_steps() || self.links.iter().any(|link| link.stream.is_readable())
-    }
-
-    pub(crate) fn next_deadline(&mut self) -> Option<Mono> {
-        self.outbox.next_deadline()
     }
 
     /// Waits until a stream can be read, or written again, for at most `timeout`. A signal ends it early.
@@ -125,12 +103,6 @@ impl Links {
         Ok(())
     }
 
-    /// Keys of connections have indices below this.
-    #[cfg(feature = "server")]
-    pub(crate) fn slots_max(&self) -> usize {
-        self.outbox.slots_max()
-    }
-
     /// Remembers what the kernel says of the stream whose key has this index.
     #[cfg(feature = "server")]
     pub(crate) fn note(&mut self, index: usize, told: Readiness) {
@@ -145,11 +117,7 @@ impl Links {
         self.links.iter().map(|link| (link.key, &link.stream))
     }
 
-    fn take_steps(
-        &mut self,
-        now: Now,
-        connect: &mut impl FnMut(ConnKey, &Address) -> Result<Connected, Error>,
-    ) {
+    fn take_steps(&mut self, now: Now, connect: Connect<'_>) {
         while let Some((key, step)) = self.outbox.next_step() {
             match step {
                 LinkStep::Connect => {

@@ -31,10 +31,8 @@ enum Accepting {
     Ready,
     /// The system refuses for now.
     Paused { until: Mono },
-    /// No connection will come any more, and the next turn says so.
-    Failed(Error),
-    /// The same, and a turn has said so.
-    Broken,
+    /// No connection will come any more. The next turn says why, if none has said so.
+    Broken { untold: Option<Error> },
 }
 
 /// A listener and what is known of it.
@@ -69,7 +67,7 @@ impl Acceptor {
 
     /// Whether connections can come.
     pub(super) fn is_working(&self) -> bool {
-        self.listener().is_some() && !matches!(self.accepting, Accepting::Failed(_) | Accepting::Broken)
+        self.listener().is_some() && !matches!(self.accepting, Accepting::Broken { .. })
     }
 
     /// Remembers what the kernel says of the listener.
@@ -83,7 +81,7 @@ impl Acceptor {
 
     /// Whether there is something to do without waiting.
     pub(super) fn has_more(&self) -> bool {
-        matches!(self.accepting, Accepting::Ready | Accepting::Failed(_))
+        matches!(self.accepting, Accepting::Ready | Accepting::Broken { untold: Some(_) })
     }
 
     /// When to try again.
@@ -96,11 +94,8 @@ impl Acceptor {
 
     /// Why no connection will come any more. It is told once.
     pub(super) fn take_failure(&mut self) -> Option<Error> {
-        if !matches!(self.accepting, Accepting::Failed(_)) {
-            return None;
-        }
-        match std::mem::replace(&mut self.accepting, Accepting::Broken) {
-            Accepting::Failed(error) => Some(error),
+        match &mut self.accepting {
+            Accepting::Broken { untold } => untold.take(),
             _ => None,
         }
     }
@@ -142,7 +137,8 @@ impl Acceptor {
                 }
                 Err(AcceptError::Broken(cause)) => {
                     let what = format!("cannot accept connections at {address}");
-                    self.accepting = Accepting::Failed(Error::new(ErrorKind::Io, what).with_source(cause));
+                    let untold = Some(Error::new(ErrorKind::Io, what).with_source(cause));
+                    self.accepting = Accepting::Broken { untold };
                 }
             }
         }

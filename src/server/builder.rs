@@ -13,6 +13,7 @@ use super::name::Name;
 use super::reactor::Reactor;
 use super::sending::Sending;
 use super::{Server, Waker};
+use crate::links::Links;
 use crate::os::clock::Clock;
 use crate::os::files::capability::CapabilityDir;
 use crate::os::names::address::Address;
@@ -128,7 +129,7 @@ impl ServerBuilder {
     ///
     /// As [`start`](Self::start).
     pub fn start_in(self, registry: &Registry, first_token: usize) -> Result<Server, Error> {
-        self.start_with(|_| EventLoop::lent(registry, first_token))
+        self.start_with(|tokens_max| EventLoop::lent(registry, first_token, tokens_max))
     }
 
     fn start_with(
@@ -159,22 +160,16 @@ impl ServerBuilder {
         };
         let path = claim.address().path();
         let endpoint = Endpoint::new(path, auth_token, self.limits.clone())?;
-        let slots_max = endpoint.slots_max();
+        let links = Links::new(self.limits.clone())?;
+        let streams_max = endpoint.slots_max() + links.outbox.slots_max();
+        // One wait takes all events that can be pending at once.
+        let (event_loop, handle) = event_loop(STREAMS + streams_max)?;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let event_loop = if self.has_timer { event_loop.with_timer()? } else { event_loop };
         let mut own = own_directories(&self.namespace, &environment);
         own.extend(Path::new(path).parent().map(Path::to_owned));
-        let mut sending = Sending::new(&self.limits, &random.nonce(), own)?;
-        // One wait takes all events that can be pending at once.
-        #[cfg_attr(
-            not(any(target_os = "linux", target_os = "android")),
-            expect(unused_mut, reason = "no timer")
-        )]
-        let (mut event_loop, handle) = event_loop(STREAMS + slots_max + sending.streams_max())?;
-        event_loop.check_tokens(STREAMS + slots_max + sending.streams_max())?;
-        sending.set_base(event_loop.stream_token(slots_max));
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        if self.has_timer {
-            event_loop.add_timer()?;
-        }
+        let base = event_loop.stream_token(endpoint.slots_max());
+        let sending = Sending::new(links, &self.limits, &random.nonce(), own, base)?;
         let listener = Listener::new(listener);
         if let Err(error) = event_loop.watch_listener(&listener) {
             // While the listener is open.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Registry, Token};
 
+use crate::os::clock::Clock;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use crate::os::transport::Timer;
 use crate::os::transport::{Listener, WakeHandle, WakeSource, wake_pair, watch_input};
@@ -57,8 +58,18 @@ impl EventLoop {
         Self::new(Source::own(events_max, busy_poll)?, 0)
     }
 
-    /// The host's loop, behind `registry`.
-    pub(super) fn lent(registry: &Registry, first_token: usize) -> Result<(Self, WakeHandle), Error> {
+    /// The host's loop, behind `registry`, where `tokens_max` tokens from the first on must be ours.
+    pub(super) fn lent(
+        registry: &Registry,
+        first_token: usize,
+        tokens_max: usize,
+    ) -> Result<(Self, WakeHandle), Error> {
+        // The last token is mio's own.
+        if first_token.checked_add(tokens_max).is_none_or(|end| end == usize::MAX) {
+            let sentence =
+                format!("{tokens_max} tokens from {first_token} on are more than there are; start lower");
+            return Err(Error::new(ErrorKind::InvalidLimit, sentence));
+        }
         let registry = registry.try_clone().map_err(cannot("share the event queue"))?;
         Self::new(Source::Lent(registry), first_token)
     }
@@ -77,14 +88,14 @@ impl EventLoop {
         Ok((event_loop, handle))
     }
 
-    /// Adds a timer to the queue, so that the descriptor of the queue is readable whenever a turn is due.
+    /// With a timer in the queue, so that the descriptor of the queue is readable whenever a turn is due.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    pub(super) fn add_timer(&mut self) -> Result<(), Error> {
+    pub(super) fn with_timer(mut self) -> Result<Self, Error> {
         let token = self.token(TIMER);
         let timer = Timer::new().map_err(cannot("make a timer"))?;
         watch_input(self.registry(), &timer, token).map_err(cannot("watch the timer"))?;
         self.timer = Some(timer);
-        Ok(())
+        Ok(self)
     }
 
     /// Watches the listener.
@@ -93,23 +104,19 @@ impl EventLoop {
     }
 
     /// Sets that timer, if there is one: `None` for never.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(super) fn arm(&mut self, timeout: Option<Duration>) {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Some(timer) = &mut self.timer
             && let Err(error) = timer.set(timeout)
         {
             tracing::error!(%error, "the timer cannot be set");
         }
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        let _ = timeout;
     }
 
     /// Whether [`arm`](Self::arm) has something to set.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(super) fn has_timer(&self) -> bool {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        return self.timer.is_some();
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        return false;
+        self.timer.is_some()
     }
 
     pub(super) fn registry(&self) -> &Registry {
@@ -138,17 +145,6 @@ impl EventLoop {
         std::mem::replace(&mut self.source, source)
     }
 
-    /// Makes sure that `tokens_max` tokens from the first on can be named.
-    pub(super) fn check_tokens(&self, tokens_max: usize) -> Result<(), Error> {
-        // The last token is mio's own.
-        if self.first_token.checked_add(tokens_max).is_some_and(|end| end < usize::MAX) {
-            return Ok(());
-        }
-        let sentence =
-            format!("{tokens_max} tokens from {} on are more than there are; start lower", self.first_token);
-        Err(Error::new(ErrorKind::InvalidLimit, sentence))
-    }
-
     /// Our token number `n` in this loop.
     pub(super) fn token(&self, n: usize) -> Token {
         Token(self.first_token.saturating_add(n))
@@ -167,11 +163,7 @@ impl EventLoop {
     /// Waits for events for at most `timeout`, and leaves them to [`take_events`](Self::take_events).
     ///
     /// With a busy-poll budget it asks again and again before it sleeps. A signal ends it early.
-    pub(super) fn wait(
-        &mut self,
-        timeout: Option<Duration>,
-        spent: impl Fn() -> Duration,
-    ) -> Result<(), Error> {
+    pub(super) fn wait(&mut self, timeout: Option<Duration>, clock: &Clock) -> Result<(), Error> {
         let Source::Own { poll, events, busy_poll } = &mut self.source else { return Ok(()) };
         let mut wait = |timeout| match poll.poll(events, timeout) {
             Ok(()) => Ok(!events.is_empty()),
@@ -185,11 +177,12 @@ impl EventLoop {
         if spin_for.is_zero() {
             return wait(timeout).map(drop);
         }
+        let begun = clock.now().mono;
         loop {
             if wait(Some(Duration::ZERO))? {
                 return Ok(());
             }
-            let spent = spent();
+            let spent = clock.now().mono.since(begun);
             if spent >= spin_for {
                 return wait(timeout.map(|timeout| timeout.saturating_sub(spent))).map(drop);
             }

@@ -179,9 +179,7 @@ impl Server {
             return Err(error);
         }
         let timeout = self.wait_at_most(timeout);
-        let clock = self.clock;
-        let begun = clock.now().mono;
-        self.event_loop.wait(timeout, || clock.now().mono.since(begun))?;
+        self.event_loop.wait(timeout, &self.clock)?;
         if let Some(events) = self.event_loop.take_events() {
             for event in &events {
                 self.on_event(event);
@@ -212,8 +210,8 @@ impl Server {
             Some(WAKER) => self.event_loop.drain_waker(),
             Some(TIMER) => {}
             Some(number) if number < links => self.reactor.note(number - STREAMS, readiness(event)),
-            Some(number) if number < links + self.sending.streams_max() => {
-                self.sending.note(number - links, readiness(event));
+            Some(number) if number < links + self.sending.links.outbox.slots_max() => {
+                self.sending.links.note(number - links, readiness(event));
             }
             _ => return false,
         }
@@ -229,7 +227,7 @@ impl Server {
     /// The tokens that this server uses in the loop it lives in.
     pub fn tokens(&self) -> Range<usize> {
         let first = self.event_loop.token(0).0;
-        first..first + STREAMS + self.reactor.slots_max() + self.sending.streams_max()
+        first..first + STREAMS + self.reactor.slots_max() + self.sending.links.outbox.slots_max()
     }
 
     /// Turns until `each`, called after every turn, breaks, or a [`Waker`] asked to stop. Not for a lent
@@ -292,8 +290,10 @@ impl Server {
         if self.has_more() {
             return Some(Duration::ZERO);
         }
-        let deadline = self.next_deadline()?;
-        Some(deadline.since(self.clock.now().mono))
+        let name = self.acceptor.listener().map(|_| self.name.check_at());
+        let (core, sending) = (self.reactor.endpoint.next_deadline(), self.sending.next_deadline());
+        let due = [core, sending, self.acceptor.next_deadline(), name].into_iter().flatten().min()?;
+        Some(due.since(self.clock.now().mono))
     }
 
     /// Whether clients can find this server: it has not been shut down, its listener has not broken, and the
@@ -429,7 +429,7 @@ impl Server {
 
     /// Messages on their way that have no outcome yet.
     pub fn outstanding(&self) -> usize {
-        self.sending.outstanding()
+        self.sending.links.outbox.outstanding()
     }
 
     /// Stops: removes the names, accepts no connection and processes no further message. Pending

@@ -11,7 +11,6 @@ use crate::links::Links;
 use crate::os::files::capability::CapabilityDir;
 use crate::os::names::address::Address;
 use crate::os::socket::connect::{ChosenBy, connect};
-use crate::os::socket::stream::Readiness;
 use crate::os::transport::{unwatch, watch};
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::inbox::InboxEntry;
@@ -22,7 +21,7 @@ use crate::proto::time::{Mono, Now};
 
 /// Everything that a server has on its way to others.
 pub(super) struct Sending {
-    links: Links,
+    pub(super) links: Links,
     queries: Queries,
     /// Questions whose message has no outcome yet.
     asked: HashMap<SendId, QueryId>,
@@ -39,22 +38,23 @@ pub(super) struct Sending {
 }
 
 impl Sending {
-    pub(super) fn new(limits: &Limits, nonce: &str, own: Vec<PathBuf>) -> Result<Self, Error> {
+    pub(super) fn new(
+        links: Links,
+        limits: &Limits,
+        nonce: &str,
+        own: Vec<PathBuf>,
+        base: Token,
+    ) -> Result<Self, Error> {
         Ok(Self {
-            links: Links::new(limits.clone())?,
+            links,
             queries: Queries::new(limits.outbox_entries_max, nonce)?,
             asked: HashMap::new(),
             replies: HashMap::new(),
             own,
-            base: Token(0),
+            base,
             events: VecDeque::new(),
             events_max: limits.outbox_entries_max,
         })
-    }
-
-    /// Which token the stream of the first link gets. Known once the loop is there.
-    pub(super) fn set_base(&mut self, base: Token) {
-        self.base = base;
     }
 
     /// Moves the streams from one event queue into another.
@@ -63,15 +63,6 @@ impl Sending {
             unwatch(from, stream)?;
             watch(to, stream, Token(self.base.0 + key.index()))
         })
-    }
-
-    /// Streams that can be open at once.
-    pub(super) fn streams_max(&self) -> usize {
-        self.links.slots_max()
-    }
-
-    pub(super) fn outstanding(&self) -> usize {
-        self.links.outstanding()
     }
 
     pub(super) fn send(
@@ -133,15 +124,10 @@ impl Sending {
         self.queries.take_answered(&entry.message())
     }
 
-    /// Remembers what the kernel says of the stream with this index.
-    pub(super) fn note(&mut self, index: usize, told: Readiness) {
-        self.links.note(index, told);
-    }
-
     /// One turn: reads what has come, writes what can go, and enforces what is due.
     pub(super) fn turn(&mut self, registry: &Registry, capabilities: &CapabilityDir, now: Now) {
         let (replies, own, base) = (&self.replies, &self.own, self.base.0);
-        self.links.turn(now, |key, target| {
+        self.links.turn(now, &mut |key, target| {
             let is_claimed = replies.values().any(|claimed| claimed == target);
             let chosen_by = if is_claimed { ChosenBy::Peer(own) } else { ChosenBy::Us };
             let (stream, auth_token) = connect(capabilities, target, chosen_by)?;
@@ -149,7 +135,7 @@ impl Sending {
                 .map_err(|cause| Error::new(ErrorKind::Io, "cannot watch a connection").with_source(cause))?;
             Ok((stream, auth_token))
         });
-        while let Some((id, outcome)) = self.links.next_outcome() {
+        while let Some((id, outcome)) = self.links.outbox.next_outcome() {
             let query = self.asked.remove(&id);
             self.replies.remove(&id);
             // What was surely not delivered will not be answered.
@@ -167,12 +153,7 @@ impl Sending {
         self.events.pop_front()
     }
 
-    /// Whether there is something to do without waiting.
-    pub(super) fn has_more(&self) -> bool {
-        self.links.has_more()
-    }
-
     pub(super) fn next_deadline(&mut self) -> Option<Mono> {
-        [self.links.next_deadline(), self.queries.next_deadline()].into_iter().flatten().min()
+        [self.links.outbox.next_deadline(), self.queries.next_deadline()].into_iter().flatten().min()
     }
 }

@@ -50,6 +50,7 @@ impl Server {
 
     /// Sets the timer that makes our descriptor readable when a turn is due, if there is one.
     pub(super) fn arm(&mut self) {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
         if self.event_loop.has_timer() {
             let timeout = self.next_timeout();
             self.event_loop.arm(timeout);
@@ -69,14 +70,7 @@ impl Server {
 
     /// Whether there is something to do without waiting.
     pub(super) fn has_more(&self) -> bool {
-        self.reactor.has_more() || self.acceptor.has_more() || self.sending.has_more()
-    }
-
-    /// The exact moment, on the server's clock, at which a turn is due even if nothing arrives.
-    pub(super) fn next_deadline(&mut self) -> Option<Mono> {
-        let name = self.acceptor.listener().map(|_| self.name.check_at());
-        let (core, sending) = (self.reactor.endpoint.next_deadline(), self.sending.next_deadline());
-        [core, sending, self.acceptor.next_deadline(), name].into_iter().flatten().min()
+        self.reactor.has_more() || self.acceptor.has_more() || self.sending.links.has_more()
     }
 
     /// Turns until every connection is closed and every message of ours has its outcome, or `deadline`.
@@ -103,7 +97,7 @@ impl Server {
 
     /// Whether a connection is open, or a message of ours has no outcome.
     fn has_unfinished(&self) -> bool {
-        self.reactor.has_connections() || self.sending.outstanding() > 0
+        self.reactor.has_connections() || self.outstanding() > 0
     }
 
     /// Has every stream watched where we live now, and no longer in `from`.
