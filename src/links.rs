@@ -72,6 +72,10 @@ impl Links {
     pub(crate) fn begin(&mut self, now: Now, connect: Connect<'_>) {
         self.take_steps(now, connect);
         self.outbox.turn_ended();
+        debug_assert!(
+            self.links.iter().all(|link| !self.outbox.target(link.key).is_empty()),
+            "a stream without a connection"
+        );
     }
 
     /// Whether there is something to do without waiting.

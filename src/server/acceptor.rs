@@ -153,16 +153,15 @@ impl Acceptor {
         };
     }
 
-    /// The listener of a server that has been shut down and whose names may still be there.
-    pub(super) fn stopped(&self) -> Option<&Listener> {
-        match &self.door {
-            Door::Stopped(listener) => Some(listener),
-            Door::Open(_) | Door::Closed => None,
+    /// Closes the listener of a server that has been shut down, once `release` has removed its names.
+    pub(super) fn close(
+        &mut self,
+        release: impl FnOnce(&Listener) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        if let Door::Stopped(listener) = &self.door {
+            release(listener)?;
+            self.door = Door::Closed;
         }
-    }
-
-    /// Closes the listener of a server that has been shut down.
-    pub(super) fn close(&mut self) {
-        self.door = Door::Closed;
+        Ok(())
     }
 }

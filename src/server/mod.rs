@@ -290,7 +290,7 @@ impl Server {
         if self.has_more() {
             return Some(Duration::ZERO);
         }
-        let name = self.acceptor.listener().map(|_| self.name.check_at());
+        let name = self.acceptor.listener().map(|_| self.name.check_at);
         let (core, sending) = (self.reactor.endpoint.next_deadline(), self.sending.next_deadline());
         let due = [core, sending, self.acceptor.next_deadline(), name].into_iter().flatten().min()?;
         Some(due.since(self.clock.now().mono))
@@ -392,7 +392,7 @@ impl Server {
             Error::new(ErrorKind::InvalidAddress, format!("{} does not say where it came from", entry.id()))
         })?;
         let target = Address::parse(from.as_ref())?;
-        check_claimed(self.name.capabilities(), &target, self.sending.own_directories())?;
+        check_claimed(&self.name.capabilities, &target, &self.sending.own)?;
         let reply = reply.in_reply_to(&received)?;
         let sent = self.sending.reply(target, &reply, self.name.address(), timeout, self.clock.now());
         self.arm();
@@ -465,11 +465,7 @@ impl Server {
 
     /// Removes what was made, and then closes the listener that was open until now.
     fn release(&mut self, wait: Duration) -> Result<(), Error> {
-        if let Some(listener) = self.acceptor.stopped() {
-            self.name.release_within(listener, wait)?;
-            self.acceptor.close();
-        }
-        Ok(())
+        self.acceptor.close(|listener| self.name.release_within(listener, wait))
     }
 }
 

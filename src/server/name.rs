@@ -17,10 +17,12 @@ use crate::proto::time::{Mono, Now};
 pub(super) struct Name {
     claim: Claim,
     namespace: Namespace,
-    capabilities: CapabilityDir,
+    /// Where capabilities are published and looked up.
+    pub(super) capabilities: CapabilityDir,
     random: Random,
     check_every: Duration,
-    check_at: Mono,
+    /// When to look again.
+    pub(super) check_at: Mono,
     /// The last check did not find all of it.
     is_lost: bool,
 }
@@ -46,11 +48,6 @@ impl Name {
         self.claim.location()
     }
 
-    /// Where capabilities are published and looked up.
-    pub(super) fn capabilities(&self) -> &CapabilityDir {
-        &self.capabilities
-    }
-
     pub(super) fn child_env(&self) -> [(String, String); 1] {
         [(self.namespace.socket_variable(), self.address().path().to_owned())]
     }
@@ -58,11 +55,6 @@ impl Name {
     /// Whether the last check found the socket and the capability file.
     pub(super) fn is_in_place(&self) -> bool {
         !self.is_lost
-    }
-
-    /// When to look again.
-    pub(super) fn check_at(&self) -> Mono {
-        self.check_at
     }
 
     /// Looks whether the socket and the capability file are still there, if it is time. `true`: one of them

@@ -29,7 +29,7 @@ pub(super) struct Sending {
     /// wait.
     replies: HashMap<SendId, Address>,
     /// Directories of ours, as for [`ChosenBy::Peer`].
-    own: Vec<PathBuf>,
+    pub(super) own: Vec<PathBuf>,
     /// The token of a stream is this plus the index of its link.
     base: Token,
     /// Bounded: nothing is sent while as many wait as messages may be on their way.
@@ -80,11 +80,6 @@ impl Sending {
         self.links.send(target, message, Some(from), timeout, now)
     }
 
-    /// Directories of ours, on whose file systems we depend anyway.
-    pub(super) fn own_directories(&self) -> &[PathBuf] {
-        &self.own
-    }
-
     /// As [`Sending::send`], to a path that a message claims to come from.
     pub(super) fn reply(
         &mut self,
@@ -96,6 +91,7 @@ impl Sending {
     ) -> Result<SendId, Error> {
         let id = self.send(&target, message, from, timeout, now)?;
         self.replies.insert(id, target);
+        self.check_invariants();
         Ok(id)
     }
 
@@ -111,6 +107,7 @@ impl Sending {
         match self.send(target, &message, from, timeout, now) {
             Ok(id) => {
                 self.asked.insert(id, query);
+                self.check_invariants();
                 Ok(query)
             }
             Err(error) => {
@@ -147,6 +144,7 @@ impl Sending {
         while let Some(query) = self.queries.next_expired(now.mono) {
             self.events.push_back(ServerEvent::Unanswered { query });
         }
+        self.check_invariants();
     }
 
     pub(super) fn next_event(&mut self) -> Option<ServerEvent> {
@@ -155,5 +153,15 @@ impl Sending {
 
     pub(super) fn next_deadline(&mut self) -> Option<Mono> {
         [self.links.outbox.next_deadline(), self.queries.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// O(1).
+    fn check_invariants(&self) {
+        debug_assert!(
+            self.asked.len() + self.replies.len() <= self.links.outbox.outstanding(),
+            "{} questions and {} answers are on their way",
+            self.asked.len(),
+            self.replies.len()
+        );
     }
 }

@@ -36,7 +36,7 @@ impl Server {
         self.reactor.endpoint.deadlines_reached(now);
         self.reactor.take_steps(now);
         self.reactor.endpoint.turn_ended();
-        self.sending.turn(self.event_loop.registry(), self.name.capabilities(), now);
+        self.sending.turn(self.event_loop.registry(), &self.name.capabilities, now);
         let name_lost = self.acceptor.listener().is_some() && self.name.check(now);
         let enqueued = self.reactor.endpoint.accepted_total() - accepted_before;
         if enqueued > 0

@@ -16,7 +16,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// One receiver and the messages for it.
 pub(super) struct Link {
-    target: Box<str>,
+    /// The socket path of the receiver.
+    pub(super) target: Box<str>,
     /// Messages not yet given to a connection, in order. Keys of those that expired may still stand here.
     waiting: VecDeque<ConnKey>,
     state: State,
@@ -85,11 +86,6 @@ impl Link {
         }
     }
 
-    /// The socket path of the receiver.
-    pub(super) fn target(&self) -> &str {
-        &self.target
-    }
-
     /// Whether there is a connection, and nothing waits or is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.wire().is_some_and(Wire::is_idle)
@@ -99,7 +95,7 @@ impl Link {
     pub(super) fn wire_key(&self) -> Option<ConnKey> {
         match &self.state {
             State::Connecting(key) => Some(*key),
-            State::Open(wire) => Some(wire.key()),
+            State::Open(wire) => Some(wire.key),
             State::Wanted | State::BackingOff { .. } => None,
         }
     }
@@ -190,7 +186,7 @@ impl Link {
     pub(super) fn take_write(&mut self) -> Option<ConnKey> {
         self.is_in_steps = false;
         self.check_invariants();
-        self.wire().filter(|wire| !wire.output().is_empty()).map(Wire::key)
+        self.wire().filter(|wire| !wire.output().is_empty()).map(|wire| wire.key)
     }
 
     /// The connection was made.

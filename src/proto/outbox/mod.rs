@@ -221,7 +221,7 @@ impl Outbox {
 
     /// The socket path of the receiver that a key leads to; empty for a stale key.
     pub fn target(&self, wire: ConnKey) -> &str {
-        self.link(wire).map(Link::target).unwrap_or_default()
+        self.link(wire).map(|link| &*link.target).unwrap_or_default()
     }
 
     /// The link for which the attempt `wire` is being made.
@@ -367,7 +367,7 @@ impl Outbox {
         // These refuse a connection, not a message: nothing that is in flight on it was looked at. A
         // connection that was idle too long says nothing about a message only if it had been of use before.
         let is = |refusal: CloseReason| refusal.wire_text().is_some_and(|text| text == reason);
-        if is(CloseReason::TooManyClients) || (wire.has_answered() && is(CloseReason::IdleTimeout)) {
+        if is(CloseReason::TooManyClients) || (wire.has_answered && is(CloseReason::IdleTimeout)) {
             self.disconnect(key);
             return self.back_off(key, Busy::Clients, now);
         }
@@ -394,7 +394,7 @@ impl Outbox {
     fn cut(&mut self, key: ConnKey, error: &Error, now: Now) {
         // The other messages are not tried again with a receiver that never answered anything.
         let Some(wire) = self.links.get(key).and_then(Link::wire) else { return };
-        let tries_again = wire.has_answered();
+        let tries_again = wire.has_answered;
         self.drop_wire(key, error);
         if tries_again {
             self.advance(key);
@@ -426,7 +426,7 @@ impl Outbox {
     fn forget(&mut self, key: ConnKey) {
         self.disconnect(key);
         if let Some(link) = self.links.remove(key) {
-            self.by_target.remove(link.target());
+            self.by_target.remove(&link.target);
             self.link_wheel.cancel(key);
         }
     }
@@ -511,6 +511,7 @@ impl Outbox {
 
 /// Space for one read of a connection, lent by [`Outbox::recv_space`]. Dropped without
 /// [`received`](Self::received), nothing was read.
+#[derive(Debug)]
 #[must_use]
 pub struct LinkSpace<'o> {
     outbox: &'o mut Outbox,
@@ -539,13 +540,6 @@ impl Deref for LinkSpace<'_> {
 impl DerefMut for LinkSpace<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
         self.outbox.wire_mut(self.wire).map(|(_, wire)| wire.recv_space_mut()).unwrap_or_default()
-    }
-}
-
-/// Shows how much may be read: what lies there is from an earlier read.
-impl fmt::Debug for LinkSpace<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LinkSpace({} bytes)", self.len())
     }
 }
 

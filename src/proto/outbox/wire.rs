@@ -14,7 +14,7 @@ use crate::proto::slots::ConnKey;
 
 /// A connection to a receiver.
 pub(super) struct Wire {
-    key: ConnKey,
+    pub(super) key: ConnKey,
     auth_token: AuthToken,
     framer: Framer,
     ring: Ring,
@@ -28,7 +28,7 @@ pub(super) struct Wire {
     /// Messages whose answers have not come, in order. Those that expired stay: their answers come.
     in_flight: VecDeque<InFlight>,
     /// The receiver has answered something: it is a server, and it took our token.
-    has_answered: bool,
+    pub(super) has_answered: bool,
 }
 
 /// Whether a connection can be written.
@@ -88,14 +88,6 @@ impl Wire {
             in_flight: VecDeque::new(),
             has_answered: false,
         })
-    }
-
-    pub(super) fn key(&self) -> ConnKey {
-        self.key
-    }
-
-    pub(super) fn has_answered(&self) -> bool {
-        self.has_answered
     }
 
     // Lines go.
