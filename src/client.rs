@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::links::Links;
+use crate::links::{Connect, Links};
 use crate::os::clock::Clock;
 use crate::os::files::capability::CapabilityDir;
 use crate::os::names::address::Address;
@@ -16,6 +16,7 @@ use crate::proto::error::{Error, ErrorKind};
 use crate::proto::limits::Limits;
 use crate::proto::message::Outgoing;
 use crate::proto::outbox::{SendId, SendOutcome};
+use crate::proto::time::Now;
 
 /// How long a message may take from the call to its answer, unless told otherwise.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -149,10 +150,8 @@ impl Client {
         }
         let now = self.clock.now();
         let id = self.links.send(target, message, self.from.as_ref(), self.timeout, now)?;
-        let chosen_by = self.claimed.as_deref().map_or(ChosenBy::Us, ChosenBy::Peer);
-        self.links.begin(now, &mut |_, target| connect(&self.capabilities, target, chosen_by));
-        // What failed at once has its outcome already, and leaves its place to others.
-        self.collect();
+        // What fails at once has its outcome then, and leaves its place to others.
+        self.drive(now, Links::begin);
         Ok(id)
     }
 
@@ -182,13 +181,14 @@ impl Client {
             self.links.outbox.next_deadline().map(|at| at.since(self.clock.now().mono))
         };
         self.links.wait(timeout)?;
-        let chosen_by = self.claimed.as_deref().map_or(ChosenBy::Us, ChosenBy::Peer);
-        self.links.turn(self.clock.now(), &mut |_, target| connect(&self.capabilities, target, chosen_by));
-        self.collect();
+        self.drive(self.clock.now(), Links::turn);
         Ok(())
     }
 
-    fn collect(&mut self) {
+    /// Has the links do `work`, and collects the outcomes.
+    fn drive(&mut self, now: Now, work: impl FnOnce(&mut Links, Now, Connect<'_>)) {
+        let chosen_by = self.claimed.as_deref().map_or(ChosenBy::Us, ChosenBy::Peer);
+        work(&mut self.links, now, &mut |_, target| connect(&self.capabilities, target, chosen_by));
         while let Some(outcome) = self.links.outbox.next_outcome() {
             self.outcomes.push_back(outcome);
         }

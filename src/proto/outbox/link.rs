@@ -278,6 +278,15 @@ impl Link {
         self.check_invariants();
     }
 
+    /// What holds between two calls of the outbox. O(1).
+    pub(super) fn check_advanced(&self) {
+        debug_assert!(
+            self.is_in_steps || !self.wants_connection(),
+            "a link that wants a connection has a step"
+        );
+        self.check_invariants();
+    }
+
     /// O(1).
     fn check_invariants(&self) {
         debug_assert!((PAUSE_MIN..=PAUSE_MAX).contains(&self.pause), "a pause of {:?}", self.pause);

@@ -499,9 +499,11 @@ impl Outbox {
         debug_assert!(self.wires.len() <= self.links.len(), "at most one connection for each link");
     }
 
-    /// Each connection, and each attempt to make one, is that of its link. O(links), in debug builds.
+    /// The invariants of each link; each connection, and each attempt to make one, is that of its link.
+    /// O(links), in debug builds.
     fn check_links(&self) {
         if cfg!(debug_assertions) {
+            self.links.iter().for_each(|(_, link)| link.check_advanced());
             let named = self.links.iter().filter_map(|(key, link)| Some((key, link.wire_key()?)));
             let found = named.filter(|(key, wire)| self.wires.get(*wire) == Some(key)).count();
             debug_assert_eq!(found, self.wires.len(), "connections that belong to a link");
