@@ -60,10 +60,10 @@ impl Core {
         self.now += 1_000;
         let now = Now { mono: Mono::from_nanos(self.now), wall: Wall::from_millis(self.now / 1_000_000) };
         self.endpoint.work(now);
-        if let Some(space) = self.endpoint.recv_space(self.key, now) {
+        if let Some(mut space) = self.endpoint.recv_space(self.key, now) {
             let n = space.len().min(bytes.len());
             space[..n].copy_from_slice(&bytes[..n]);
-            self.endpoint.received(self.key, n, now);
+            space.received(n);
             *bytes = &bytes[n..];
         }
         while let Some((key, _)) = self.endpoint.next_step() {

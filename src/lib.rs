@@ -120,8 +120,8 @@ pub use server::{Server, ServerBuilder, ServerEvent, Turn, Waker, mio};
 ///
 /// **It may change in a minor version**, unlike everything at the root. It needs no feature.
 ///
-/// - Driving an [`Endpoint`]: [`Step`](parts::Step), [`ConnKey`](parts::ConnKey),
-///   [`AuthToken`](parts::AuthToken), [`CloseReason`](parts::CloseReason), [`Now`](parts::Now),
+/// - Driving an [`Endpoint`]: [`Step`](parts::Step), [`RecvSpace`](parts::RecvSpace),
+///   [`ConnKey`](parts::ConnKey), [`AuthToken`](parts::AuthToken), [`CloseReason`](parts::CloseReason), [`Now`](parts::Now),
 ///   [`Mono`](parts::Mono).
 /// - Sending without I/O: [`Outbox`](parts::Outbox), [`LinkStep`](parts::LinkStep),
 ///   [`LinkSpace`](parts::LinkSpace), [`Queries`](parts::Queries).
@@ -135,7 +135,7 @@ pub mod parts {
     pub use crate::proto::{
         auth::AuthToken,
         buffers::BufferPool,
-        endpoint::Step,
+        endpoint::{RecvSpace, Step},
         error::CloseReason,
         framer::{FrameOutcome, Framer},
         inbox::BatchIter,

@@ -424,31 +424,70 @@ fn a_paused_client_that_finishes_sending_still_keeps_to_its_rate() {
 
 // What a host does.
 
-/// A write reported between `recv_space` and `received` must not lose bytes.
+/// Of what lies in the space only the bytes that were reported count.
 #[test]
-fn bytes_that_were_read_are_not_lost_to_a_write_reported_meanwhile() {
-    type Meanwhile = fn(&mut udsmsg::Endpoint, ConnKey);
-    let meanwhile: [(&str, Meanwhile); 5] = [
-        ("nothing written", |endpoint, key| endpoint.sent(key, 0, at(0))),
-        ("all written", |endpoint, key| endpoint.sent(key, endpoint.output(key).len(), at(0))),
-        ("work", |endpoint, _| endpoint.work(at(0))),
-        ("deadlines", |endpoint, _| endpoint.deadlines_reached(at(0))),
-        ("asked twice", |endpoint, key| assert!(endpoint.recv_space(key, at(0)).is_some())),
-    ];
+fn bytes_put_into_a_space_count_as_far_as_they_are_reported() {
     let bytes = line(&text("a"));
-    for (name, meanwhile) in meanwhile {
-        for already in [0, 10] {
-            let mut sim = Sim::new(|_| ());
-            let peer = sim.join();
-            let key = sim.key(peer);
-            let endpoint = &mut sim.endpoint;
-            assert_eq!(endpoint.received_bytes(key, &bytes[..already], at(0)), already);
-            endpoint.recv_space(key, at(0)).unwrap()[..bytes.len() - already]
-                .copy_from_slice(&bytes[already..]);
-            meanwhile(endpoint, key);
-            endpoint.received(key, bytes.len() - already, at(0));
-            assert_eq!(endpoint.inbox_len(), 1, "{name}, {already} bytes before");
+    for reported in [0, 1, bytes.len() - 1, bytes.len()] {
+        let mut sim = Sim::new(|_| ());
+        let peer = sim.join();
+        let key = sim.key(peer);
+        let endpoint = &mut sim.endpoint;
+        let mut space = endpoint.recv_space(key, at(0)).unwrap();
+        space[..bytes.len()].copy_from_slice(&bytes);
+        assert_eq!(&space[..bytes.len()], &bytes);
+        space.received(reported);
+        assert_eq!(endpoint.stats().bytes_read, reported as u64);
+        assert_eq!(endpoint.inbox_len(), usize::from(reported == bytes.len()), "{reported} bytes reported");
+        let rest = &bytes[reported..];
+        assert_eq!(endpoint.received_bytes(key, rest, at(0)), rest.len());
+        assert_eq!(endpoint.inbox_len(), 1, "{reported} bytes reported");
+    }
+}
+
+#[test]
+fn dropped_space_loses_no_bytes_and_no_buffer() {
+    let bytes = line(&text("a"));
+    for already in [0, 10] {
+        // There is one buffer for both.
+        let mut sim = Sim::new(|l| l.unfinished_bytes_max = 0);
+        let (peer, other) = (sim.join(), sim.join());
+        let (key, other) = (sim.key(peer), sim.key(other));
+        let endpoint = &mut sim.endpoint;
+        assert_eq!(endpoint.received_bytes(key, &bytes[..already], at(0)), already);
+        endpoint.recv_space(key, at(0)).unwrap().fill(b'x');
+        assert_eq!(endpoint.stats().bytes_read, already as u64);
+        assert_eq!(endpoint.recv_space(other, at(0)).is_some(), already == 0, "a buffer with nothing in it");
+        let rest = &bytes[already..];
+        assert_eq!(endpoint.received_bytes(key, rest, at(0)), rest.len());
+        assert_eq!(endpoint.inbox_len(), 1, "{already} bytes before");
+    }
+}
+
+/// A drop says nothing about the stream: where that may hold more, the timeout waits for one turn, and else
+/// it does not.
+#[test]
+fn dropped_space_leaves_the_timeouts_as_they_are() {
+    for (may_hold_more, turns_before_the_end) in [(false, 0), (true, 1)] {
+        let mut sim = Sim::new(|_| ());
+        let peer = sim.join();
+        let key = sim.key(peer);
+        let endpoint = &mut sim.endpoint;
+        let mut space = endpoint.recv_space(key, at(0)).unwrap();
+        space.fill(b'\n');
+        let n = if may_hold_more { space.len() } else { 1 };
+        space.received(n);
+        let auth_timeout = udsmsg::Limits::default().auth_timeout;
+        let late = at(u64::try_from(auth_timeout.as_millis()).unwrap());
+        let mut turns = 0;
+        while endpoint.is_open(key) {
+            endpoint.work(late);
+            drop(endpoint.recv_space(key, late));
+            endpoint.deadlines_reached(late);
+            turns += usize::from(endpoint.is_open(key));
+            endpoint.turn_ended();
         }
+        assert_eq!(turns, turns_before_the_end, "may hold more: {may_hold_more}");
     }
 }
 

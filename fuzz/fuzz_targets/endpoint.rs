@@ -171,7 +171,7 @@ impl World {
         if peer.is_closed || peer.is_read_refused || !has_something {
             return;
         }
-        let Some(space) = self.endpoint.recv_space(peer.key, now) else {
+        let Some(mut space) = self.endpoint.recv_space(peer.key, now) else {
             peer.is_read_refused = true;
             return;
         };
@@ -180,9 +180,7 @@ impl World {
         for (to, from) in space.iter_mut().zip(peer.inbound.drain(..n)) {
             *to = from;
         }
-        // A write that is reported in between costs nothing of it.
-        self.endpoint.sent(peer.key, 0, now);
-        self.endpoint.received(peer.key, n, now);
+        space.received(n);
         if n == 0 {
             peer.is_end_told = true;
             if peer.is_gone {

@@ -106,14 +106,14 @@ impl Reactor {
             let Some(served) = served(&mut self.served, key) else { continue };
             served.is_queued = false;
             // Without space it cannot be read, even if the kernel has bytes; a step says when it can.
-            let Some(space) = self.endpoint.recv_space(key, now) else { continue };
-            let progress = served.stream.read(space);
+            let Some(mut space) = self.endpoint.recv_space(key, now) else { continue };
+            let progress = served.stream.read(&mut space);
             served.queue_if_readable(&mut self.ready);
             match progress {
-                Progress::Moved(n) => self.endpoint.received(key, n, now),
-                Progress::Blocked => self.endpoint.received(key, 0, now),
+                Progress::Moved(n) => space.received(n),
+                Progress::Blocked => space.received(0),
                 Progress::End | Progress::Gone => {
-                    self.endpoint.received(key, 0, now);
+                    space.received(0);
                     if progress == Progress::Gone {
                         self.endpoint.output_failed(key);
                     }

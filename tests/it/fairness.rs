@@ -105,7 +105,6 @@ fn stale_keys_do_nothing() {
     let line = crate::util::fill(&text("a"), crate::util::sim::token().expose(), "");
     assert!(sim.endpoint.recv_space(stale, now).is_none());
     assert_eq!(sim.endpoint.received_bytes(stale, &line, now), 0);
-    sim.endpoint.received(stale, 0, now);
     sim.endpoint.end_of_input(stale, now);
     sim.endpoint.output_failed(stale);
     sim.endpoint.sent(stale, 10, now);

@@ -81,8 +81,8 @@ enum InputBuffer {
     Waiting,
     /// It waited and was lent this one, and has not been read since. Timeouts are suspended.
     Reserved(Ring),
-    /// A buffer, and how many bytes of it are lent to a read whose result is not known yet.
-    Held { ring: Ring, lent: u32 },
+    /// A buffer, which is read into.
+    Held(Ring),
 }
 
 /// What is known of a peer that was accepted.
@@ -209,7 +209,7 @@ impl Connection {
 
     /// Whether it was lent a buffer.
     pub(super) fn has_buffer(&self) -> bool {
-        matches!(self.input, InputBuffer::Reserved(_) | InputBuffer::Held { .. })
+        matches!(self.input, InputBuffer::Reserved(_) | InputBuffer::Held(_))
     }
 
     /// Why this connection is closing, if it is.
@@ -244,13 +244,6 @@ impl Connection {
         }
     }
 
-    fn ring(&self) -> Option<&Ring> {
-        match &self.input {
-            InputBuffer::Held { ring, .. } => Some(ring),
-            _ => None,
-        }
-    }
-
     // Bytes come.
 
     /// Sees to it that there is a buffer to read into, if it may be read now.
@@ -263,7 +256,7 @@ impl Connection {
             return Readiness::Refused;
         }
         let lent = match &self.input {
-            InputBuffer::Held { .. } => return Readiness::Ready,
+            InputBuffer::Held(_) => return Readiness::Ready,
             InputBuffer::None | InputBuffer::Waiting if buffers.is_exhausted() => {
                 self.refuse_read();
                 let before = mem::replace(&mut self.input, InputBuffer::Waiting);
@@ -274,18 +267,24 @@ impl Connection {
             InputBuffer::Reserved(_) => self.take_reserved(),
         };
         let Some(ring) = lent else { return Readiness::OutOfMemory };
-        self.input = InputBuffer::Held { ring, lent: 0 };
+        self.input = InputBuffer::Held(ring);
         Readiness::Ready
     }
 
-    /// At most `max` bytes of space for the next read. The buffer stays here until [`Self::received`] says
-    /// what became of it.
-    pub(super) fn lend_space(&mut self, max: usize) -> Option<&mut [u8]> {
-        let InputBuffer::Held { ring, lent } = &mut self.input else { return None };
-        let space = ring.spare_mut();
-        let n = space.len().min(max);
-        *lent = (*lent).max(u32::try_from(n).unwrap_or(u32::MAX));
-        space.get_mut(..n)
+    /// The buffer to read into, if there is one.
+    pub(super) fn ring(&self) -> Option<&Ring> {
+        match &self.input {
+            InputBuffer::Held(ring) => Some(ring),
+            _ => None,
+        }
+    }
+
+    /// The same, to read into it. [`Self::received`] says what came.
+    pub(super) fn ring_mut(&mut self) -> Option<&mut Ring> {
+        match &mut self.input {
+            InputBuffer::Held(ring) => Some(ring),
+            _ => None,
+        }
     }
 
     /// How much space the next read may use. Before a connection is closed for a timeout its line is read
@@ -318,21 +317,17 @@ impl Connection {
         self.allow_refused_read();
     }
 
-    /// `n` bytes were put into the space lent by [`Self::lend_space`].
-    pub(super) fn received(&mut self, n: usize, now: Mono) {
+    /// `n` bytes were read into the buffer, where there was space for `space`.
+    pub(super) fn received(&mut self, n: usize, space: usize, now: Mono) {
         let is_open = self.is_open();
-        let mut lent = 0;
-        if let InputBuffer::Held { ring, lent: space } = &mut self.input {
-            lent = mem::take(space) as usize;
-            assert!(n <= lent, "received({n}) of {lent} bytes lent");
+        if let Some(ring) = self.ring_mut() {
             ring.filled(n);
             if !is_open {
-                ring.consume(ring.len());
+                ring.clear();
             }
         }
-        assert!(n <= lent, "received({n}) of {lent} bytes lent");
         if matches!(self.stream, Stream::Drained | Stream::MayHoldMore) {
-            self.stream = if n > 0 && n == lent { Stream::MayHoldMore } else { Stream::Drained };
+            self.stream = if n > 0 && n == space { Stream::MayHoldMore } else { Stream::Drained };
         }
         if n > 0 {
             self.active_at = now;
@@ -420,7 +415,7 @@ impl Connection {
 
     /// Takes the next line out of the buffer and says what it asks for; `None` if there is no whole line.
     pub(super) fn next_request(&mut self, limits: &Limits, auth_token: &AuthToken) -> Option<Request<'_>> {
-        let InputBuffer::Held { ring, .. } = &mut self.input else { return None };
+        let InputBuffer::Held(ring) = &mut self.input else { return None };
         match self.framer.next_frame(ring) {
             FrameOutcome::NeedMore => None,
             FrameOutcome::TooLong { seen } => {
@@ -440,13 +435,13 @@ impl Connection {
 
     /// The length of the next line, if it is whole.
     pub(super) fn next_line_len(&mut self) -> Option<usize> {
-        let InputBuffer::Held { ring, .. } = &self.input else { return None };
+        let InputBuffer::Held(ring) = &self.input else { return None };
         self.framer.ready_len(ring)
     }
 
     /// Searches the buffer: whether [`Self::next_request`] would find something in it.
     pub(super) fn look_for_line(&mut self) -> bool {
-        let InputBuffer::Held { ring, .. } = &self.input else { return false };
+        let InputBuffer::Held(ring) = &self.input else { return false };
         self.framer.look_for_frame(ring)
     }
 
@@ -540,11 +535,8 @@ impl Connection {
 
     /// The buffer, if nothing in it is wanted any more.
     pub(super) fn take_spent_ring(&mut self) -> Option<Ring> {
-        let InputBuffer::Held { ring, lent: 0 } = &self.input else { return None };
-        if self.is_open() && !ring.is_empty() {
-            return None;
-        }
-        self.take_ring()
+        let is_spent = self.ring()?.is_empty() || !self.is_open();
+        if is_spent { self.take_ring() } else { None }
     }
 
     /// The buffer that was set aside for it, if that is so.
@@ -554,7 +546,7 @@ impl Connection {
 
     fn take_ring(&mut self) -> Option<Ring> {
         match mem::replace(&mut self.input, InputBuffer::None) {
-            InputBuffer::Held { ring, .. } | InputBuffer::Reserved(ring) => Some(ring),
+            InputBuffer::Held(ring) | InputBuffer::Reserved(ring) => Some(ring),
             InputBuffer::None | InputBuffer::Waiting => None,
         }
     }

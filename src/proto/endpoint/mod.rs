@@ -5,6 +5,7 @@ mod admission;
 mod connection;
 mod process;
 mod rate_limit;
+mod recv_space;
 mod turn;
 
 use std::collections::VecDeque;
@@ -13,13 +14,14 @@ use std::fmt::{self, Write as _};
 pub use self::actions::Step;
 use self::actions::{Actions, Entry};
 use self::admission::Admission;
-use self::connection::{Connection, Due, Readiness};
+use self::connection::{Connection, Due};
 use self::process::Scope;
 use self::rate_limit::RateLimiter;
+pub use self::recv_space::RecvSpace;
 use self::turn::Turns;
 use super::auth::AuthToken;
 use super::buffers::BufferPool;
-use super::error::{CloseReason, Error, ErrorKind};
+use super::error::{Error, ErrorKind};
 use super::inbox::{Batch, Inbox};
 use super::json;
 use super::limits::Limits;
@@ -45,7 +47,7 @@ const PATH_BYTES_MAX: usize = 512;
 ///
 /// 1. [`work`](Endpoint::work): lines that a budget left over in an earlier turn.
 /// 2. For each connection that can be read: [`recv_space`](Endpoint::recv_space), read into it,
-///    [`received`](Endpoint::received); at end of input [`end_of_input`](Endpoint::end_of_input).
+///    [`received`](RecvSpace::received); at end of input [`end_of_input`](Endpoint::end_of_input).
 /// 3. Do what [`next_step`](Endpoint::next_step) says until it says nothing more, and call
 ///    [`sent`](Endpoint::sent) for what was written. A connection whose stream takes nothing now is written
 ///    again when it can be.
@@ -166,68 +168,6 @@ impl Endpoint {
     }
 
     // Bytes come.
-
-    /// Space for the next read of a connection, at most `turn_bytes_max`, or the rest of a line where it has
-    /// not authenticated or its timeout is about to be enforced. `None`: do not read now; [`Step::Read`] will
-    /// say when to try again. Follow it with [`received`](Self::received), with 0 bytes if none came: until
-    /// then the space stays lent, also if other methods are called.
-    pub fn recv_space(&mut self, key: ConnKey, now: Now) -> Option<&mut [u8]> {
-        let now = self.latest.or_later(now);
-        let read_max = self.slots.get(key)?.read_max(&self.limits, now.mono);
-        self.lend_space(key, read_max)
-    }
-
-    /// Space for the input of a connection, at most `max` bytes.
-    fn lend_space(&mut self, key: ConnKey, max: usize) -> Option<&mut [u8]> {
-        match self.slots.get_mut(key)?.prepare_read(&mut self.buffers) {
-            Readiness::Ready => self.slots.get_mut(key)?.lend_space(max),
-            Readiness::Refused => None,
-            Readiness::Waits => {
-                let slots = &self.slots;
-                self.buffers.wait(key, |key| slots.get(key).is_some_and(Connection::waits_for_buffer));
-                None
-            }
-            Readiness::OutOfMemory => {
-                tracing::error!(index = key.index(), "no memory for an input buffer");
-                self.remove(key, CloseReason::PeerGone);
-                None
-            }
-        }
-    }
-
-    /// `n` bytes were read into the space lent by [`recv_space`](Self::recv_space). A stale key is ignored.
-    ///
-    /// # Panics
-    ///
-    /// If `n` is more than was lent: those bytes would be lost.
-    pub fn received(&mut self, key: ConnKey, n: usize, now: Now) {
-        let now = self.latest.or_later(now);
-        if let Some(connection) = self.slots.get_mut(key) {
-            connection.received(n, now.mono);
-            self.stats.count_read(n);
-            self.process(key, Scope::Budget, now);
-        }
-        self.check_invariants();
-    }
-
-    /// For hosts whose reads are completed elsewhere: copies as much of `bytes` as there is space for,
-    /// `turn_bytes_max` or not, and returns how much that was. What is left must be offered again after
-    /// [`Step::Read`].
-    pub fn received_bytes(&mut self, key: ConnKey, bytes: &[u8], now: Now) -> usize {
-        let now = self.latest.or_later(now);
-        let Some(space) = self.lend_space(key, usize::MAX) else { return 0 };
-        let n = space.len().min(bytes.len());
-        for (to, from) in space.iter_mut().zip(bytes) {
-            *to = *from;
-        }
-        if n < bytes.len()
-            && let Some(connection) = self.slots.get_mut(key)
-        {
-            connection.refuse_read();
-        }
-        self.received(key, n, now);
-        n
-    }
 
     /// The peer will send nothing more (a read of 0, or a reset). What it sent before is processed, its
     /// answers are written, an unfinished line is dropped, and then the connection ends.

@@ -141,16 +141,16 @@ impl Bare {
 
     fn read(&mut self, key: ConnKey, now: Now) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let Some(space) = self.endpoint.recv_space(key, now) else {
+        let Some(mut space) = self.endpoint.recv_space(key, now) else {
             peer.is_read = false;
             return;
         };
-        match peer.stream.read(space) {
-            Ok(n @ 1..) => self.endpoint.received(key, n, now),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => self.endpoint.received(key, 0, now),
+        match peer.stream.read(&mut space) {
+            Ok(n @ 1..) => space.received(n),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => space.received(0),
             Ok(0) | Err(_) => {
                 peer.is_read = false;
-                self.endpoint.received(key, 0, now);
+                space.received(0);
                 self.endpoint.end_of_input(key, now);
             }
         }

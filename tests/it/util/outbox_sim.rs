@@ -542,7 +542,7 @@ impl World {
             if wire.is_read_refused || (is_over && (!wire.is_client_gone || wire.is_end_told)) {
                 continue;
             }
-            let Some(space) = endpoint.recv_space(key, now) else {
+            let Some(mut space) = endpoint.recv_space(key, now) else {
                 wire.is_read_refused = true;
                 continue;
             };
@@ -550,7 +550,7 @@ impl World {
             for (to, from) in space.iter_mut().zip(wire.forth.drain(..n)) {
                 *to = from;
             }
-            endpoint.received(key, n, now);
+            space.received(n);
             if is_over {
                 wire.is_end_told = true;
                 endpoint.output_failed(key);

@@ -228,7 +228,7 @@ impl Sim {
         }
         let available = self.read_max.min(peer.inbound.len());
         let available = self.roll(available);
-        let Some(space) = self.endpoint.recv_space(key, now) else {
+        let Some(mut space) = self.endpoint.recv_space(key, now) else {
             self.peers[id.0].is_read_refused = true;
             return;
         };
@@ -239,7 +239,7 @@ impl Sim {
             *to = from;
         }
         let is_end = n == 0;
-        self.endpoint.received(key, n, now);
+        space.received(n);
         if is_end {
             self.peers[id.0].is_end_told = true;
             if self.peers[id.0].is_gone {
