@@ -74,10 +74,8 @@ impl Field {
 
     /// The text between the quotes.
     fn contents<'a>(&self, json: &'a str) -> Option<&'a str> {
-        match self.kind {
-            Kind::Text { .. } => self.raw(json).strip_prefix('"')?.strip_suffix('"'),
-            _ => None,
-        }
+        let contents = self.start as usize + 1..(self.end as usize).saturating_sub(1);
+        json.get(contents).filter(|_| matches!(self.kind, Kind::Text { .. }))
     }
 
     fn is_escaped(&self) -> bool {

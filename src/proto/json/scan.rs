@@ -171,8 +171,9 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
+    #[expect(clippy::cast_possible_truncation, reason = "longer lines are refused before")]
     fn at(&self) -> u32 {
-        u32::try_from(self.len - self.rest.len()).unwrap_or(u32::MAX)
+        (self.len - self.rest.len()) as u32
     }
 
     /// Passes over white space.

@@ -1,7 +1,5 @@
 //! What a server writes: the answer to each message, or the error line before it closes.
 
-use std::str;
-
 use crate::proto::json;
 
 /// What a server writes on a connection.
@@ -31,32 +29,31 @@ impl Reply<'_> {
     /// is written as it is.
     pub fn encode(&self, ts: &str, out: &mut Vec<u8>) {
         debug_assert!(json::is_plain(ts), "`ts` has to be escaped: {ts:?}");
-        let mut put =
-            |pieces: &[&str]| pieces.iter().for_each(|piece| out.extend_from_slice(piece.as_bytes()));
+        let mut put = |pieces: &[&[u8]]| pieces.iter().for_each(|piece| out.extend_from_slice(piece));
+        let ts = ts.as_bytes();
         match *self {
             Self::Response { number } => {
-                let mut digits = [0; 20];
-                let id = decimal(number, &mut digits);
                 put(&[
-                    r#"{"type":"response","data":"ok","ts":""#,
+                    br#"{"type":"response","data":"ok","ts":""#,
                     ts,
-                    r#"","meta":{"id":"uds-"#,
-                    id,
-                    "\"}}\n",
+                    br#"","meta":{"id":"uds-"#,
+                    decimal(number, &mut [0; 20]),
+                    b"\"}}\n",
                 ]);
             }
             Self::Pong { from_json } => {
-                put(&[r#"{"type":"pong","from":"#, from_json, r#","ts":""#, ts, "\"}\n"]);
+                put(&[br#"{"type":"pong","from":"#, from_json.as_bytes(), br#","ts":""#, ts, b"\"}\n"]);
             }
             Self::Error { text } => {
-                put(&[r#"{"type":"error","data":"#, &json::quote(text), r#","ts":""#, ts, "\"}\n"]);
+                let data = json::quote(text);
+                put(&[br#"{"type":"error","data":"#, data.as_bytes(), br#","ts":""#, ts, b"\"}\n"]);
             }
         }
     }
 }
 
 /// `number` in decimal, written to the end of `digits`.
-fn decimal(number: u64, digits: &mut [u8; 20]) -> &str {
+fn decimal(number: u64, digits: &mut [u8; 20]) -> &[u8] {
     let mut left = number;
     let mut first = digits.len();
     for (at, digit) in digits.iter_mut().enumerate().rev() {
@@ -67,5 +64,5 @@ fn decimal(number: u64, digits: &mut [u8; 20]) -> &str {
             break;
         }
     }
-    digits.get(first..).and_then(|written| str::from_utf8(written).ok()).unwrap_or_default()
+    digits.get(first..).unwrap_or_default()
 }
