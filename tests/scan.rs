@@ -170,7 +170,7 @@ fn finds_the_values_of_the_keys() {
 }
 
 fn five(fields: Fields) -> [Option<udsmsg::parts::json::Field>; 5] {
-    [fields.kind(), fields.data(), fields.from(), fields.ts(), fields.meta()]
+    [fields.kind, fields.data, fields.from, fields.ts, fields.meta]
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn strings_are_decoded_and_lone_surrogates_replaced() {
         (r#""\ud7ff\udc00\udc00\udfff""#, "\u{d7ff}\u{fffd}\u{fffd}\u{fffd}"),
     ] {
         let line = format!("{{\"data\":{raw}}}");
-        let field = scan(&line).unwrap().fields().data().unwrap();
+        let field = scan(&line).unwrap().fields().data.unwrap();
         let text = field.text(&line).unwrap();
         assert_eq!(text, decoded, "{raw}");
         assert_eq!(matches!(text, Cow::Borrowed(_)), !raw.contains('\\'), "{raw} is copied if it must be");
@@ -279,7 +279,7 @@ fn strings_are_decoded_and_lone_surrogates_replaced() {
         assert_eq!(field.raw("{}"), "", "a field read in another text is empty");
     }
     let line = r#"{"data":["a"]}"#;
-    assert_eq!(scan(line).unwrap().fields().data().unwrap().text(line), None);
+    assert_eq!(scan(line).unwrap().fields().data.unwrap().text(line), None);
 }
 
 // Comparison with serde_json.

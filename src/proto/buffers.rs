@@ -5,9 +5,9 @@
 
 use std::collections::VecDeque;
 
-use super::error::{Error, ErrorKind};
+use super::error::Error;
 use super::ring::Ring;
-use super::slots::ConnKey;
+use super::slots::{ConnKey, queue};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests may fail loudly")]
@@ -79,10 +79,7 @@ impl BufferPool {
 
     /// Room for `connections` connections to wait, and for as many keys of those that are gone.
     pub(crate) fn with_waiting(mut self, connections: usize) -> Result<Self, Error> {
-        self.waiting.try_reserve_exact(2 * connections).map_err(|refused| {
-            Error::new(ErrorKind::OutOfMemory, format!("no memory for a queue of {connections} connections"))
-                .with_source(refused)
-        })?;
+        self.waiting = queue(2 * connections)?;
         Ok(self)
     }
 

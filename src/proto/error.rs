@@ -111,6 +111,16 @@ impl Error {
         Self { kind, sentence: sentence.into().into_boxed_str(), source: None }
     }
 
+    /// Memory for `what` could not be had.
+    pub(crate) fn no_memory(what: fmt::Arguments<'_>) -> Self {
+        Self::new(ErrorKind::OutOfMemory, format!("no memory for {what}"))
+    }
+
+    /// A message or a line is not what the protocol allows, as `sentence` says.
+    pub(crate) fn invalid_message(sentence: impl Into<String>) -> Self {
+        Self::new(ErrorKind::InvalidMessage, sentence)
+    }
+
     /// The same with the error that caused it; its text is appended to the sentence by `Display`.
     pub(crate) fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
@@ -151,10 +161,7 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match &self.source {
-            Some(source) => Some(source.as_ref()),
-            None => None,
-        }
+        Some(self.source.as_deref()?)
     }
 }
 

@@ -4,10 +4,10 @@
 //! Each message is copied once, without its token, behind the others in one text; draining swaps that text
 //! out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, TryReserveError};
 use std::fmt;
 
-use super::error::{Error, ErrorKind};
+use super::error::Error;
 use super::json::{Fields, Redacted};
 use super::limits::Limits;
 use super::message::Message;
@@ -43,37 +43,15 @@ struct Record {
     fields: Fields,
 }
 
-/// Messages in the order of their ids, texts end to end.
-#[derive(Default)]
-struct Store {
-    text: String,
-    records: Vec<Record>,
-}
-
-impl Store {
-    fn clear(&mut self) {
-        self.text.clear();
-        self.records.clear();
-    }
-
-    /// Room for all that an inbox may hold, so that taking a message in never allocates. Untouched pages cost
-    /// nothing.
-    fn reserve(
-        &mut self,
-        bytes_max: usize,
-        entries_max: usize,
-    ) -> Result<(), std::collections::TryReserveError> {
-        self.text.try_reserve_exact(bytes_max.saturating_sub(self.text.len()))?;
-        self.records.try_reserve_exact(entries_max.saturating_sub(self.records.len()))
-    }
-}
-
 /// Messages taken out of an inbox. It owns them: the server can be used while its entries are read.
 ///
 /// Pass the same batch to `drain_into` again to use its memory again.
 #[derive(Default)]
 pub struct Batch {
-    store: Store,
+    /// The texts of the messages, end to end.
+    text: String,
+    /// In the order of their ids.
+    records: Vec<Record>,
 }
 
 impl Batch {
@@ -84,17 +62,24 @@ impl Batch {
 
     /// How many messages it holds.
     pub fn len(&self) -> usize {
-        self.store.records.len()
+        self.records.len()
     }
 
     /// Whether it holds none.
     pub fn is_empty(&self) -> bool {
-        self.store.records.is_empty()
+        self.records.is_empty()
     }
 
     /// The messages in the order in which they were accepted.
     pub fn iter(&self) -> BatchIter<'_> {
-        BatchIter { text: &self.store.text, records: self.store.records.iter() }
+        BatchIter { text: &self.text, records: self.records.iter() }
+    }
+
+    /// Room for all that an inbox may hold, so that taking a message in never allocates. Untouched pages cost
+    /// nothing.
+    fn reserve(&mut self, bytes_max: usize, entries_max: usize) -> Result<(), TryReserveError> {
+        self.text.try_reserve_exact(bytes_max.saturating_sub(self.text.len()))?;
+        self.records.try_reserve_exact(entries_max.saturating_sub(self.records.len()))
     }
 }
 
@@ -175,13 +160,9 @@ impl fmt::Debug for InboxEntry<'_> {
     }
 }
 
-/// The message does not fit: by count, by bytes, or because memory for it could not be had.
-#[derive(Debug)]
-pub(crate) struct InboxFull;
-
 /// Messages waiting for the owner, limited by count and by bytes.
 pub(crate) struct Inbox {
-    store: Store,
+    waiting: Batch,
     entries_max: usize,
     bytes_max: usize,
     /// Percentage of it that one process may fill.
@@ -195,16 +176,13 @@ impl Inbox {
     /// An empty inbox with room reserved for all that `limits` allow.
     pub(crate) fn new(limits: &Limits) -> Result<Self, Error> {
         let (entries_max, bytes_max) = (limits.inbox_entries_max, limits.inbox_bytes_max);
-        let mut store = Store::default();
-        store.reserve(bytes_max, entries_max).map_err(|refused| {
-            Error::new(
-                ErrorKind::OutOfMemory,
-                format!("no memory for an inbox of {entries_max} entries and {bytes_max} bytes"),
-            )
-            .with_source(refused)
+        let mut waiting = Batch::new();
+        waiting.reserve(bytes_max, entries_max).map_err(|refused| {
+            let what = format_args!("an inbox of {entries_max} entries and {bytes_max} bytes");
+            Error::no_memory(what).with_source(refused)
         })?;
         Ok(Self {
-            store,
+            waiting,
             entries_max,
             bytes_max,
             share_percent: limits.inbox_share_percent_max,
@@ -215,7 +193,7 @@ impl Inbox {
 
     /// Messages waiting.
     pub(crate) fn len(&self) -> usize {
-        self.store.records.len()
+        self.waiting.len()
     }
 
     /// Messages accepted since the start.
@@ -236,49 +214,44 @@ impl Inbox {
 
     /// Bytes of the messages waiting.
     pub(crate) fn bytes(&self) -> usize {
-        self.store.text.len()
+        self.waiting.text.len()
     }
 
-    /// Takes a message in and numbers it: the one copy of its bytes. O(length).
+    /// Takes a message in and numbers it: the one copy of its bytes. `None`: it does not fit, by count, by
+    /// bytes, or because memory for it could not be had. O(length).
     pub(crate) fn push(
         &mut self,
         message: Redacted<'_>,
         peer: PeerIdentity,
         received_at: Wall,
-    ) -> Result<MessageId, InboxFull> {
+    ) -> Option<MessageId> {
         if !self.has_room(peer.pid(), message.len()) {
-            return Err(InboxFull);
+            return None;
         }
-        let store = &mut self.store;
         // Only the first message after a swap with a new batch finds anything to reserve.
-        store.reserve(self.bytes_max, self.entries_max).map_err(|_| InboxFull)?;
+        self.waiting.reserve(self.bytes_max, self.entries_max).ok()?;
+        let Batch { text, records } = &mut self.waiting;
         if self.share_percent < 100 {
             let held = self.held.entry(peer.pid()).or_default();
             *held = (held.0 + 1, held.1 + message.len());
         }
-        let start = store.text.len();
-        store.text.push_str(message.head);
-        store.text.push_str(message.tail);
+        let start = text.len();
+        text.push_str(message.head);
+        text.push_str(message.tail);
         self.accepted += 1;
         let id = MessageId(self.accepted);
-        store.records.push(Record {
-            id,
-            received_at,
-            peer,
-            start,
-            end: store.text.len(),
-            fields: message.fields,
-        });
+        records.push(Record { id, received_at, peer, start, end: text.len(), fields: message.fields });
         self.check_invariants();
-        Ok(id)
+        Some(id)
     }
 
     /// Swaps what waits into `batch`, whose earlier content is dropped; returns how many there are. O(1).
     pub(crate) fn drain_into(&mut self, batch: &mut Batch) -> usize {
-        batch.store.clear();
+        batch.text.clear();
+        batch.records.clear();
         self.held.clear();
         if self.len() > 0 {
-            std::mem::swap(&mut self.store, &mut batch.store);
+            std::mem::swap(&mut self.waiting, batch);
         }
         self.check_invariants();
         batch.len()
@@ -289,7 +262,7 @@ impl Inbox {
         let (entries, bytes) = (self.len(), self.bytes());
         debug_assert!(entries <= self.entries_max, "{entries} of {} messages", self.entries_max);
         debug_assert!(bytes <= self.bytes_max, "{bytes} of {} bytes", self.bytes_max);
-        let last = self.store.records.last();
+        let last = self.waiting.records.last();
         debug_assert_eq!(last.map_or(0, |last| last.end), bytes, "a text without a record");
         debug_assert!(last.is_none_or(|last| last.id.0 == self.accepted), "the newest message has an old id");
         debug_assert!(self.held.len() <= entries, "{} processes share {entries} messages", self.held.len());

@@ -117,12 +117,10 @@ impl Limits {
             ("turn_bytes_max", self.turn_bytes_max, 1, 1 << 30),
             ("turn_accepts_max", self.turn_accepts_max, 1, 65_536),
         ];
+        let invalid = |sentence: String| Err(Error::new(ErrorKind::InvalidLimit, sentence));
         for (name, value, min, max) in ranges {
             if !(min..=max).contains(&value) {
-                return Err(Error::new(
-                    ErrorKind::InvalidLimit,
-                    format!("{name} is {value}; it must be {min} to {max}"),
-                ));
+                return invalid(format!("{name} is {value}; it must be {min} to {max}"));
             }
         }
         let timeouts = [
@@ -134,10 +132,7 @@ impl Limits {
         ];
         for (name, value) in timeouts {
             if value.is_zero() {
-                return Err(Error::new(
-                    ErrorKind::InvalidLimit,
-                    format!("{name} is zero; it must be longer"),
-                ));
+                return invalid(format!("{name} is zero; it must be longer"));
             }
         }
         Ok(())

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::error::{Error, ErrorKind};
+use super::error::Error;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests may fail loudly")]
@@ -30,9 +30,7 @@ impl Ring {
     ///
     /// [`ErrorKind::OutOfMemory`] if the memory cannot be had.
     pub fn new(capacity: usize) -> Result<Self, Error> {
-        Self::try_new(capacity).ok_or_else(|| {
-            Error::new(ErrorKind::OutOfMemory, format!("no memory for a buffer of {capacity} bytes"))
-        })
+        Self::try_new(capacity).ok_or_else(|| Error::no_memory(format_args!("a buffer of {capacity} bytes")))
     }
 
     pub(super) fn try_new(capacity: usize) -> Option<Self> {

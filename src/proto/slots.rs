@@ -8,9 +8,11 @@
 //! [retired](Slots::retire) stays occupied until [`Slots::release_retired`], which is called once the events
 //! of the turn have been dealt with.
 
+use std::collections::VecDeque;
+
 use slab::Slab;
 
-use super::error::{Error, ErrorKind};
+use super::error::Error;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests may fail loudly")]
@@ -39,6 +41,15 @@ impl ConnKey {
     pub const fn index(self) -> usize {
         self.index as usize
     }
+}
+
+/// An empty queue with room for `capacity` keys, or entries about them.
+pub(super) fn queue<T>(capacity: usize) -> Result<VecDeque<T>, Error> {
+    let mut queue = VecDeque::new();
+    queue.try_reserve_exact(capacity).map_err(|refused| {
+        Error::no_memory(format_args!("a queue of {capacity} connections")).with_source(refused)
+    })?;
+    Ok(queue)
 }
 
 /// A bounded set of values, each found in O(1) by the key it was inserted under and by no other.
@@ -78,8 +89,7 @@ impl<T> Slots<T> {
             || probe.try_reserve_exact(capacity).is_err()
             || retired.try_reserve_exact(capacity).is_err()
         {
-            let sentence = format!("no memory for {capacity} slots: set lower limits");
-            return Err(Error::new(ErrorKind::OutOfMemory, sentence));
+            return Err(Error::no_memory(format_args!("{capacity} slots: set lower limits")));
         }
         drop(probe);
         Ok(Self { slots: Slab::with_capacity(capacity), capacity, generation: 0, retired })

@@ -69,10 +69,6 @@ impl Stats {
     pub(crate) fn count_written(&mut self, bytes: usize) {
         self.bytes_written += bytes as u64;
     }
-
-    pub(crate) fn count_closed(&mut self, reason: CloseReason) {
-        self.closed.count(reason);
-    }
 }
 
 /// How many connections ended for which reason; see [`CloseReason`].
@@ -95,7 +91,7 @@ pub struct ClosedStats {
 }
 
 impl ClosedStats {
-    fn count(&mut self, reason: CloseReason) {
+    pub(crate) fn count(&mut self, reason: CloseReason) {
         let counter = match reason {
             CloseReason::InvalidFrame => &mut self.invalid_frame,
             CloseReason::Unauthorized => &mut self.unauthorized,

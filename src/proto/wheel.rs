@@ -16,7 +16,7 @@
 
 use std::mem;
 
-use super::error::{Error, ErrorKind};
+use super::error::Error;
 use super::slots::ConnKey;
 use super::time::Mono;
 
@@ -67,15 +67,10 @@ impl Wheel {
     /// [`ErrorKind::OutOfMemory`] if that memory cannot be had, or `capacity` is beyond what 32 bits can
     /// count.
     pub fn new(capacity: usize) -> Result<Self, Error> {
-        let refused = |_| {
-            Error::new(
-                ErrorKind::OutOfMemory,
-                format!("no memory for {capacity} timers: allow fewer clients"),
-            )
-        };
+        let refused = || Error::no_memory(format_args!("{capacity} timers: allow fewer clients"));
         let mut nodes = Vec::new();
-        let count = u32::try_from(capacity.saturating_add(LISTS)).map_err(|_| refused(()))?;
-        nodes.try_reserve_exact(count as usize).map_err(|_| refused(()))?;
+        let count = u32::try_from(capacity.saturating_add(LISTS)).map_err(|_| refused())?;
+        nodes.try_reserve_exact(count as usize).map_err(|_| refused())?;
         let vacant = ConnKey::new(0, 0);
         nodes.extend((0..count).map(|at| Node { next: at, prev: at, key: vacant, filed: Mono::default() }));
         Ok(Self { nodes, occupied: Default::default(), reached: Mono::default(), earliest: None })

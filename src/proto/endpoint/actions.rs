@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::proto::error::{CloseReason, Error};
-use crate::proto::slots::ConnKey;
+use crate::proto::slots::{ConnKey, queue};
 
 /// What is to be done with the stream of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub(super) struct Actions(VecDeque<Entry>);
 impl Actions {
     /// An empty queue with room for `capacity` entries.
     pub(super) fn new(capacity: usize) -> Result<Self, Error> {
-        Ok(Self(super::queue(capacity)?))
+        Ok(Self(queue(capacity)?))
     }
 
     /// Queues a connection that has pending actions.

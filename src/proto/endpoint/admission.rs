@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 
-use super::connection::{Connection, Remains};
+use super::connection::Connection;
 use super::process::Scope;
 use super::{Endpoint, Slots};
 use crate::proto::error::{CloseReason, Error};
 use crate::proto::peer::PeerIdentity;
-use crate::proto::slots::ConnKey;
+use crate::proto::slots::{ConnKey, queue};
 use crate::proto::time::{Mono, Now};
 
 /// How many connections there are, and in which order those that are closing are cut off.
@@ -26,7 +26,7 @@ pub(super) struct Admission {
 
 impl Admission {
     pub(super) fn new(slots_max: usize) -> Result<Self, Error> {
-        let (by_age, lingering) = (super::queue(slots_max)?, super::queue(slots_max)?);
+        let (by_age, lingering) = (queue(slots_max)?, queue(slots_max)?);
         Ok(Self { admitted: 0, open: 0, closing: 0, by_age, lingering, is_shut_down: false })
     }
 
@@ -209,10 +209,10 @@ impl Endpoint {
         let count = if is_open { &mut self.admission.open } else { &mut self.admission.closing };
         *count -= 1;
         self.wheel.cancel(key);
-        let Remains { ring, output } = connection.into_remains();
+        let (ring, output) = connection.into_memory();
         self.spare_outputs.keep(output);
         self.give_back(ring);
-        self.stats.count_closed(reason);
+        self.stats.closed.count(reason);
         tracing::debug!(index = key.index(), ?reason, "connection closed");
         true
     }

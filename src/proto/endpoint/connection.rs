@@ -130,12 +130,6 @@ pub(super) enum Due {
     Close(CloseReason),
 }
 
-/// What is left of a connection that is gone.
-pub(super) struct Remains {
-    pub(super) ring: Option<Ring>,
-    pub(super) output: Option<Vec<u8>>,
-}
-
 /// The state of one peer.
 pub(super) struct Connection {
     peer: PeerIdentity,
@@ -396,15 +390,10 @@ impl Connection {
         self.pause.take_if(has_lines).is_some()
     }
 
-    /// What it was paused for is over: it goes on in the next turn.
-    fn resume_later(&mut self) {
-        self.pause = Some(Pause::NextTurn);
-    }
-
     /// Its process may send again: it goes on in the next turn.
     pub(super) fn rate_limit_ended(&mut self) {
         debug_assert!(matches!(self.pause, Some(Pause::RateLimited { .. })), "{:?}", self.pause);
-        self.resume_later();
+        self.pause = Some(Pause::NextTurn);
     }
 
     /// Whether its unread answers leave no room for another one, of at most `answer_bytes_max`.
@@ -526,7 +515,7 @@ impl Connection {
     fn resume_if_all_taken(&mut self) -> bool {
         let was_full = matches!(self.pause, Some(Pause::OutputFull { .. }));
         if was_full {
-            self.resume_later();
+            self.pause = Some(Pause::NextTurn);
         }
         was_full
     }
@@ -581,10 +570,10 @@ impl Connection {
         }
     }
 
-    /// The connection is gone: what it held.
-    pub(super) fn into_remains(mut self) -> Remains {
+    /// The connection is gone: its buffer, and its memory for output.
+    pub(super) fn into_memory(mut self) -> (Option<Ring>, Option<Vec<u8>>) {
         self.output.clear();
-        Remains { ring: self.take_ring(), output: self.output.take_memory() }
+        (self.take_ring(), self.output.take_memory())
     }
 
     /// The pending actions, with what the present state adds to them.
@@ -656,7 +645,8 @@ impl Connection {
             },
             Some(Pause::NextTurn) | None => {
                 let mut next = (self.active_at.plus(limits.idle_timeout), CloseReason::IdleTimeout);
-                if let Some(at) = self.line_deadline(limits).filter(|at| *at <= next.0) {
+                let line_deadline = self.line_begun_at.map(|begun_at| begun_at.plus(limits.frame_timeout));
+                if let Some(at) = line_deadline.filter(|at| *at <= next.0) {
                     next = (at, CloseReason::FrameTimeout);
                 }
                 if let Some(at) = self.auth_deadline(limits).filter(|at| *at <= next.0) {
@@ -670,11 +660,6 @@ impl Connection {
     /// When it must have authenticated, if it has not.
     fn auth_deadline(&self, limits: &Limits) -> Option<Mono> {
         (!self.is_authenticated()).then(|| self.accepted_at.plus(limits.auth_timeout))
-    }
-
-    /// When its unfinished line must be whole, if there is one.
-    fn line_deadline(&self, limits: &Limits) -> Option<Mono> {
-        self.line_begun_at.map(|begun_at| begun_at.plus(limits.frame_timeout))
     }
 
     /// What the types do not say. Called after each change.

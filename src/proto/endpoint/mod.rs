@@ -8,7 +8,6 @@ mod rate_limit;
 mod recv_space;
 mod turn;
 
-use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
 
 pub use self::actions::Step;
@@ -84,6 +83,7 @@ pub struct Endpoint {
 }
 
 /// The text of the turn's wall time, formatted when it is first needed.
+#[derive(Default)]
 struct Stamp {
     wall: Option<Wall>,
     text: String,
@@ -99,16 +99,6 @@ impl Stamp {
         }
         &self.text
     }
-}
-
-/// An empty queue with room for `capacity` entries.
-fn queue<T>(capacity: usize) -> Result<VecDeque<T>, Error> {
-    let mut queue = VecDeque::new();
-    queue.try_reserve_exact(capacity).map_err(|refused| {
-        Error::new(ErrorKind::OutOfMemory, format!("no memory for a queue of {capacity} connections"))
-            .with_source(refused)
-    })?;
-    Ok(queue)
 }
 
 /// The deadline of a connection, for the wheel.
@@ -151,7 +141,7 @@ impl Endpoint {
             spare_outputs: SpareOutputs::default(),
             inbox: Inbox::new(&limits)?,
             rates: RateLimiter::default(),
-            stamp: Stamp { wall: None, text: String::new() },
+            stamp: Stamp::default(),
             latest: Latest::default(),
             stats: Stats::default(),
             limits,

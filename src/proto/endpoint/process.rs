@@ -3,7 +3,6 @@
 use super::Endpoint;
 use super::connection::Pause;
 use crate::proto::error::CloseReason;
-use crate::proto::inbox::InboxFull;
 use crate::proto::message::{Reply, Request};
 use crate::proto::slots::ConnKey;
 use crate::proto::time::Now;
@@ -102,13 +101,13 @@ impl Endpoint {
                     stats.count_ping();
                     Reply::Pong { from_json: &self.path_json }
                 }
-                Request::Deliver(message) => match inbox.push(message, peer, now.wall) {
-                    Ok(id) => {
-                        turns.note_enqueued();
-                        Reply::Response { number: id.number() }
-                    }
-                    Err(InboxFull) => break Stop::Close(CloseReason::InboxFull),
-                },
+                Request::Deliver(message) => {
+                    let Some(id) = inbox.push(message, peer, now.wall) else {
+                        break Stop::Close(CloseReason::InboxFull);
+                    };
+                    turns.note_enqueued();
+                    Reply::Response { number: id.number() }
+                }
                 Request::Refuse(reason) => break Stop::Close(reason),
             };
             // A blank line leaves its place in the rate to the next one.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::proto::error::Error;
-use crate::proto::slots::ConnKey;
+use crate::proto::slots::{ConnKey, queue};
 
 /// What turns record about one connection.
 #[derive(Clone, Copy, Default)]
@@ -31,7 +31,7 @@ pub(super) struct Turns {
 impl Turns {
     /// The first turn, with room for `capacity` connections.
     pub(super) fn new(capacity: usize) -> Result<Self, Error> {
-        let (ready, next) = (super::queue(capacity)?, super::queue(capacity)?);
+        let (ready, next) = (queue(capacity)?, queue(capacity)?);
         Ok(Self { number: 0, ready, next, has_enqueued: false })
     }
 

@@ -114,42 +114,23 @@ pub enum Kind {
 
 /// Where the values of the protocol's five keys are. 60 bytes, kept with each message in the inbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Fields {
-    kind: Option<Field>,
-    data: Option<Field>,
-    from: Option<Field>,
-    ts: Option<Field>,
-    meta: Option<Field>,
+    /// The value of `type`.
+    pub kind: Option<Field>,
+    /// The value of `data`.
+    pub data: Option<Field>,
+    /// The value of `from`.
+    pub from: Option<Field>,
+    /// The value of `ts`.
+    pub ts: Option<Field>,
+    /// The value of `meta`.
+    pub meta: Option<Field>,
 }
 
 const _: () = assert!(size_of::<Fields>() == 60);
 
 impl Fields {
-    /// The value of `type`.
-    pub fn kind(&self) -> Option<Field> {
-        self.kind
-    }
-
-    /// The value of `data`.
-    pub fn data(&self) -> Option<Field> {
-        self.data
-    }
-
-    /// The value of `from`.
-    pub fn from(&self) -> Option<Field> {
-        self.from
-    }
-
-    /// The value of `ts`.
-    pub fn ts(&self) -> Option<Field> {
-        self.ts
-    }
-
-    /// The value of `meta`.
-    pub fn meta(&self) -> Option<Field> {
-        self.meta
-    }
-
     /// Keeps `value` as that of the key `name`, if that is one of the five.
     #[inline(always)]
     pub(super) fn put(&mut self, name: &[u8], value: Field) -> Result<(), Fault> {

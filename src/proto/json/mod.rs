@@ -11,7 +11,7 @@ pub use self::scan::{Redacted, Scan, scan};
 pub(crate) use self::scan::{for_each_member, member_text};
 pub(crate) use self::string::is_plain;
 pub use self::string::quote;
-use super::error::{Error, ErrorKind};
+use super::error::Error;
 
 /// How many `[` and `{` may be open at once in a line, the outermost included.
 pub const DEPTH_MAX: u32 = 127;
@@ -58,6 +58,6 @@ impl std::error::Error for InvalidJson {}
 
 impl From<InvalidJson> for Error {
     fn from(refusal: InvalidJson) -> Self {
-        Self::new(ErrorKind::InvalidMessage, refusal.to_string())
+        Self::invalid_message(refusal.to_string())
     }
 }

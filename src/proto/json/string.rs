@@ -2,29 +2,8 @@
 
 /// `text` as a JSON string, quotes and all.
 pub fn quote(text: &str) -> String {
-    let mut json = String::with_capacity(text.len() + 2);
-    json.push('"');
-    let mut rest = text;
-    loop {
-        let plain_len = rest.len() - skip_plain(rest.as_bytes()).len();
-        let (plain, behind) = rest.split_at_checked(plain_len).unwrap_or((rest, ""));
-        json.push_str(plain);
-        let mut chars = behind.chars();
-        match chars.next() {
-            None => break,
-            Some('"') => json.push_str("\\\""),
-            Some('\\') => json.push_str("\\\\"),
-            Some('\u{8}') => json.push_str("\\b"),
-            Some('\u{c}') => json.push_str("\\f"),
-            Some('\n') => json.push_str("\\n"),
-            Some('\r') => json.push_str("\\r"),
-            Some('\t') => json.push_str("\\t"),
-            Some(control) => json.push_str(&format!("\\u{:04x}", u32::from(control))),
-        }
-        rest = chars.as_str();
-    }
-    json.push('"');
-    json
+    // Text can always be written as JSON.
+    serde_json::to_string(text).unwrap_or_default()
 }
 
 /// Whether `text` can stand between quotes as it is.

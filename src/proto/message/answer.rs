@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::str;
 
-use crate::proto::error::{Error, ErrorKind};
+use crate::proto::error::Error;
 use crate::proto::json::{self, Kind};
 
 /// What a client reads in one line from a server.
@@ -31,21 +31,20 @@ impl<'a> Answer<'a> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidMessage`] if it is not a JSON object in UTF-8 within the bounds of [`json::scan`].
+    /// [`ErrorKind::InvalidMessage`](crate::ErrorKind::InvalidMessage) if it is not a JSON object in UTF-8 within the bounds of [`json::scan`].
     pub fn from_line(line: &'a [u8]) -> Result<Self, Error> {
-        let line = str::from_utf8(line).map_err(|reason| {
-            Error::new(ErrorKind::InvalidMessage, "the answer is not UTF-8").with_source(reason)
-        })?;
+        let line = str::from_utf8(line)
+            .map_err(|reason| Error::invalid_message("the answer is not UTF-8").with_source(reason))?;
         let scan = json::scan(line)?;
         if !scan.is_object() {
-            return Err(Error::new(ErrorKind::InvalidMessage, "the answer is not a JSON object"));
+            return Err(Error::invalid_message("the answer is not a JSON object"));
         }
         let fields = scan.fields();
-        let is = |kind: &str| fields.kind().is_some_and(|field| field.is(line, kind));
+        let is = |kind: &str| fields.kind.is_some_and(|field| field.is(line, kind));
         Ok(if is("response") {
-            Self::Accepted { id: fields.meta().and_then(|meta| json::member_text(meta.raw(line), "id")) }
+            Self::Accepted { id: fields.meta.and_then(|meta| json::member_text(meta.raw(line), "id")) }
         } else if is("error") {
-            let data = fields.data().filter(|data| data.kind() != Kind::Null);
+            let data = fields.data.filter(|data| data.kind() != Kind::Null);
             Self::Rejected {
                 reason: data.map(|data| data.text(line).unwrap_or_else(|| data.raw(line).into())),
             }

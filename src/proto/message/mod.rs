@@ -15,7 +15,7 @@ pub use self::answer::Answer;
 pub use self::outgoing::Outgoing;
 pub use self::reply::Reply;
 pub use self::request::Request;
-use super::error::{Error, ErrorKind};
+use super::error::Error;
 use super::json::{self, Field, Fields, Kind};
 
 /// A message, borrowed from the text that holds its JSON and decoded on demand.
@@ -39,18 +39,15 @@ impl<'a> Message<'a> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidMessage`] if `json` is not one JSON object within the bounds of [`json::scan`], if
+    /// [`ErrorKind::InvalidMessage`](crate::ErrorKind::InvalidMessage) if `json` is not one JSON object within the bounds of [`json::scan`], if
     /// `type` is not a string, or `from` or `ts` is neither a string nor null.
     pub fn from_json(json: &'a str) -> Result<Self, Error> {
         let scan = json::scan(json)?;
         if !scan.is_object() {
-            return Err(Error::new(ErrorKind::InvalidMessage, "a message must be a JSON object"));
+            return Err(Error::invalid_message("a message must be a JSON object"));
         }
         if !has_valid_types(&scan.fields()) {
-            return Err(Error::new(
-                ErrorKind::InvalidMessage,
-                "`type` must be a string, `from` and `ts` strings or null",
-            ));
+            return Err(Error::invalid_message("`type` must be a string, `from` and `ts` strings or null"));
         }
         let whole = scan.whole(json);
         Ok(Self::from_parts(whole.head, whole.fields))
@@ -69,27 +66,27 @@ impl<'a> Message<'a> {
 
     /// The `type`. A lone surrogate in it is U+FFFD, as in every text that is decoded here.
     pub fn kind(&self) -> Cow<'a, str> {
-        self.text(self.fields.kind()).unwrap_or_default()
+        self.text(self.fields.kind).unwrap_or_default()
     }
 
     /// The payload, if there is one; JSON's `null` is one.
     pub fn data(&self) -> Option<Data<'a>> {
-        self.fields.data().map(|field| Data { json: self.json, field })
+        self.fields.data.map(|field| Data { json: self.json, field })
     }
 
     /// The path of the sender's socket, as the sender claims it.
     pub fn from(&self) -> Option<Cow<'a, str>> {
-        self.text(self.fields.from())
+        self.text(self.fields.from)
     }
 
     /// The time of sending, as the sender claims it.
     pub fn ts(&self) -> Option<Cow<'a, str>> {
-        self.text(self.fields.ts())
+        self.text(self.fields.ts)
     }
 
     /// The JSON of `meta`: an object in every message that came through a server.
     pub fn meta(&self) -> Option<&'a str> {
-        self.fields.meta().map(|field| field.raw(self.json))
+        self.fields.meta.map(|field| field.raw(self.json))
     }
 
     /// The whole message as a `T`.
@@ -99,11 +96,11 @@ impl<'a> Message<'a> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidMessage`] with serde_json's reason, which may quote the message but never its
+    /// [`ErrorKind::InvalidMessage`](crate::ErrorKind::InvalidMessage) with serde_json's reason, which may quote the message but never its
     /// token.
     pub fn parse<T: Deserialize<'a>>(&self) -> Result<T, Error> {
         serde_json::from_str(self.json).map_err(|reason| {
-            let error = Error::new(ErrorKind::InvalidMessage, "the message cannot be read as asked for");
+            let error = Error::invalid_message("the message cannot be read as asked for");
             match json::scan(self.json) {
                 Ok(scan) if scan.auth_token().is_none() => error.with_source(reason),
                 _ => error,
@@ -151,11 +148,10 @@ impl<'a> Data<'a> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidMessage`] with serde_json's reason, which may quote the payload.
+    /// [`ErrorKind::InvalidMessage`](crate::ErrorKind::InvalidMessage) with serde_json's reason, which may quote the payload.
     pub fn parse<T: Deserialize<'a>>(&self) -> Result<T, Error> {
         serde_json::from_str(self.json()).map_err(|reason| {
-            Error::new(ErrorKind::InvalidMessage, "the payload cannot be read as asked for")
-                .with_source(reason)
+            Error::invalid_message("the payload cannot be read as asked for").with_source(reason)
         })
     }
 }
@@ -171,7 +167,7 @@ impl fmt::Debug for Data<'_> {
 fn has_valid_types(fields: &Fields) -> bool {
     let is_text = |field: Field| matches!(field.kind(), Kind::Text { .. });
     let is_text_or_null = |field: Field| is_text(field) || field.kind() == Kind::Null;
-    fields.kind().is_some_and(is_text)
-        && fields.from().is_none_or(is_text_or_null)
-        && fields.ts().is_none_or(is_text_or_null)
+    fields.kind.is_some_and(is_text)
+        && fields.from.is_none_or(is_text_or_null)
+        && fields.ts.is_none_or(is_text_or_null)
 }

@@ -75,12 +75,11 @@ impl Outgoing {
     pub fn with_meta<T: Serialize + ?Sized>(mut self, meta: &T) -> Result<Self, Error> {
         let (json, scan) = to_line("meta", meta)?;
         if !scan.is_object() {
-            return Err(Error::new(ErrorKind::InvalidMessage, "`meta` must be a JSON object"));
+            return Err(Error::invalid_message("`meta` must be a JSON object"));
         }
         // It is known to be one object, so it cannot close the braces put around it.
         if json::scan(&format!("{{\"meta\":{json}}}"))?.auth_token().is_some() {
-            return Err(Error::new(
-                ErrorKind::InvalidMessage,
+            return Err(Error::invalid_message(
                 "`meta` must not have an `authToken`: it is put in when the message is sent",
             ));
         }
@@ -95,8 +94,9 @@ impl Outgoing {
         let mut has_it = false;
         json::for_each_member(meta, |name, _| has_it |= name == key.as_bytes());
         if has_it {
-            let sentence = format!("`meta` must not have `{key}` already: it is put in for you");
-            return Err(Error::new(ErrorKind::InvalidMessage, sentence));
+            return Err(Error::invalid_message(format!(
+                "`meta` must not have `{key}` already: it is put in for you"
+            )));
         }
         let (members, comma) = opened(meta);
         self.meta = Some(format!("{members}{comma}{}:{value}}}", json::quote(key)));
@@ -136,38 +136,27 @@ impl Outgoing {
         let from =
             self.from.as_deref().map(Cow::Borrowed).or_else(|| Some(json::quote(default_from?).into()));
         let ts = self.ts.as_deref().map(Cow::Borrowed).or_else(|| Some(json::quote(now?).into()));
-        let mut line = String::from("{\"type\":");
-        line.push_str(&self.kind);
-        for (key, value) in [
-            (",\"data\":", self.data.as_deref()),
-            (",\"from\":", from.as_deref()),
-            (",\"ts\":", ts.as_deref()),
-        ] {
-            if let Some(value) = value {
-                line.push_str(key);
-                line.push_str(value);
-            }
-        }
-        line.push_str(",\"meta\":");
-        let meta = self.meta.as_deref().unwrap_or("{}");
-        let (members, comma) = opened(meta);
-        line.push_str(members);
-        line.push_str(comma);
-        line.push_str("\"authToken\":\"");
-        line.push_str(auth_token.expose());
-        line.push_str("\"}}");
-        if line.len() > frame_bytes_max {
-            return Err(Error::new(
-                ErrorKind::MessageTooLarge,
-                format!(
-                    "the message is {} bytes long and was not sent: the limit is {frame_bytes_max} bytes",
-                    line.len()
-                ),
-            ));
+        let (meta, comma) = opened(self.meta.as_deref().unwrap_or("{}"));
+        let line = [
+            ["{\"type\":", &self.kind],
+            member(",\"data\":", self.data.as_deref()),
+            member(",\"from\":", from.as_deref()),
+            member(",\"ts\":", ts.as_deref()),
+            [",\"meta\":", meta],
+            [comma, "\"authToken\":\""],
+            [auth_token.expose(), "\"}}\n"],
+        ]
+        .as_flattened()
+        .concat();
+        let len = line.len() - 1;
+        if len > frame_bytes_max {
+            let sentence = format!(
+                "the message is {len} bytes long and was not sent: the limit is {frame_bytes_max} bytes"
+            );
+            return Err(Error::new(ErrorKind::MessageTooLarge, sentence));
         }
         // Values that are valid alone may be nested too deep inside the message.
         json::scan(&line)?;
-        line.push('\n');
         Ok(line.into_bytes())
     }
 }
@@ -181,6 +170,11 @@ impl fmt::Debug for Outgoing {
     }
 }
 
+/// A member as two pieces of a line; two empty ones if it has no value.
+fn member<'a>(key: &'a str, value: Option<&'a str>) -> [&'a str; 2] {
+    value.map_or([""; 2], |value| [key, value])
+}
+
 /// The JSON object `meta` without its `}`, and the comma that another member needs before it.
 fn opened(meta: &str) -> (&str, &'static str) {
     let members = meta.strip_suffix('}').unwrap_or(meta);
@@ -190,8 +184,7 @@ fn opened(meta: &str) -> (&str, &'static str) {
 /// The JSON of `value` on one line, scanned. `name` is what it is called in an error.
 fn to_line<T: Serialize + ?Sized>(name: &str, value: &T) -> Result<(String, Scan), Error> {
     let json = serde_json::to_string(value).map_err(|reason| {
-        Error::new(ErrorKind::InvalidMessage, format!("`{name}` cannot be written as JSON"))
-            .with_source(reason)
+        Error::invalid_message(format!("`{name}` cannot be written as JSON")).with_source(reason)
     })?;
     // In valid JSON a raw newline is white space, and it would end the line.
     let json = json.trim_ascii().replace('\n', " ");

@@ -39,7 +39,7 @@ impl<'a> Request<'a> {
         let fields = scan.fields();
         let request = if !has_valid_types(&fields) {
             Self::Refuse(CloseReason::InvalidFrame)
-        } else if fields.kind().is_some_and(|kind| kind.is(line, "ping")) {
+        } else if fields.kind.is_some_and(|kind| kind.is(line, "ping")) {
             Self::Ping
         } else {
             Self::Deliver(scan.redact(line))

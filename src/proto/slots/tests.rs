@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+use super::super::error::ErrorKind;
 use super::super::test_scale::cases;
 use super::*;
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::super::error::ErrorKind;
 use super::super::test_scale::cases;
 use super::*;
 
