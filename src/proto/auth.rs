@@ -33,13 +33,12 @@ impl AuthToken {
     pub fn parse(text: &str) -> Result<Self, Error> {
         match <[u8; DIGITS]>::try_from(text.as_bytes()) {
             Ok(digits) if digits.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f')) => Ok(Self(digits)),
-            _ => Err(Error::new(
-                ErrorKind::InvalidAuthToken,
-                format!(
-                    "a token must be {DIGITS} lower-case hex digits; this one is not ({} bytes)",
-                    text.len()
-                ),
-            )),
+            _ => {
+                let len = text.len();
+                let sentence =
+                    format!("a token must be {DIGITS} lower-case hex digits; this one is not ({len} bytes)");
+                Err(Error::new(ErrorKind::InvalidAuthToken, sentence))
+            }
         }
     }
 

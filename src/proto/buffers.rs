@@ -90,6 +90,7 @@ impl BufferPool {
             self.waiting.retain(|key| waits(*key));
         }
         self.waiting.push_back(key);
+        self.check_invariants();
     }
 
     /// A ring for the connection that has waited longest; `waits` says who still does. `None` if none does or

@@ -90,6 +90,7 @@ impl Output {
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.sent = 0;
+        self.check_invariants();
     }
 
     /// The memory, if nothing is pending.
@@ -111,6 +112,7 @@ impl Output {
     fn compact(&mut self) {
         self.bytes.drain(..self.sent);
         self.sent = 0;
+        self.check_invariants();
     }
 
     fn check_invariants(&self) {

@@ -40,6 +40,11 @@ impl Admission {
         self.open
     }
 
+    /// Connections that are open or closing.
+    pub(super) fn served(&self) -> usize {
+        self.open + self.closing
+    }
+
     fn next_serial(&mut self) -> u64 {
         self.admitted += 1;
         self.admitted

@@ -309,6 +309,7 @@ impl Connection {
         debug_assert!(self.waits_for_buffer(), "a buffer is reserved only for one that waits");
         self.input = InputBuffer::Reserved(ring);
         self.allow_refused_read();
+        self.check_invariants();
     }
 
     /// `n` bytes were read into the buffer, where there was space for `space`.
@@ -332,6 +333,7 @@ impl Connection {
                 Standing::Authenticated => {}
             }
         }
+        self.check_invariants();
     }
 
     /// The peer will send nothing more. What it sent before is still processed.
@@ -369,6 +371,7 @@ impl Connection {
         if matches!(self.stream, Stream::MayHoldMore) {
             self.stream = Stream::Drained;
         }
+        self.check_invariants();
         is_unread
     }
 
@@ -377,6 +380,7 @@ impl Connection {
     pub(super) fn pause(&mut self, pause: Pause) {
         debug_assert!(self.is_open() && !self.is_paused(), "{pause:?} on top of {:?}", self.pause);
         self.pause = Some(pause);
+        self.check_invariants();
     }
 
     /// A turn has come to a connection that was queued for one: whether it goes on.
@@ -448,10 +452,6 @@ impl Connection {
         self.is_line_counted = false;
     }
 
-    pub(super) fn share(&self) -> Share {
-        self.share
-    }
-
     pub(super) fn share_mut(&mut self) -> &mut Share {
         &mut self.share
     }
@@ -466,6 +466,7 @@ impl Connection {
         if self.ring().is_some_and(|ring| !ring.is_empty()) {
             self.line_begun_at.get_or_insert(now);
         }
+        self.check_invariants();
     }
 
     // Bytes go.
@@ -492,6 +493,7 @@ impl Connection {
         }
         self.output.append(|bytes| reply.encode(ts, bytes));
         self.pending.insert(Pending::WRITE);
+        self.check_invariants();
         true
     }
 
@@ -517,6 +519,7 @@ impl Connection {
         if was_full {
             self.pause = Some(Pause::NextTurn);
         }
+        self.check_invariants();
         was_full
     }
 
@@ -568,6 +571,7 @@ impl Connection {
             self.output.append(|bytes| Reply::Error { text: &text }.encode(ts, bytes));
             self.pending.insert(Pending::WRITE);
         }
+        self.check_invariants();
     }
 
     /// The connection is gone: its buffer, and its memory for output.
@@ -615,6 +619,7 @@ impl Connection {
         }
         let Phase::Flushing { deadline, .. } = self.phase else { return None };
         self.phase = Phase::Lingering { reason, deadline };
+        self.check_invariants();
         Some(Step::ShutWrite)
     }
 
@@ -663,7 +668,7 @@ impl Connection {
     }
 
     /// What the types do not say. Called after each change.
-    pub(super) fn check_invariants(&self) {
+    fn check_invariants(&self) {
         debug_assert!(self.is_open() || self.pause.is_none(), "closing, and paused: {:?}", self.pause);
         debug_assert!(self.is_open() || self.line_begun_at.is_none(), "closing, and in a line");
         debug_assert!(!self.is_output_failed || self.output.is_empty(), "output for a stream that failed");
@@ -671,6 +676,11 @@ impl Connection {
             self.standing != Standing::Silent || self.ring().is_none_or(Ring::is_empty),
             "bytes of a silent peer"
         );
+    }
+
+    /// The same, and what holds once the endpoint has looked at the changes.
+    pub(super) fn check_settled(&self) {
+        self.check_invariants();
         debug_assert!(
             self.stream != Stream::Refused || self.is_paused() || self.waits_for_buffer(),
             "a read is refused without a reason"

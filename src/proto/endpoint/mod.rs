@@ -121,10 +121,8 @@ impl Endpoint {
     pub fn new(path: &str, auth_token: AuthToken, limits: Limits) -> Result<Self, Error> {
         limits.check()?;
         if path.len() > PATH_BYTES_MAX {
-            return Err(Error::new(
-                ErrorKind::InvalidAddress,
-                format!("a path of {} bytes is longer than {PATH_BYTES_MAX}", path.len()),
-            ));
+            let sentence = format!("a path of {} bytes is longer than {PATH_BYTES_MAX}", path.len());
+            return Err(Error::new(ErrorKind::InvalidAddress, sentence));
         }
         let path_json = json::quote(path);
         // The longest pong and the longest response, whichever is longer; ids have at most 20 digits.
@@ -222,6 +220,12 @@ impl Endpoint {
 
     /// What is to be done next, and with which connection. Do it, and ask again until there is nothing.
     pub fn next_step(&mut self) -> Option<(ConnKey, Step)> {
+        let step = self.take_step();
+        self.check_invariants();
+        step
+    }
+
+    fn take_step(&mut self) -> Option<(ConnKey, Step)> {
         loop {
             let key = match self.actions.first() {
                 Some(Entry::Connection(key)) => key,
@@ -337,7 +341,7 @@ impl Endpoint {
             self.wheel.schedule(key, deadline);
         }
         self.actions.enqueue(key, connection.pending_mut());
-        connection.check_invariants();
+        connection.check_settled();
         self.give_back(ring);
     }
 
@@ -358,7 +362,8 @@ impl Endpoint {
     /// Bounds that hold between any two calls. O(1).
     fn check_invariants(&self) {
         let (open, all) = (self.admission.open(), self.slots.len());
-        debug_assert!(open <= all && all <= self.slots_max(), "{open} open of {all}");
+        debug_assert_eq!(self.admission.served(), all, "connections, {open} of them open");
+        debug_assert!(all <= self.slots_max(), "{all} connections");
         debug_assert!(open <= self.limits.clients_max, "{open} clients");
         debug_assert!(self.buffers.lent() <= all, "{} buffers for {all} connections", self.buffers.lent());
     }
@@ -366,7 +371,7 @@ impl Endpoint {
     /// The invariants of each connection. O(connections), in debug builds.
     fn check_connections(&self) {
         if cfg!(debug_assertions) {
-            self.slots.iter().for_each(|(_, connection)| connection.check_invariants());
+            self.slots.iter().for_each(|(_, connection)| connection.check_settled());
             let open = self.slots.iter().filter(|(_, c)| c.is_open()).count();
             let lent = self.slots.iter().filter(|(_, c)| c.has_buffer()).count();
             debug_assert_eq!(open, self.admission.open(), "open connections");
@@ -416,7 +421,9 @@ impl Endpoint {
     /// Swaps the waiting messages into `batch`, dropping what it held, and returns how many there are. O(1).
     pub fn drain_into(&mut self, batch: &mut Batch) -> usize {
         self.stats.note_inbox(self.inbox.len(), self.inbox.bytes());
-        self.inbox.drain_into(batch)
+        let drained = self.inbox.drain_into(batch);
+        self.check_invariants();
+        drained
     }
 
     /// The waiting messages in a batch of their own. Reusing one with [`drain_into`](Self::drain_into) saves

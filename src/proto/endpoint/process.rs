@@ -69,7 +69,7 @@ impl Endpoint {
         let (peer, rate) = (connection.peer(), limits.pid_lines_per_second_max);
         // What was left over and what is read anew are one budget.
         let budget = match scope {
-            Scope::Budget => turns.lines_left(connection.share(), limits.turn_frames_max),
+            Scope::Budget => turns.lines_left(connection.share_mut(), limits.turn_frames_max),
             Scope::Everything => usize::MAX,
         };
         let mut taken = 0;

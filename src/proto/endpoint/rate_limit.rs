@@ -22,7 +22,8 @@ impl RateLimiter {
     ///
     /// Processes that the system does not name share one bucket.
     pub(super) fn take(&mut self, pid: Option<u32>, lines_per_second: usize, now: Mono) -> Result<(), Mono> {
-        let each = interval(lines_per_second);
+        let rate = u64::try_from(lines_per_second).unwrap_or(u64::MAX).max(1);
+        let each = Duration::from_nanos(1_000_000_000 / rate);
         let used_up_at = self.used_up_at.entry(pid).or_default();
         *used_up_at = (*used_up_at).max(now).plus(each);
         let (ahead, burst) = (used_up_at.since(now), BURST.max(each));
@@ -35,9 +36,4 @@ impl RateLimiter {
             self.used_up_at.retain(|_, used_up_at| *used_up_at > now);
         }
     }
-}
-
-/// From one line to the next.
-fn interval(lines_per_second: usize) -> Duration {
-    Duration::from_nanos(1_000_000_000 / u64::try_from(lines_per_second).unwrap_or(u64::MAX).max(1))
 }

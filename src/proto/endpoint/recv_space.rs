@@ -55,12 +55,15 @@ impl DerefMut for RecvSpace<'_> {
 
 impl Drop for RecvSpace<'_> {
     fn drop(&mut self) {
-        let Self { key, len, now, .. } = *self;
-        match self.received {
-            Some(n) => self.endpoint.received(key, n, len, now),
-            None => self.endpoint.settle(key),
+        let Self { ref mut endpoint, key, len, now, received } = *self;
+        if let (Some(n), Some(connection)) = (received, endpoint.slots.get_mut(key)) {
+            connection.received(n, len, now.mono);
+            endpoint.stats.count_read(n);
+            endpoint.process(key, Scope::Budget, now);
+        } else {
+            endpoint.settle(key);
         }
-        self.endpoint.check_invariants();
+        endpoint.check_invariants();
     }
 }
 
@@ -120,14 +123,5 @@ impl Endpoint {
         }
         self.check_invariants();
         None
-    }
-
-    /// `n` bytes were read where there was space for `space`.
-    fn received(&mut self, key: ConnKey, n: usize, space: usize, now: Now) {
-        if let Some(connection) = self.slots.get_mut(key) {
-            connection.received(n, space, now.mono);
-            self.stats.count_read(n);
-            self.process(key, Scope::Budget, now);
-        }
     }
 }

@@ -36,16 +36,19 @@ impl Turns {
     }
 
     /// How many of `max` lines a turn may still take from a connection.
-    pub(super) fn lines_left(&self, share: Share, max: usize) -> usize {
-        let taken = if share.turn == self.number { share.lines } else { 0 };
-        max.saturating_sub(taken as usize)
+    pub(super) fn lines_left(&self, share: &Share, max: usize) -> usize {
+        max.saturating_sub(self.taken(share) as usize)
+    }
+
+    /// How many were taken in this turn.
+    fn taken(&self, share: &Share) -> u32 {
+        if share.turn == self.number { share.lines } else { 0 }
     }
 
     /// `lines` lines of a connection were taken.
     pub(super) fn note_taken(&self, share: &mut Share, lines: usize) {
-        let before = if share.turn == self.number { share.lines } else { 0 };
+        share.lines = self.taken(share).saturating_add(u32::try_from(lines).unwrap_or(u32::MAX));
         share.turn = self.number;
-        share.lines = before.saturating_add(u32::try_from(lines).unwrap_or(u32::MAX));
     }
 
     /// A message was put into the inbox.
@@ -65,8 +68,7 @@ impl Turns {
             return;
         }
         share.is_queued = true;
-        let was_served = share.turn == self.number && share.lines > 0;
-        let queue = if was_served { &mut self.next } else { &mut self.ready };
+        let queue = if self.taken(share) > 0 { &mut self.next } else { &mut self.ready };
         queue.push_back(key);
     }
 

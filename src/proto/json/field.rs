@@ -14,27 +14,27 @@ pub(super) struct Span {
 }
 
 impl Span {
-    pub(super) fn covers(self, field: &Field) -> bool {
-        self.start <= field.start && field.end <= self.end
+    /// The same bytes in the text that is left when `cut` and everything before `origin` are removed.
+    fn moved(self, origin: u32, cut: Self) -> Self {
+        let moved = |at: u32| {
+            let removed = if at >= cut.end { cut.end - cut.start } else { 0 };
+            at.saturating_sub(origin).saturating_sub(removed)
+        };
+        Self { start: moved(self.start), end: moved(self.end) }
     }
 }
 
 /// The value of one key: where its JSON lies and what sort it is. Nothing is copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
-    start: u32,
-    end: u32,
-    kind: Kind,
+    pub(super) span: Span,
+    pub(super) kind: Kind,
 }
 
 impl Field {
-    pub(super) fn new(span: Span, kind: Kind) -> Self {
-        Self { start: span.start, end: span.end, kind }
-    }
-
     /// The bytes of the value in the text it was found in, the quotes of a string included.
     pub fn range(&self) -> Range<usize> {
-        self.start as usize..self.end as usize
+        self.span.start as usize..self.span.end as usize
     }
 
     /// What sort of JSON it is.
@@ -74,21 +74,12 @@ impl Field {
 
     /// The text between the quotes.
     fn contents<'a>(&self, json: &'a str) -> Option<&'a str> {
-        let contents = self.start as usize + 1..(self.end as usize).saturating_sub(1);
+        let contents = self.span.start as usize + 1..(self.span.end as usize).saturating_sub(1);
         json.get(contents).filter(|_| matches!(self.kind, Kind::Text { .. }))
     }
 
     fn is_escaped(&self) -> bool {
         self.kind == Kind::Text { escaped: true }
-    }
-
-    /// The same value in the text that is left when `cut` and everything before `origin` are removed.
-    fn moved(self, origin: u32, cut: Span) -> Self {
-        let moved = |at: u32| {
-            let removed = if at >= cut.end { cut.end - cut.start } else { 0 };
-            at.saturating_sub(origin).saturating_sub(removed)
-        };
-        Self { start: moved(self.start), end: moved(self.end), kind: self.kind }
     }
 }
 
@@ -147,13 +138,14 @@ impl Fields {
 
     /// The same fields in the text that is left when `cut` and everything before `origin` are removed.
     pub(super) fn moved(self, origin: u32, cut: Span) -> Self {
-        let moved = |field: Field| field.moved(origin, cut);
+        let moved = |field: Field| Field { span: field.span.moved(origin, cut), ..field };
+        let is_kept = |meta: &Field| meta.span.start < cut.start || cut.end < meta.span.end;
         Self {
             kind: self.kind.map(moved),
             data: self.data.map(moved),
             from: self.from.map(moved),
             ts: self.ts.map(moved),
-            meta: self.meta.filter(|meta| !cut.covers(meta)).map(moved),
+            meta: self.meta.filter(is_kept).map(moved),
         }
     }
 }

@@ -255,7 +255,8 @@ impl<'a> Cursor<'a> {
         if let Cut::Part(span) = cut {
             found.cut = span;
         }
-        found.fields.put(b"meta", Field::new(Span { start, end: self.at() }, Kind::Object))?;
+        let span = Span { start, end: self.at() };
+        found.fields.put(b"meta", Field { span, kind: Kind::Object })?;
         Ok(matches!(cut, Cut::Everything(_)))
     }
 
@@ -320,7 +321,7 @@ impl<'a> Cursor<'a> {
     fn field(&mut self, depth: u32) -> Result<Field, Fault> {
         let start = self.at();
         let kind = self.value(depth)?;
-        Ok(Field::new(Span { start, end: self.at() }, kind))
+        Ok(Field { span: Span { start, end: self.at() }, kind })
     }
 
     /// Reads a value inside `depth` open arrays and objects.
