@@ -15,6 +15,7 @@
 //! There is no tick: the wheel compares with the time it is given, which may jump.
 
 use std::mem;
+use std::ops::Range;
 
 use super::error::Error;
 use super::slots::ConnKey;
@@ -173,10 +174,9 @@ impl Wheel {
         let (from, to) = (tick_of(self.reached), tick_of(now));
         self.reached = now;
         let mut ahead = 0;
-        while let Some((distance, slot)) = self.next_occupied(slot_of(from), ahead) {
-            if distance as u64 > to - from {
-                break;
-            }
+        // A lap passes every slot.
+        let end = slot_of((to - from).min(SLOTS as u64 - 1)) + 1;
+        while let Some((distance, slot)) = self.next_occupied(slot_of(from), ahead..end) {
             ahead = distance + 1;
             while let Some(at) = self.first_in(slot) {
                 let filed = self.node(at).filed;
@@ -199,7 +199,7 @@ impl Wheel {
         }
         let lap = tick_of(self.reached);
         let (mut first, mut ahead) = (None, 0);
-        while let Some((distance, slot)) = self.next_occupied(slot_of(lap), ahead) {
+        while let Some((distance, slot)) = self.next_occupied(slot_of(lap), ahead..SLOTS) {
             ahead = distance + 1;
             let filed = self.first_in(slot).map(|at| self.node(at).filed)?;
             if tick_of(filed) - lap < SLOTS as u64 {
@@ -283,16 +283,16 @@ impl Wheel {
         }
     }
 
-    /// The first occupied slot that is at least `ahead` slots from `start`, with its distance; `None` if no
-    /// slot of the lap is.
-    fn next_occupied(&self, start: usize, mut ahead: usize) -> Option<(usize, usize)> {
-        while ahead < SLOTS {
+    /// The first occupied slot whose distance from `start` is in `ahead`, with that distance.
+    fn next_occupied(&self, start: usize, ahead: Range<usize>) -> Option<(usize, usize)> {
+        let Range { start: mut ahead, end } = ahead;
+        while ahead < end {
             let slot = (start + ahead) % SLOTS;
             let bits = self.occupied.get(slot / 64).copied().unwrap_or(0) >> (slot % 64);
             if bits != 0 {
                 // Behind the end of the lap lies what was before `ahead`.
                 let skipped = bits.trailing_zeros() as usize;
-                return (ahead + skipped < SLOTS).then_some((ahead + skipped, slot + skipped));
+                return (ahead + skipped < end).then_some((ahead + skipped, slot + skipped));
             }
             ahead += 64 - slot % 64;
         }
