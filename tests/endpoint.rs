@@ -470,19 +470,18 @@ fn dropped_space_loses_no_bytes_and_no_buffer() {
 fn dropped_space_leaves_the_timeouts_as_they_are() {
     for (may_hold_more, turns_before_the_end) in [(false, 0), (true, 1)] {
         let mut sim = Sim::new(|_| ());
-        let peer = sim.join();
-        let key = sim.key(peer);
+        let peer = sim.join_known();
+        let (key, begun) = (sim.key(peer), sim.now());
         let endpoint = &mut sim.endpoint;
-        let mut space = endpoint.recv_space(key, at(0)).unwrap();
-        space.fill(b'\n');
+        let mut space = endpoint.recv_space(key, begun).unwrap();
+        space.fill(b' ');
         let n = if may_hold_more { space.len() } else { 1 };
         space.received(n);
-        let auth_timeout = udsmsg::Limits::default().auth_timeout;
-        let late = at(u64::try_from(auth_timeout.as_millis()).unwrap());
+        let late = Now { mono: begun.mono.plus(udsmsg::Limits::default().idle_timeout), ..begun };
         let mut turns = 0;
         while endpoint.is_open(key) {
             endpoint.work(late);
-            drop(endpoint.recv_space(key, late));
+            drop(endpoint.recv_space(key, late).unwrap());
             endpoint.deadlines_reached(late);
             turns += usize::from(endpoint.is_open(key));
             endpoint.turn_ended();
