@@ -121,8 +121,8 @@ pub use server::{Server, ServerBuilder, ServerEvent, Turn, Waker, mio};
 /// **It may change in a minor version**, unlike everything at the root. It needs no feature.
 ///
 /// - Driving an [`Endpoint`]: [`Step`](parts::Step), [`RecvSpace`](parts::RecvSpace),
-///   [`ConnKey`](parts::ConnKey), [`AuthToken`](parts::AuthToken), [`CloseReason`](parts::CloseReason), [`Now`](parts::Now),
-///   [`Mono`](parts::Mono).
+///   [`ConnKey`](parts::ConnKey), [`AuthToken`](parts::AuthToken),
+///   [`CloseReason`](parts::CloseReason), [`Now`](parts::Now), [`Mono`](parts::Mono).
 /// - Sending without I/O: [`Outbox`](parts::Outbox), [`LinkStep`](parts::LinkStep),
 ///   [`LinkSpace`](parts::LinkSpace), [`Queries`](parts::Queries).
 /// - Bytes and lines: [`Ring`](parts::Ring), [`BufferPool`](parts::BufferPool),

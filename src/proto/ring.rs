@@ -28,7 +28,7 @@ impl Ring {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::OutOfMemory`] if the memory cannot be had.
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) if the memory cannot be had.
     pub fn new(capacity: usize) -> Result<Self, Error> {
         Self::try_new(capacity).ok_or_else(|| Error::no_memory(format_args!("a buffer of {capacity} bytes")))
     }

@@ -78,8 +78,8 @@ impl<T> Slots<T> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::OutOfMemory`] if that memory cannot be had, or `capacity` is beyond what 32 bits can
-    /// count.
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) if that memory cannot be had, or `capacity`
+    /// is beyond what 32 bits can count.
     pub fn new(capacity: usize) -> Result<Self, Error> {
         let mut retired = Vec::new();
         // A slab aborts where memory is refused, so as much is asked for first in a way that can fail: an

@@ -65,8 +65,8 @@ impl Wheel {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::OutOfMemory`] if that memory cannot be had, or `capacity` is beyond what 32 bits can
-    /// count.
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) if that memory cannot be had, or `capacity`
+    /// is beyond what 32 bits can count.
     pub fn new(capacity: usize) -> Result<Self, Error> {
         let refused = || Error::no_memory(format_args!("{capacity} timers: allow fewer clients"));
         let mut nodes = Vec::new();

@@ -31,7 +31,8 @@ impl<'a> Answer<'a> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidMessage`](crate::ErrorKind::InvalidMessage) if it is not a JSON object in UTF-8 within the bounds of [`json::scan`].
+    /// [`ErrorKind::InvalidMessage`](crate::ErrorKind::InvalidMessage) if it is not a JSON object in UTF-8
+    /// within the bounds of [`json::scan`].
     pub fn from_line(line: &'a [u8]) -> Result<Self, Error> {
         let line = str::from_utf8(line)
             .map_err(|reason| Error::invalid_message("the answer is not UTF-8").with_source(reason))?;

@@ -39,8 +39,9 @@ impl<'a> Message<'a> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidMessage`](crate::ErrorKind::InvalidMessage) if `json` is not one JSON object within the bounds of [`json::scan`], if
-    /// `type` is not a string, or `from` or `ts` is neither a string nor null.
+    /// [`ErrorKind::InvalidMessage`](crate::ErrorKind::InvalidMessage) if `json` is not one JSON object
+    /// within the bounds of [`json::scan`], if `type` is not a string, or `from` or `ts` is neither a string
+    /// nor null.
     pub fn from_json(json: &'a str) -> Result<Self, Error> {
         let scan = json::scan(json)?;
         if !scan.is_object() {
@@ -96,8 +97,8 @@ impl<'a> Message<'a> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidMessage`](crate::ErrorKind::InvalidMessage) with serde_json's reason, which may quote the message but never its
-    /// token.
+    /// [`ErrorKind::InvalidMessage`](crate::ErrorKind::InvalidMessage) with serde_json's reason, which may
+    /// quote the message but never its token.
     pub fn parse<T: Deserialize<'a>>(&self) -> Result<T, Error> {
         serde_json::from_str(self.json).map_err(|reason| {
             let error = Error::invalid_message("the message cannot be read as asked for");
@@ -148,7 +149,8 @@ impl<'a> Data<'a> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidMessage`](crate::ErrorKind::InvalidMessage) with serde_json's reason, which may quote the payload.
+    /// [`ErrorKind::InvalidMessage`](crate::ErrorKind::InvalidMessage) with serde_json's reason, which may
+    /// quote the payload.
     pub fn parse<T: Deserialize<'a>>(&self) -> Result<T, Error> {
         serde_json::from_str(self.json()).map_err(|reason| {
             Error::invalid_message("the payload cannot be read as asked for").with_source(reason)
