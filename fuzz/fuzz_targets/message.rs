@@ -55,9 +55,7 @@ fuzz_target!(|data: &[u8]| {
     }
 
     let fields = again.fields();
-    for field in
-        [fields.kind, fields.data, fields.from, fields.ts, fields.meta].into_iter().flatten()
-    {
+    for field in [fields.kind, fields.data, fields.from, fields.ts, fields.meta].into_iter().flatten() {
         if let Ok(expected) = serde_json::from_str::<String>(field.raw(&text)) {
             assert_eq!(field.text(&text).as_deref(), Some(&*expected));
         }
