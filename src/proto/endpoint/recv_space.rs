@@ -91,8 +91,8 @@ impl Endpoint {
         let now = self.latest.or_later(now);
         let Some(mut space) = self.lend_space(key, usize::MAX, now) else { return 0 };
         let n = space.len().min(bytes.len());
-        for (to, from) in space.iter_mut().zip(bytes) {
-            *to = *from;
+        if let (Some(to), Some(from)) = (space.get_mut(..n), bytes.get(..n)) {
+            to.copy_from_slice(from);
         }
         if n < bytes.len()
             && let Some(connection) = space.endpoint.slots.get_mut(key)

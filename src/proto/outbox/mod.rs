@@ -523,10 +523,11 @@ pub struct LinkSpace<'o> {
 impl LinkSpace<'_> {
     /// The first `n` bytes of the space were read.
     ///
-    /// # Panics
-    ///
-    /// If `n` is more than was lent: those bytes would be lost.
+    /// An `n` beyond the space is a mistake of the host: it counts as all of the space, and panics in a debug
+    /// build.
     pub fn received(self, n: usize, now: Now) {
+        debug_assert!(n <= self.len(), "received({n}) of {} bytes of space", self.len());
+        let n = n.min(self.len());
         self.outbox.received(self.wire, n, now);
     }
 }
