@@ -71,19 +71,19 @@
 #![cfg_attr(not(feature = "os"), doc = include_str!("../docs/rustdoc/without-os.md"))]
 #![cfg_attr(not(feature = "server"), doc = include_str!("../docs/rustdoc/without-server.md"))]
 
-#[cfg(all(feature = "os", not(unix)))]
+#[cfg(any(all(feature = "os", not(any(unix, windows))), all(feature = "server", not(unix))))]
 compile_error!(
-    "the features `os` and `server` need a Unix for now; \
+    "the features `os` and `server` need a Unix for now, `os` a Unix or Windows; \
      the core builds anywhere with `default-features = false`"
 );
 
-#[cfg(feature = "os")]
+#[cfg(all(feature = "os", unix))]
 mod client;
-#[cfg(feature = "os")]
+#[cfg(all(feature = "os", unix))]
 mod links;
 #[cfg(feature = "os")]
 pub mod os;
-#[cfg(feature = "os")]
+#[cfg(all(feature = "os", unix))]
 pub mod peers;
 mod proto;
 #[cfg(feature = "server")]
@@ -102,7 +102,11 @@ pub use proto::{
     time::Wall,
 };
 
-#[cfg(feature = "os")]
+#[cfg(windows)]
+#[doc(inline)]
+pub use proto::sid::Sid;
+
+#[cfg(all(feature = "os", unix))]
 #[doc(inline)]
 pub use {
     client::Client,

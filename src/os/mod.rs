@@ -40,6 +40,10 @@ pub use self::{
     sys::{Owner, can_refuse_descriptors, effective_uid, peer_identity, poll_timeout, send},
 };
 
+#[cfg(windows)]
+#[doc(inline)]
+pub use self::sys::Owner;
+
 #[cfg(unix)]
 use crate::proto::error::{Error, ErrorKind};
 

@@ -16,6 +16,8 @@ pub(crate) mod outbox;
 mod output;
 pub(crate) mod peer;
 pub(crate) mod ring;
+#[cfg(windows)]
+pub(crate) mod sid;
 pub(crate) mod slots;
 pub(crate) mod stats;
 #[cfg(test)]

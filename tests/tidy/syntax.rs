@@ -17,6 +17,7 @@ const FLOORS: &[&[&str]] = &[
         "src/proto/limits.rs",
         "src/proto/time.rs",
         "src/proto/peer.rs",
+        "src/proto/sid.rs",
         "src/proto/stats.rs",
     ],
     &["src/proto/ring.rs", "src/proto/framer.rs", "src/proto/output.rs", "src/proto/slots.rs"],

@@ -1,5 +1,5 @@
-//! Raw facts of the operating system, behind safe functions. The only directory that may hold `unsafe`; today
-//! there is none, because `nix` and `rustix` wrap what is needed.
+//! Raw facts of the operating system, behind safe functions. The only directory that may hold `unsafe`; for
+//! Unix there is none, because `nix` and `rustix` wrap what is needed.
 //!
 //! A platform supplies:
 //!
@@ -17,3 +17,7 @@
 mod unix;
 #[cfg(unix)]
 pub use unix::*;
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+pub use windows::*;
