@@ -16,6 +16,7 @@
 #[allow(dead_code, reason = "what other tests need of it")]
 mod util;
 
+#[cfg(target_os = "linux")]
 use std::time::Duration;
 
 use udsmsg::parts::{CloseReason, ConnKey, Mono, Now, Step};
@@ -523,6 +524,7 @@ fn step_pending_between_turns_is_announced() {
 
 /// Processor time of this thread to stop an endpoint with `clients` served and as many refused connections
 /// that linger.
+#[cfg(target_os = "linux")]
 fn cost_of_lingering(clients: usize) -> Duration {
     let mut limits = udsmsg::Limits::default();
     limits.clients_max = clients;

@@ -1,6 +1,6 @@
 //! The tests of the library through its public API, in one binary: `cargo test --test it`. Without the
 //! feature `server`, the tests of the core alone: `cargo test --no-default-features --test it`.
-#![cfg(unix)]
+#![cfg(any(unix, not(feature = "server")))]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -2,24 +2,27 @@
 //! skipped.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::fd::AsFd;
+#[cfg(unix)]
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+#[cfg(unix)]
+use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
 /// A path of this length leaves room for every socket path that the tests need below it.
 const BASE_BYTES_MAX: usize = 16;
 
-/// Where the directories of a test go: `$TMPDIR`, unless it is too long for sockets below it.
+/// Where the directories of a test go: the temporary directory, unless it is too long for sockets below it.
 pub fn temp_base() -> PathBuf {
     let own = std::env::temp_dir();
-    if own.as_os_str().len() <= BASE_BYTES_MAX { own } else { PathBuf::from("/tmp") }
+    if cfg!(not(unix)) || own.as_os_str().len() <= BASE_BYTES_MAX { own } else { PathBuf::from("/tmp") }
 }
 
 /// The same for a directory that other users must be able to reach.
+#[cfg(unix)]
 pub fn open_temp_base() -> PathBuf {
     let own = temp_base();
     let others_may_search = |dir: &Path| dir.metadata().is_ok_and(|meta| meta.mode() & 0o001 != 0);
@@ -39,8 +42,7 @@ pub fn with_time_enough<T>(first: Duration, mut attempt: impl FnMut(Duration) ->
 
 /// Prints `line` to stderr, past the capture of the test harness.
 pub fn print(line: &str) {
-    let stderr = std::io::stderr().as_fd().try_clone_to_owned().unwrap();
-    let _ = File::from(stderr).write_all(line.as_bytes());
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// Reports, once for each test and reason, that a test or a part of it is not run here.
@@ -65,12 +67,22 @@ pub fn skip(reason: &str) {
         return;
     }
     print(&line);
-    let file = std::env::var_os("UDSMSG_TEST_SKIPPED").map(PathBuf::from).or_else(|| {
-        let name = format!("skipped-{}", std::os::unix::process::parent_id());
-        Some(Path::new(option_env!("CARGO_TARGET_TMPDIR")?).join(name))
-    });
+    let file = std::env::var_os("UDSMSG_TEST_SKIPPED").map(PathBuf::from).or_else(file_of_this_run);
     // Another user may not be allowed to write there; then the line on stderr is all there is.
     if let Some(file) = file.and_then(|file| OpenOptions::new().create(true).append(true).open(file).ok()) {
         let _ = { file }.write_all(line.as_bytes());
     }
+}
+
+/// The file that all test programs of one run of cargo share; it is named after their parent.
+#[cfg(unix)]
+fn file_of_this_run() -> Option<PathBuf> {
+    let name = format!("skipped-{}", std::os::unix::process::parent_id());
+    Some(Path::new(option_env!("CARGO_TARGET_TMPDIR")?).join(name))
+}
+
+/// The standard library does not tell the parent here.
+#[cfg(not(unix))]
+fn file_of_this_run() -> Option<PathBuf> {
+    None
 }

@@ -5,6 +5,7 @@ pub mod machine;
 pub mod outbox_sim;
 #[cfg(feature = "server")]
 pub mod real;
+#[cfg(unix)]
 pub mod rights;
 pub mod sim;
 pub mod trace;
