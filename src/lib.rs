@@ -6,7 +6,8 @@
 //!
 //! # Own an inbox
 //!
-//! ```no_run
+#![cfg_attr(feature = "server", doc = "```no_run")]
+#![cfg_attr(not(feature = "server"), doc = "```text")]
 //! # fn main() -> Result<(), udsmsg::Error> {
 //! let mut server = udsmsg::Server::builder().start()?;
 //! let mut batch = udsmsg::Batch::new();
@@ -25,7 +26,8 @@
 //!
 //! # Send to one
 //!
-//! ```no_run
+#![cfg_attr(feature = "os", doc = "```no_run")]
+#![cfg_attr(not(feature = "os"), doc = "```text")]
 //! use udsmsg::{Address, Client, Outgoing, SendOutcome};
 //!
 //! # fn main() -> Result<(), udsmsg::Error> {
