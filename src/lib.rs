@@ -73,9 +73,9 @@
 #![cfg_attr(not(feature = "os"), doc = include_str!("../docs/rustdoc/without-os.md"))]
 #![cfg_attr(not(feature = "server"), doc = include_str!("../docs/rustdoc/without-server.md"))]
 
-#[cfg(any(all(feature = "os", not(any(unix, windows))), all(feature = "server", not(unix))))]
+#[cfg(all(feature = "os", not(any(unix, windows))))]
 compile_error!(
-    "the features `os` and `server` need a Unix for now, `os` a Unix or Windows; \
+    "the features `os` and `server` need a Unix or Windows; \
      the core builds anywhere with `default-features = false`"
 );
 
@@ -88,7 +88,7 @@ pub mod os;
 #[cfg(all(feature = "os", unix))]
 pub mod peers;
 mod proto;
-#[cfg(feature = "server")]
+#[cfg(all(feature = "server", unix))]
 mod server;
 
 #[doc(inline)]
@@ -118,7 +118,7 @@ pub use {
     peers::Peers,
 };
 
-#[cfg(feature = "server")]
+#[cfg(all(feature = "server", unix))]
 #[doc(inline)]
 pub use server::{Server, ServerBuilder, ServerEvent, Turn, Waker, mio};
 

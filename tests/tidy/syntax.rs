@@ -35,6 +35,8 @@ const FLOORS: &[&[&str]] = &[
     &["src/os/socket/file.rs"],
     &["src/os/socket/claim.rs"],
     &["src/os/socket/adopt.rs"],
+    &["src/os/pipe/stream.rs"],
+    &["src/os/pipe/listener.rs", "src/os/pipe/waiter.rs"],
     &["src/os/files/sweep.rs"],
     &["src/os/transport"],
     &["src/links.rs"],
@@ -51,6 +53,7 @@ const GATHERERS: &[&str] = &[
     "src/os/names/mod.rs",
     "src/os/files/mod.rs",
     "src/os/socket/mod.rs",
+    "src/os/pipe/mod.rs",
 ];
 
 fn parse(file: &File) -> syn::File {

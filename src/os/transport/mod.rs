@@ -19,6 +19,11 @@ mod unix;
 pub(crate) use unix::Timer;
 #[cfg(unix)]
 pub(crate) use unix::{Listener, WakeHandle, WakeSource, readiness, unwatch, wake_pair, watch, watch_input};
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+#[expect(unused_imports, reason = "no server exists on Windows yet")]
+pub(crate) use windows::{Listener, WakeHandle, WakeSource, readiness, wake_pair, watch, watch_input};
 
 /// Why no connection was accepted.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use std::path::Path;
 use mio::windows::NamedPipe;
 use miow::pipe::NamedPipeBuilder;
 use windows_sys::Win32::Storage::FileSystem::{FILE_FLAG_OVERLAPPED, SECURITY_IDENTIFICATION};
+use windows_sys::Win32::System::IO::CancelIoEx;
 use windows_sys::Win32::System::Pipes::{GetNamedPipeClientProcessId, GetNamedPipeServerProcessId};
 
 use super::checked;
@@ -50,6 +51,14 @@ pub(crate) fn open_pipe(path: &Path) -> io::Result<NamedPipe> {
     // SAFETY: it is an open handle, opened for overlapped calls, and `into_raw_handle` has given it up. If it
     // leads to something else than a pipe, each call on it is an error.
     Ok(unsafe { NamedPipe::from_raw_handle(file.into_raw_handle()) })
+}
+
+/// Gives up reads and writes of ours at `pipe` that have not ended: each ends now, as an error that mio takes
+/// notice of. What has ended is as it was, and what was written can be read.
+pub(crate) fn cancel(pipe: &NamedPipe) {
+    // SAFETY: `pipe` keeps the handle open, and mio started what is given up: it gets the end of each, with
+    // which it frees the memory that this uses. Null says that all of it is meant.
+    unsafe { CancelIoEx(pipe.as_raw_handle(), std::ptr::null()) };
 }
 
 /// Who has opened the pipe that `pipe` is a connected instance of.

@@ -1,0 +1,169 @@
+//! Named pipes over mio.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mio::event::{Event, Source};
+use mio::windows::NamedPipe;
+use mio::{Interest, Registry, Token};
+
+use super::AcceptError;
+use crate::os::pipe::listener::PipeListener;
+use crate::os::pipe::stream::{Readiness, ReadyStream};
+use crate::os::random::Random;
+use crate::os::sys::{self, OwnerOnly};
+use crate::proto::peer::PeerIdentity;
+
+#[cfg(test)]
+mod tests;
+
+/// What has no interest of its own gets this one: mio reports all there is of a pipe.
+const INTEREST: Interest = Interest::READABLE;
+
+/// The instances of a pipe that wait for clients.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pipe: PipeListener,
+    /// The queue that watches them, and with which token.
+    watched: Option<(Registry, Token)>,
+}
+
+impl Listener {
+    /// Listens with what a [`Claim`](crate::os::pipe::claim::Claim) has made.
+    pub(crate) fn new(pipe: PipeListener) -> Self {
+        Self { pipe, watched: None }
+    }
+
+    /// Takes what the queue says of it: nothing that accepting does not find out.
+    pub(crate) fn note_event(&mut self, event: &Event) {
+        let _ = event;
+    }
+
+    /// The next connection, and what the system says about its peer.
+    ///
+    /// The instance that takes its place is there before it is given out, so that the name stays ours.
+    pub(crate) fn accept(&mut self) -> Result<(ReadyStream, PeerIdentity), AcceptError> {
+        let Some((registry, token)) = &self.watched else { return Err(AcceptError::Blocked) };
+        let called = |instance: &NamedPipe| match instance.take_error() {
+            Ok(None) => instance.connect(),
+            Ok(Some(error)) | Err(error) => Err(error),
+        };
+        let waits = |called: &io::Result<()>| {
+            called.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+        };
+        let waiting = self.pipe.waiting().iter().map(called).enumerate();
+        let Some((at, called)) = { waiting }.find(|(_, called)| !waits(called)) else {
+            return Err(AcceptError::Blocked);
+        };
+        let mut another = self.pipe.another().map_err(AcceptError::NotNow)?;
+        wait_for_client(&mut another, registry, *token).map_err(AcceptError::NotNow)?;
+        self.pipe.waiting().push_back(another);
+        let pipe = self.pipe.waiting().remove(at).ok_or(AcceptError::Aborted)?;
+        called.map_err(|_| AcceptError::Aborted)?;
+        // A peer whose identity the system does not tell is not let in.
+        let peer = sys::client_identity(&pipe).map_err(|_| AcceptError::Aborted)?;
+        Ok((ReadyStream::new(pipe), peer))
+    }
+}
+
+/// Has a queue report that a client has come to `instance`.
+fn wait_for_client(instance: &mut NamedPipe, registry: &Registry, token: Token) -> io::Result<()> {
+    instance.register(registry, token, INTEREST)?;
+    match instance.connect() {
+        Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+        // One that is there already causes an event too.
+        _ => Ok(()),
+    }
+}
+
+impl Input for Listener {
+    fn watch(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let watched = (registry.try_clone()?, token);
+        for instance in self.pipe.waiting() {
+            wait_for_client(instance, registry, token)?;
+        }
+        self.watched = Some(watched);
+        Ok(())
+    }
+}
+
+/// What a loop waits for that is no stream.
+pub(crate) trait Input {
+    /// As [`watch_input`].
+    fn watch(&mut self, registry: &Registry, token: Token) -> io::Result<()>;
+}
+
+/// Has a queue report with `token` that there is something for `input`, until it is dropped.
+pub(crate) fn watch_input(registry: &Registry, input: &mut impl Input, token: Token) -> io::Result<()> {
+    input.watch(registry, token)
+}
+
+/// What an event says of the stream that it names.
+pub(crate) fn readiness(event: &Event) -> Readiness {
+    Readiness::of(event)
+}
+
+/// Has a queue report the readiness of a stream with `token`, until the stream is closed.
+pub(crate) fn watch(registry: &Registry, stream: &mut ReadyStream, token: Token) -> io::Result<()> {
+    stream.watch(registry, token)
+}
+
+/// The end of a waker that stands in the loop.
+#[derive(Debug)]
+pub(crate) struct WakeSource {
+    pipe: NamedPipe,
+    /// A byte is in the pipe, or will be at once: wakers write no other, so that none has to wait.
+    is_asked: Arc<AtomicBool>,
+}
+
+impl WakeSource {
+    /// Takes back what wakers wrote.
+    pub(crate) fn drain(&mut self) {
+        // Only with the byte in hand: one that is still to come is waited for by its event.
+        if matches!(self.pipe.read(&mut [0; 8]), Ok(1..)) {
+            self.is_asked.swap(false, Ordering::AcqRel);
+        }
+    }
+}
+
+/// The end of a waker that any thread may hold.
+#[derive(Debug)]
+pub(crate) struct WakeHandle {
+    pipe: File,
+    is_asked: Arc<AtomicBool>,
+}
+
+impl WakeHandle {
+    /// Makes the loop wake up.
+    pub(crate) fn wake(&self) -> io::Result<()> {
+        if self.is_asked.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let written = (&self.pipe).write(&[1]);
+        // The next one fails too, and says so.
+        written.map(drop).inspect_err(|_| self.is_asked.store(false, Ordering::Release))
+    }
+}
+
+/// A waker's two ends. It is a pipe because a `Poll` that a host lends may have a `mio::Waker` already, and
+/// can have only one.
+pub(crate) fn wake_pair() -> io::Result<(WakeSource, WakeHandle)> {
+    let nonce = Random::from_os().map_err(io::Error::other)?.nonce();
+    let path = format!(r"\\.\pipe\udsmsg-wake-{}-{nonce}", std::process::id());
+    let path = Path::new(&path);
+    let source = sys::new_instance(path, true, &OwnerOnly::pipe()?)?;
+    // Nobody else knows the name, and no other instance can be made.
+    let handle = OpenOptions::new().write(true).open(path)?;
+    let is_asked = Arc::new(AtomicBool::new(false));
+    let source = WakeSource { pipe: source, is_asked: Arc::clone(&is_asked) };
+    Ok((source, WakeHandle { pipe: handle, is_asked }))
+}
+
+impl Input for WakeSource {
+    fn watch(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.pipe.register(registry, token, INTEREST)
+    }
+}
