@@ -85,7 +85,7 @@ mod client;
 mod links;
 #[cfg(feature = "os")]
 pub mod os;
-#[cfg(all(feature = "os", unix))]
+#[cfg(feature = "os")]
 pub mod peers;
 mod proto;
 #[cfg(all(feature = "server", unix))]
@@ -110,13 +110,17 @@ pub use proto::sid::Sid;
 
 #[cfg(all(feature = "os", unix))]
 #[doc(inline)]
-pub use {
-    client::Client,
-    os::names::address::Address,
-    os::names::location::Location,
-    os::names::namespace::{Environment, Namespace},
-    peers::Peers,
+pub use client::Client;
+#[cfg(feature = "os")]
+#[doc(inline)]
+pub use os::names::{
+    address::Address,
+    location::Location,
+    namespace::{Environment, Namespace},
 };
+#[cfg(feature = "os")]
+#[doc(inline)]
+pub use peers::Peers;
 
 #[cfg(all(feature = "server", unix))]
 #[doc(inline)]

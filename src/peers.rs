@@ -7,7 +7,9 @@
 //! Any program of our user can have written the files: what they say is bounded, no link is followed, and a
 //! path is to be escaped before it is shown (`{:?}` does).
 
-use std::collections::HashMap;
+#[cfg(unix)]
+use std::{collections::HashMap, path::Path};
+
 use std::time::Duration;
 
 #[doc(inline)]
@@ -16,25 +18,33 @@ pub use crate::os::files::{
     sweep::{Fate, Remains, Swept},
 };
 
-use crate::client::Client;
-use crate::os::clock::Clock;
-use crate::os::files::capability::{Capability, CapabilityDir, is_capability_name};
-use crate::os::files::sweep::{NAMES_MAX, Sweep};
+use crate::os::files::capability::CapabilityDir;
+use crate::os::files::sweep::Sweep;
 use crate::os::names::address::Address;
-use crate::os::names::location::own_directories;
 use crate::os::names::namespace::{Environment, Namespace};
-use crate::os::random::Random;
-use crate::proto::error::{Error, ErrorKind};
-use crate::proto::message::Outgoing;
-use crate::proto::outbox::SendOutcome;
+use crate::proto::error::Error;
 use crate::proto::time::Wall;
+#[cfg(unix)]
+use crate::{
+    client::Client,
+    os::clock::Clock,
+    os::files::capability::{Capability, is_capability_name},
+    os::files::sweep::NAMES_MAX,
+    os::names::location::own_directories,
+    os::random::Random,
+    proto::error::ErrorKind,
+    proto::message::Outgoing,
+    proto::outbox::SendOutcome,
+};
 
 /// How long all servers together may take to answer, unless told otherwise.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
+#[cfg(unix)]
 /// Servers that are asked at the same time: each takes a descriptor and a buffer.
 const ASKED_AT_ONCE: usize = 64;
 
+#[cfg(unix)]
 /// Of the time for all, the part that one server may take: silent servers leave some to the next.
 const PART_OF_ONE: u32 = 4;
 
@@ -153,6 +163,7 @@ impl Peers {
         self
     }
 
+    #[cfg(unix)]
     /// Every server with a capability file. Changes nothing; blocks for at most the timeout.
     ///
     /// # Errors
@@ -219,6 +230,7 @@ impl Peers {
         Ok(SweepReport { swept, is_complete: truncated.is_empty(), truncated })
     }
 
+    #[cfg(unix)]
     /// Pings the servers of which it is not known whether they live.
     fn ask(&self, peers: &mut [Peer]) -> Result<(), Error> {
         let clock = Clock::new();
@@ -234,7 +246,7 @@ impl Peers {
             while asked.len() < ASKED_AT_ONCE && clock.now().mono <= last_start {
                 let Some(peer) = waiting.next() else { break };
                 let Some(address) = &peer.address else { continue };
-                if !address.path().starts_with('/') {
+                if !Path::new(address.path()).is_absolute() {
                     peer.note("its socket path is relative, and it is not known to which directory");
                     continue;
                 }
@@ -257,6 +269,7 @@ impl Peers {
     }
 }
 
+#[cfg(unix)]
 impl Peer {
     fn note_answer(&mut self, outcome: &SendOutcome) {
         match outcome {

@@ -18,9 +18,7 @@
 //! where a file is expected, and what is removed is first compared with what was made.
 
 pub(crate) mod clock;
-#[cfg(unix)]
 pub(crate) mod files;
-#[cfg(unix)]
 pub(crate) mod names;
 #[cfg(windows)]
 #[cfg_attr(
@@ -37,32 +35,29 @@ pub(crate) mod sys;
 pub(crate) mod transport;
 
 #[doc(inline)]
-pub use self::{clock::Clock, random::Random};
+pub use self::{
+    clock::Clock,
+    files::capability::{Capability, CapabilityDir},
+    names::location::SkippedLocation,
+    random::Random,
+    sys::Owner,
+};
 #[cfg(unix)]
 #[doc(inline)]
 pub use self::{
-    files::capability::{Capability, CapabilityDir},
-    names::location::SkippedLocation,
     socket::claim::Claim,
-    sys::{Owner, can_refuse_descriptors, effective_uid, peer_identity, poll_timeout, send},
+    sys::{can_refuse_descriptors, effective_uid, peer_identity, poll_timeout, send},
 };
 
-#[cfg(windows)]
-#[doc(inline)]
-pub use self::sys::Owner;
-
-#[cfg(unix)]
 use crate::proto::error::{Error, ErrorKind};
 
 /// Whether it is because something was not there.
-#[cfg(unix)]
 fn is_not_found(error: &Error) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
     source.is_some_and(|source| source.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// The operating system refused: `what` failed for the reason in `source`.
-#[cfg(unix)]
 fn refused(what: impl Into<String>, source: impl Into<std::io::Error>) -> Error {
     Error::new(ErrorKind::Io, what).with_source(source.into())
 }

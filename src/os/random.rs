@@ -51,7 +51,6 @@ impl Random {
     }
 
     /// A number below `end`, which is not 0; small ones come slightly more often.
-    #[cfg_attr(windows, expect(dead_code, reason = "names, files and pipes do not exist on Windows yet"))]
     pub(crate) fn below(&mut self, end: usize) -> usize {
         usize::from_be_bytes(self.draw()) % end
     }

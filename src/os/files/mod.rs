@@ -5,24 +5,12 @@
 //! is first compared with what was made.
 
 pub(crate) mod capability;
+#[cfg(unix)]
 mod group;
 pub(crate) mod private_dir;
 pub(crate) mod process;
+#[cfg(unix)]
 pub(crate) mod reach;
+#[cfg(unix)]
 mod remedy;
 pub(crate) mod sweep;
-
-use std::collections::VecDeque;
-use std::ffi::OsString;
-use std::path::{Component, Path};
-
-/// Links that a walk along a path follows, as the kernel does.
-const LINKS_MAX: u32 = 40;
-
-/// Puts the steps along `path`, names and `..`, before what is still to be walked.
-fn prepend(pending: &mut VecDeque<OsString>, path: &Path) {
-    let steps = path.components().filter(|it| matches!(it, Component::Normal(_) | Component::ParentDir));
-    for step in steps.rev() {
-        pending.push_front(step.as_os_str().to_owned());
-    }
-}

@@ -9,12 +9,25 @@
 //! A file system answers by itself if its type is one that keeps its files on this machine alone, or if we
 //! depend on it anyway: it holds `/`, our capability files, or our own socket.
 
+use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io;
-use std::path::Path;
 #[cfg(not(target_os = "linux"))]
 use std::path::PathBuf;
+use std::path::{Component, Path};
 
 use crate::os::sys::{self, Facts};
+
+/// Links that a walk along a path follows, as the kernel does.
+pub(super) const LINKS_MAX: u32 = 40;
+
+/// Puts the steps along `path`, names and `..`, before what is still to be walked.
+pub(super) fn prepend(pending: &mut VecDeque<OsString>, path: &Path) {
+    let steps = path.components().filter(|it| matches!(it, Component::Normal(_) | Component::ParentDir));
+    for step in steps.rev() {
+        pending.push_front(step.as_os_str().to_owned());
+    }
+}
 
 /// The end of a path, which was reached without waiting.
 pub(crate) struct Reached {
@@ -103,8 +116,7 @@ mod linux {
     use nix::fcntl::{OFlag, openat, readlinkat};
     use nix::sys::stat::Mode;
 
-    use super::{Reached, Unreached, sys};
-    use crate::os::files::{LINKS_MAX, prepend};
+    use super::{LINKS_MAX, Reached, Unreached, prepend, sys};
     use crate::os::sys::FileKind;
 
     /// Types of file systems whose files are on this machine alone and which wait for no other machine or

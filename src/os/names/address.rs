@@ -1,17 +1,23 @@
-//! Where a server can be reached: a socket path, taken exactly as it is given.
+//! Where a server can be reached: the path of a socket, on Windows of a pipe, taken exactly as it is given.
 
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
 
-use crate::os::sys::SUN_PATH_BYTES;
+use crate::os::sys;
 use crate::proto::error::{Error, ErrorKind};
 
 /// What an address is written with.
 const SCHEME: &str = "uds:";
 
+/// What an address is, in its errors.
+const NOUN: &str = if cfg!(windows) { "pipe path" } else { "socket path" };
+
 /// The address of a server: its socket path, UTF-8, exactly as given. Nothing is made absolute or tidied,
 /// because the name of the capability file is the hash of these very bytes.
+///
+/// On Windows it is the path of a named pipe of this machine, `\\.\pipe\` and a name. Nothing else can be an
+/// address, so one that a peer chose leads to no other machine and to no file.
 ///
 /// `Display` writes it as `uds:<path>`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,20 +27,27 @@ pub struct Address {
 
 impl Address {
     /// Bytes that a socket path may have at most: the room in `sun_path` without the NUL that ends it.
-    pub const BYTES_MAX: usize = SUN_PATH_BYTES - 1;
+    #[cfg(unix)]
+    pub const BYTES_MAX: usize = sys::SUN_PATH_BYTES - 1;
+
+    /// UTF-16 units that a pipe path may have at most, the beginning included.
+    #[cfg(windows)]
+    pub const UNITS_MAX: usize = sys::NAME_UNITS_MAX;
 
     /// The address that `target` names, with or without `uds:` in front; exactly one is taken off.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InlineAuthToken`] if it contains `#token=` (the target is not repeated);
-    /// [`ErrorKind::InvalidAddress`] if the path is empty, contains NUL or is not UTF-8.
+    /// [`ErrorKind::InvalidAddress`] if the path is empty, contains NUL or is not UTF-8; on Windows also if
+    /// it is not `\\.\pipe\` (in any letter case) and a name without `\` and `/` that ends in neither dot nor
+    /// blank.
     pub fn parse<T: AsRef<OsStr> + ?Sized>(target: &T) -> Result<Self, Error> {
         let text = utf8(target.as_ref())?;
         Self::checked(text.strip_prefix(SCHEME).unwrap_or(text))
     }
 
-    /// The address of the socket at `path`, also if it begins with `uds:`.
+    /// The address of the socket or pipe at `path`, also if it begins with `uds:`.
     ///
     /// # Errors
     ///
@@ -43,7 +56,7 @@ impl Address {
         Self::checked(utf8(path.as_ref().as_os_str())?)
     }
 
-    /// The socket path.
+    /// The path.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -53,6 +66,7 @@ impl Address {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidAddress`] if the path names a directory.
+    #[cfg(unix)]
     pub(crate) fn split(&self) -> Result<(&str, &str), Error> {
         let path = self.path();
         let (parent, name) = match path.rsplit_once('/') {
@@ -67,21 +81,22 @@ impl Address {
         Ok((parent, name))
     }
 
-    /// Checks that the path fits a socket address.
+    /// Checks that the path is not too long for a socket or pipe.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::PathTooLong`] with its length and the limit.
     pub fn check_length(&self) -> Result<(), Error> {
-        let len = self.path.len();
-        if len <= Self::BYTES_MAX {
+        #[cfg(unix)]
+        let (len, unit, max, mend) = (self.path.len(), "bytes", Self::BYTES_MAX, "use a shorter directory");
+        #[cfg(windows)]
+        let (len, unit, max, mend) =
+            (self.path.encode_utf16().count(), "UTF-16 units", Self::UNITS_MAX, "use a shorter name");
+        if len <= max {
             return Ok(());
         }
-        let sentence = format!(
-            "the socket path {:?} is {len} bytes long and at most {} fit; use a shorter directory",
-            self.path,
-            Self::BYTES_MAX
-        );
+        let sentence =
+            format!("the {NOUN} {:?} is {len} {unit} long and at most {max} fit; {mend}", self.path);
         Err(Error::new(ErrorKind::PathTooLong, sentence))
     }
 
@@ -92,13 +107,14 @@ impl Address {
             return Err(Error::new(ErrorKind::InlineAuthToken, sentence));
         }
         if path.is_empty() {
-            return Err(Error::new(ErrorKind::InvalidAddress, "the socket path is empty"));
+            return Err(Error::new(ErrorKind::InvalidAddress, format!("the {NOUN} is empty")));
         }
         if path.contains('\0') {
-            let sentence =
-                format!("the socket path {path:?} contains a NUL byte, which no file name can have");
+            let sentence = format!("the {NOUN} {path:?} contains a NUL byte, which no file name can have");
             return Err(Error::new(ErrorKind::InvalidAddress, sentence));
         }
+        #[cfg(windows)]
+        check_pipe(path)?;
         Ok(Self { path: path.into() })
     }
 }
@@ -118,7 +134,29 @@ fn utf8(text: &OsStr) -> Result<&str, Error> {
                 "the target must not include an inline auth token, and is not UTF-8",
             );
         }
-        let sentence = format!("the socket path {text:?} is not UTF-8; messages could not name it");
+        let sentence = format!("the {NOUN} {text:?} is not UTF-8; messages could not name it");
         Error::new(ErrorKind::InvalidAddress, sentence)
     })
+}
+
+/// What the paths of all pipes of this machine begin with.
+#[cfg(windows)]
+const PIPES: &str = r"\\.\pipe\";
+
+/// Checks that `path` can lead to nothing but a pipe of this machine, and to one that has no second path but
+/// for letter case.
+#[cfg(windows)]
+fn check_pipe(path: &str) -> Result<(), Error> {
+    let parts = path.split_at_checked(PIPES.len()).filter(|(start, _)| start.eq_ignore_ascii_case(PIPES));
+    let why = match parts.map(|(_, name)| name) {
+        None => "leads to no pipe of this machine",
+        Some("") => "has no name",
+        // Windows takes both for separators, and `..` between them leads out of the pipes.
+        Some(name) if name.contains(['\\', '/']) => "has a separator in its name",
+        // Windows leaves these out.
+        Some(name) if name.ends_with(['.', ' ']) => "ends in a dot or blank",
+        Some(_) => return Ok(()),
+    };
+    let sentence = format!("the pipe path {path:?} {why}; it must be {PIPES} and a name");
+    Err(Error::new(ErrorKind::InvalidAddress, sentence))
 }

@@ -47,20 +47,22 @@ impl Environment {
     }
 
     /// The directory for temporary files: `$TMPDIR`, else `/tmp`.
+    #[cfg(unix)]
     pub(crate) fn tmpdir(&self) -> OsString {
         self.get("TMPDIR").unwrap_or_else(|| OsString::from("/tmp"))
     }
 
-    /// The user's home: `$HOME`, else what the user database says.
+    /// The user's home: `$HOME` (on Windows `%USERPROFILE%`), else what the system has for our user.
     fn home(&self) -> Result<PathBuf, Error> {
-        self.get("HOME").map(PathBuf::from).or_else(sys::home_directory).ok_or_else(|| {
-            let uid = sys::effective_uid();
-            let sentence =
-                format!("$HOME is not set and the user database has no home for uid {uid}; set $HOME");
+        self.get(HOME).map(PathBuf::from).or_else(sys::home_directory).ok_or_else(|| {
+            let sentence = format!("{HOME} is not set and the system knows no home of our user; set {HOME}");
             Error::new(ErrorKind::NoDefaultLocation, sentence)
         })
     }
 }
+
+/// The variable that says where the user's home is.
+const HOME: &str = if cfg!(windows) { "USERPROFILE" } else { "HOME" };
 
 /// A family of servers that find each other: all names of files and variables depend on it.
 ///
@@ -72,6 +74,7 @@ pub struct Namespace {
 }
 
 /// The name of a socket in the directory of its process.
+#[cfg(unix)]
 pub(crate) const SOCKET_NAME: &str = "messaging.sock";
 
 /// The name of the default family.
@@ -121,6 +124,7 @@ impl Namespace {
 
     /// The pid in the path of a directory that was drawn for one server of the family: below a directory that
     /// its servers share, or directly in `/tmp`.
+    #[cfg(unix)]
     pub(crate) fn drawn_pid(&self, dir: &Path) -> Option<u32> {
         let name = dir.file_name()?.to_str()?;
         let parent = dir.parent()?.file_name()?.to_str()?;
@@ -190,6 +194,12 @@ pub(crate) fn is_hex(text: &str, digits: usize) -> bool {
 fn platform_config_dir(environment: &Environment) -> Result<PathBuf, Error> {
     if cfg!(target_vendor = "apple") {
         return Ok(environment.home()?.join("Library/Application Support"));
+    }
+    if cfg!(windows) {
+        return match environment.get("APPDATA") {
+            Some(given) => Ok(PathBuf::from(given)),
+            None => Ok(environment.home()?.join("AppData").join("Roaming")),
+        };
     }
     // The specification of the variable says that a relative path is to be ignored.
     match environment.get("XDG_CONFIG_HOME") {

@@ -1,9 +1,11 @@
 //! Unix: safe wrappers over `nix` for what the standard library has not.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,6 +20,7 @@ use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType};
 use nix::sys::stat::{self, FchmodatFlags, FileStat, Mode, SFlag};
 use nix::unistd::{Pid, Uid, UnlinkatFlags, User, linkat, unlinkat};
 
+use super::sample;
 use crate::proto::peer::PeerIdentity;
 use crate::proto::time::Wall;
 
@@ -308,6 +311,11 @@ impl Facts {
         self.id == then.id && (self.len, self.mode, self.modified) == (then.len, then.mode, then.modified)
     }
 
+    /// How others are let in, in words that can follow "it". `path` leads to it.
+    pub(crate) fn openness(&self, path: &Path) -> String {
+        format!("has {}, which lets others in", self.permissions(path))
+    }
+
     /// Its mode for an error. `path` leads to it: the group bits stand for more than its group if it has a
     /// POSIX access list, which is noted.
     pub(crate) fn permissions(&self, path: &Path) -> String {
@@ -416,14 +424,12 @@ pub(crate) fn permit_owner(path: &Path) -> io::Result<()> {
     chmod_unfollowed(None, path, Mode::S_IRWXU)
 }
 
-/// Makes the file `name` in `dir`, to be written, with no permission for other users.
+/// Makes the file `name` in `dir`, to be written. Its owner may read and write it, under any umask, and no
+/// other user may do anything with it. There must be nothing at that name.
 pub(crate) fn create_private(dir: &impl AsFd, name: &str) -> io::Result<File> {
-    open_at(dir, name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, PRIVATE)
-}
-
-/// Lets the owner of `file` read and write it, under any umask, and no other user do anything with it.
-pub(crate) fn make_private(file: &File) -> io::Result<()> {
-    Ok(stat::fchmod(file, PRIVATE)?)
+    let file = open_at(dir, name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, PRIVATE)?;
+    stat::fchmod(&file, PRIVATE).inspect_err(|_| drop(remove_at(dir, name)))?;
+    Ok(file)
 }
 
 /// Removes the file `name` from `dir`.
@@ -441,38 +447,18 @@ pub(crate) fn link_in(dir: &impl AsFd, from: &str, to: &str) -> io::Result<()> {
     Ok(linkat(dir, from, dir, to, AtFlags::empty())?)
 }
 
-/// Entries of one directory that are looked at: others can fill a directory that is not ours alone.
-const ENTRIES_MAX: usize = 1 << 20;
-
-/// Up to `max` of the names in `dir` that are UTF-8 and `wanted`, in no order, and whether these are all. If
-/// there are more, each call gives others: `draw` gives a random number below the one that it is given.
+/// Up to `max` of the names in `dir`, as [`sample`] chooses them.
 pub(crate) fn names_in(
     dir: &impl AsFd,
     max: usize,
-    mut wanted: impl FnMut(&str) -> bool,
-    mut draw: impl FnMut(usize) -> usize,
+    wanted: impl FnMut(&str) -> bool,
+    draw: impl FnMut(usize) -> usize,
 ) -> io::Result<(Vec<String>, bool)> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let mut dir = nix::dir::Dir::openat(dir.as_fd(), ".", flags, Mode::empty())?;
-    let mut names = Vec::new();
-    let mut found: usize = 0;
-    for (seen, entry) in dir.iter().enumerate() {
-        if seen >= ENTRIES_MAX {
-            return Ok((names, false));
-        }
-        let entry = entry?;
-        let Ok(name) = entry.file_name().to_str() else { continue };
-        if matches!(name, "." | "..") || !wanted(name) {
-            continue;
-        }
-        found += 1;
-        if names.len() < max {
-            names.push(name.to_owned());
-        } else if let Some(place) = names.get_mut(draw(found)) {
-            name.clone_into(place);
-        }
-    }
-    Ok((names, found <= max))
+    let entries = nix::dir::Dir::openat(dir.as_fd(), ".", flags, Mode::empty())?.into_iter();
+    let names = entries.map(|entry| Ok(OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned()));
+    let is_other = |name: &io::Result<OsString>| !name.as_ref().is_ok_and(|name| name == "." || name == "..");
+    sample(names.filter(is_other), max, wanted, draw)
 }
 
 /// Whether `dir` holds nothing but perhaps `name`.

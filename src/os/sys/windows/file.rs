@@ -26,6 +26,7 @@ use windows_sys::Win32::Storage::FileSystem::{
 use super::identity::own_sid;
 use super::security::{OwnerOnly, Stranger, owner_and_stranger};
 use super::{checked, wide};
+use crate::os::sys::sample;
 use crate::proto::sid::Sid;
 use crate::proto::time::Wall;
 
@@ -83,6 +84,12 @@ impl Facts {
     /// Whether others than its owner, the system and the administrators have any permission at all.
     pub(crate) fn is_open_to_others(&self) -> bool {
         self.stranger.is_some()
+    }
+
+    /// How others are let in, in words that can follow "it". `path` leads to it.
+    pub(crate) fn openness(&self, path: &Path) -> String {
+        let _ = path;
+        self.stranger.map_or_else(String::new, |stranger| format!("is open to {stranger}"))
     }
 
     /// Whether it is unchanged since it was `then`: the same file with the same owner, permissions and
@@ -173,6 +180,9 @@ pub(crate) fn facts_of_path(path: &Path) -> io::Result<Facts> {
 pub(crate) fn facts_at(dir: &Dir, name: &str) -> io::Result<Facts> {
     facts_of_path(&dir.path.join(name))
 }
+
+/// The same, by the name that it has where something else can be mounted on a file.
+pub(crate) use facts_at as facts_unmounted;
 
 fn id_of(file: &File) -> io::Result<FileId> {
     // SAFETY: `FileIdInfo` is answered with a `FILE_ID_INFO`.
@@ -272,35 +282,14 @@ pub(crate) fn link_in(dir: &Dir, from: &str, to: &str) -> io::Result<()> {
     fs::hard_link(dir.path.join(from), dir.path.join(to))
 }
 
-/// Entries of one directory that are looked at.
-const ENTRIES_MAX: usize = 1 << 20;
-
-/// Up to `max` of the names in `dir` that are Unicode and `wanted`, in no order, and whether these are all.
-/// If there are more, each call gives others: `draw` gives a random number below the one that it is given.
+/// Up to `max` of the names in `dir`, as [`sample`] chooses them.
 pub(crate) fn names_in(
     dir: &Dir,
     max: usize,
-    mut wanted: impl FnMut(&str) -> bool,
-    mut draw: impl FnMut(usize) -> usize,
+    wanted: impl FnMut(&str) -> bool,
+    draw: impl FnMut(usize) -> usize,
 ) -> io::Result<(Vec<String>, bool)> {
-    let mut names = Vec::new();
-    let mut found: usize = 0;
-    for (seen, entry) in fs::read_dir(&dir.path)?.enumerate() {
-        if seen >= ENTRIES_MAX {
-            return Ok((names, false));
-        }
-        let Ok(name) = entry?.file_name().into_string() else { continue };
-        if !wanted(&name) {
-            continue;
-        }
-        found += 1;
-        if names.len() < max {
-            names.push(name);
-        } else if let Some(place) = names.get_mut(draw(found)) {
-            *place = name;
-        }
-    }
-    Ok((names, found <= max))
+    sample(fs::read_dir(&dir.path)?.map(|entry| entry.map(|entry| entry.file_name())), max, wanted, draw)
 }
 
 /// Whether we could make a file in the directory `path`.

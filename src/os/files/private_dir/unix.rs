@@ -1,10 +1,9 @@
-//! Directories that no other user can look into or change: made, or found and checked, and then held open.
+//! Unix: the way to the directory is walked one component at a time.
 //!
-//! The way there is walked one component at a time. Every directory on it must belong to root or to us, and
-//! must not be writable by others unless it is sticky; a link on it must belong to root or to us. Then
-//! only root and we can exchange a component that has been looked at, so what was looked at is what is
-//! opened. The last component must be a real directory of our own without any permission for group or
-//! others.
+//! Every directory on it must belong to root or to us, and must not be writable by others unless it is
+//! sticky; a link on it must belong to root or to us. Then only root and we can exchange a component that has
+//! been looked at, so what was looked at is what is opened. The last component must be a real directory of
+//! our own without any permission for group or others.
 //!
 //! The owner of `/` counts as root: in a user namespace that does not map root, root's files seem to belong
 //! to another user, and the owner of `/` can do anything anyway. Write permission for a group counts as
@@ -21,21 +20,12 @@ use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use super::group;
-use super::remedy;
-use super::{LINKS_MAX, prepend};
+use super::{MAKE_IT, MadeDirs, Purpose};
+use crate::os::files::reach::{self, LINKS_MAX, prepend};
+use crate::os::files::{group, remedy};
 use crate::os::refused;
 use crate::os::sys::{self, Facts, FileId, FileKind};
-use crate::proto::error::{Error, ErrorKind};
-
-/// What a directory is for, in the words of its errors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// It holds sockets.
-    Sockets,
-    /// It holds capability files. If it is ours and lacks permissions for its owner, they are added.
-    Capabilities,
-}
+use crate::proto::error::Error;
 
 /// An open directory that is private to us.
 #[derive(Debug)]
@@ -57,7 +47,7 @@ impl PrivateDir {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::DirectoryNotPrivate`] with the fault and what to do about it; [`ErrorKind::Io`].
+    /// `ErrorKind::DirectoryNotPrivate` with the fault and what to do about it; `ErrorKind::Io`.
     pub(crate) fn open_or_create(path: &Path, purpose: Purpose, made: &mut MadeDirs) -> Result<Self, Error> {
         let mut walk = Walk::new(path, purpose, Missing::Create)?;
         let opened = walk.walk_on().and_then(|_| walk.open());
@@ -117,7 +107,7 @@ impl PrivateDir {
             Some(_) if sys::is_writable(&walk.at) => Ok(false),
             Some(missing) => {
                 let refusal = io::ErrorKind::PermissionDenied.into();
-                Err(walk.cannot_create(&missing, "; make it yourself, or name another", refusal))
+                Err(purpose.cannot_create(path, &missing, MAKE_IT, refusal))
             }
         }
     }
@@ -132,6 +122,11 @@ impl PrivateDir {
         &self.file
     }
 
+    /// Whether its files are provably this machine's alone: no other one can have put them there.
+    pub(crate) fn is_local(&self) -> bool {
+        reach::is_local(self)
+    }
+
     /// Whether this directory still stands where it was found; no if that cannot be told.
     pub(crate) fn is_in_place(&self) -> bool {
         self.stands().unwrap_or(false)
@@ -143,57 +138,6 @@ impl PrivateDir {
             Ok(facts) => Ok(facts.id == self.id),
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(cause) => Err(cause),
-        }
-    }
-}
-
-/// Removes the directory at `path`, unless it is gone or something is in it.
-pub(crate) fn remove_if_empty(path: &Path) -> io::Result<()> {
-    match fs::remove_dir(path) {
-        Err(cause) if matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
-            Ok(())
-        }
-        removed => removed,
-    }
-}
-
-/// Directories that a start has made, each before those in it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct MadeDirs(Vec<MadeDir>);
-
-#[derive(Clone, Debug)]
-struct MadeDir {
-    path: PathBuf,
-    /// Unknown if the system refused to say directly after it was made.
-    id: Option<FileId>,
-}
-
-impl MadeDirs {
-    /// Adds directories that were made later.
-    pub(crate) fn append(&mut self, mut later: Self) {
-        self.0.append(&mut later.0);
-    }
-
-    /// Whether the directory at `path` is one of them.
-    pub(crate) fn has(&self, path: &Path) -> bool {
-        self.0.iter().any(|made| made.path == path)
-    }
-
-    /// Removes those that still stand there and are empty. What another process has put something into stays,
-    /// and so does what the system refuses to remove; that is reported.
-    pub(crate) fn remove(&mut self) {
-        for made in mem::take(&mut self.0).into_iter().rev() {
-            let removed = sys::facts_of_path(&made.path).and_then(|found| {
-                let is_ours = found.kind == FileKind::Directory && found.is_ours();
-                let is_same = made.id.is_none_or(|id| found.id == id);
-                if is_ours && is_same { remove_if_empty(&made.path) } else { Ok(()) }
-            });
-            if let Err(error) = removed
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                let directory = made.path.display();
-                tracing::warn!(%directory, %error, "a directory of a refused start is left behind");
-            }
         }
     }
 }
@@ -292,7 +236,7 @@ impl<'a> Walk<'a> {
         self.add_owner_bits(&found)?;
         let file = sys::open_dir(&self.at).map_err(|cause| match cause.kind() {
             io::ErrorKind::PermissionDenied if found.uid == self.own_uid => self.owner_kept_out(&found),
-            _ => refused(format!("cannot open the {} {:?}", self.noun(), self.at), cause),
+            _ => self.purpose.cannot_open(&self.at, cause),
         })?;
         let facts = sys::facts_of(&file).map_err(|cause| self.cannot_look(&self.at, cause))?;
         self.check_last(&self.at, &facts)?;
@@ -302,16 +246,12 @@ impl<'a> Walk<'a> {
     /// Makes the directory `path` with mode 0700 under any umask, unless another process has made it
     /// meanwhile.
     fn make(&mut self, path: &Path) -> Result<(), Error> {
-        match sys::make_dir(path) {
-            // On record before anything else can fail.
-            Ok(()) => self.made.0.push(MadeDir { path: path.to_owned(), id: None }),
-            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-            Err(cause) => return Err(self.cannot_create(path, "", cause)),
+        let made = self.made.make(path);
+        if !made.map_err(|cause| self.purpose.cannot_create(self.given, path, "", cause))? {
+            return Ok(());
         }
         let facts = self.look_at(path)?;
-        if let Some(made) = self.made.0.last_mut() {
-            made.id = Some(facts.id);
-        }
+        self.made.identify_last(facts.id);
         if facts.keeps_owner_out() && facts.kind == FileKind::Directory && facts.uid == self.own_uid {
             sys::permit_owner(path).map_err(|cause| {
                 refused(format!("cannot set the mode of the new directory {path:?}"), cause)
@@ -377,9 +317,7 @@ impl<'a> Walk<'a> {
                 return Err(self.fault("it is a symbolic link", "name the directory that it leads to"));
             }
             FileKind::Directory if !facts.is_ours() => format!("it {}", facts.whose()),
-            FileKind::Directory if facts.is_open_to_others() => {
-                format!("it has {}, which lets others in", facts.permissions(path))
-            }
+            FileKind::Directory if facts.is_open_to_others() => format!("it {}", facts.openness(path)),
             FileKind::Directory => return Ok(()),
             kind => {
                 let why = format!("it is {}, not a directory", kind.name());
@@ -414,17 +352,8 @@ impl<'a> Walk<'a> {
         uid == self.own_uid || uid == 0 || uid == self.root_uid
     }
 
-    fn noun(&self) -> &'static str {
-        match self.purpose {
-            Purpose::Sockets => "socket directory",
-            Purpose::Capabilities => "directory of capability files",
-        }
-    }
-
     fn fault(&self, why: &str, mend: &str) -> Error {
-        let sentence =
-            format!("the {} {:?} is not private: {why}; to mend it: {mend}", self.noun(), self.given);
-        Error::new(ErrorKind::DirectoryNotPrivate, sentence)
+        self.purpose.fault(self.given, why, mend)
     }
 
     /// The directory at the end of the walk lacks permissions for its owner.
@@ -438,11 +367,6 @@ impl<'a> Walk<'a> {
     }
 
     fn cannot_look(&self, path: &Path, cause: io::Error) -> Error {
-        refused(format!("cannot look at {path:?} for the {} {:?}", self.noun(), self.given), cause)
-    }
-
-    fn cannot_create(&self, path: &Path, mend: &str, cause: io::Error) -> Error {
-        let (noun, given) = (self.noun(), self.given);
-        refused(format!("cannot create the directory {path:?} for the {noun} {given:?}{mend}"), cause)
+        self.purpose.cannot_look(self.given, path, cause)
     }
 }

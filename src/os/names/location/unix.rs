@@ -1,97 +1,25 @@
-//! Where a server listens: a path from the caller, or a default that fits and that no other user controls.
+//! Unix: the first directory that is short enough and private to us.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process;
 
-use super::address::Address;
-use super::namespace::{Environment, Namespace, SOCKET_NAME};
+use super::{Location, SkippedLocation};
 use crate::os::files::private_dir::{MadeDirs, PrivateDir, Purpose};
 use crate::os::files::reach::Reach;
+use crate::os::names::address::Address;
+use crate::os::names::namespace::{Environment, Namespace, SOCKET_NAME};
 use crate::os::random::Random;
 use crate::os::refused;
 use crate::os::sys;
 use crate::proto::error::{Error, ErrorKind};
 
-/// Where a server listens, and how it was chosen.
-#[derive(Clone, Debug)]
-pub struct Location {
-    address: Address,
-    is_drawn: bool,
-    skipped: Vec<SkippedLocation>,
-    /// The directories that drawing it has made: a start that fails removes them.
-    made: MadeDirs,
-}
-
-/// A default location that could not be used, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SkippedLocation {
-    /// The directory that was not used, escaped where it is not UTF-8.
-    pub directory: String,
-    /// What kind of obstacle it was.
-    pub kind: ErrorKind,
-    /// The obstacle in words.
-    pub reason: String,
-}
-
-impl fmt::Display for SkippedLocation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} was not used: {}", self.directory, self.reason)
-    }
-}
-
-impl From<Address> for Location {
-    /// The location that the caller chose.
-    fn from(address: Address) -> Self {
-        Self { address, is_drawn: false, skipped: Vec::new(), made: MadeDirs::default() }
-    }
-}
-
 impl Location {
-    /// Draws a new default location for `namespace`:
-    /// `$TMPDIR/<namespace>-socks/<pid>-<nonce>/messaging.sock`.
-    ///
-    /// Where that is too long, or the shared directory is not private to us, the next is taken: the same
-    /// below `$XDG_RUNTIME_DIR`, `$TMPDIR/<namespace>-socks-<uid>/…`, and a fresh directory directly in
-    /// `/tmp`. Every candidate that was not used is in [`Location::skipped`]. The shared directory is created
-    /// here, the directory of this server only when it starts; if that start fails, both are removed again.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::NoDefaultLocation`] with all reasons, if none can be used.
-    pub fn draw(
+    /// The first of the default locations whose shared directory can be used; it is made unless `is_dry`.
+    pub(super) fn choose(
         namespace: &Namespace,
         environment: &Environment,
         random: &mut Random,
-    ) -> Result<Self, Error> {
-        Self::choose(namespace, environment, random, |directory| {
-            let mut made = MadeDirs::default();
-            PrivateDir::open_or_create(directory, Purpose::Sockets, &mut made).map(|_| made)
-        })
-    }
-
-    /// What [`Location::draw`] would give now, and nothing is made.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Location::draw`].
-    pub fn preview(
-        namespace: &Namespace,
-        environment: &Environment,
-        random: &mut Random,
-    ) -> Result<Self, Error> {
-        Self::choose(namespace, environment, random, |directory| {
-            PrivateDir::check(directory, Purpose::Sockets).map(|_| MadeDirs::default())
-        })
-    }
-
-    /// The first of the default locations whose shared directory `prepare` finds usable.
-    fn choose(
-        namespace: &Namespace,
-        environment: &Environment,
-        random: &mut Random,
-        prepare: impl Fn(&Path) -> Result<MadeDirs, Error>,
+        is_dry: bool,
     ) -> Result<Self, Error> {
         let (pid, nonce) = (process::id(), random.nonce());
         let reach = Reach::new(&own_directories(namespace, environment))
@@ -103,7 +31,7 @@ impl Location {
                 // Others can put something there before us.
                 let answers = reach.check_answers(&directory);
                 answers.map_err(|why| Error::new(ErrorKind::NotLocal, why))?;
-                Ok((address, prepare(&directory)?))
+                Ok((address, prepare(&directory, is_dry)?))
             });
             match checked {
                 Ok((address, made)) => return Ok(Self { address, is_drawn: true, skipped, made }),
@@ -126,17 +54,6 @@ impl Location {
         }
     }
 
-    /// The address.
-    pub fn address(&self) -> &Address {
-        &self.address
-    }
-
-    /// The default locations that could not be used, in the order in which they were tried; empty if all is
-    /// well.
-    pub fn skipped(&self) -> &[SkippedLocation] {
-        &self.skipped
-    }
-
     /// The directories that drawing it has made; nothing the second time.
     pub(crate) fn take_made(&mut self) -> MadeDirs {
         std::mem::take(&mut self.made)
@@ -156,6 +73,16 @@ impl SkippedLocation {
             reason: error.to_string(),
         }
     }
+}
+
+/// Makes a shared directory, or only checks it; says what was made.
+fn prepare(directory: &Path, is_dry: bool) -> Result<MadeDirs, Error> {
+    let mut made = MadeDirs::default();
+    match is_dry {
+        true => PrivateDir::check(directory, Purpose::Sockets).map(drop)?,
+        false => PrivateDir::open_or_create(directory, Purpose::Sockets, &mut made).map(drop)?,
+    }
+    Ok(made)
 }
 
 /// The directories that hold the directories of servers, in the order in which they are tried.
