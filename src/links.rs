@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags};
 
 use crate::os::names::address::Address;
-use crate::os::socket::stream::{Progress, Readiness, ReadyStream};
+use crate::os::socket::stream::{MEMORY_RETRY, Progress, Readiness, ReadyStream};
 use crate::os::sys;
 use crate::proto::auth::AuthToken;
 use crate::proto::error::{Error, ErrorKind};
@@ -83,8 +83,18 @@ impl Links {
         self.outbox.has_steps() || self.links.iter().any(|link| link.stream.is_readable())
     }
 
+    /// Whether a write was refused for lack of memory, and is still to be made.
+    pub(crate) fn lacks_memory(&self) -> bool {
+        self.links.iter().any(|link| link.stream.lacks_memory() && !self.outbox.output(link.key).is_empty())
+    }
+
     /// Waits until a stream can be read, or written again, for at most `timeout`. A signal ends it early.
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
+        let timeout = match timeout {
+            timeout if !self.lacks_memory() => timeout,
+            Some(timeout) => Some(timeout.min(MEMORY_RETRY)),
+            None => Some(MEMORY_RETRY),
+        };
         let hung_up = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
         let asked = |link: &Link| {
             let mut asked = PollFlags::POLLIN;

@@ -36,7 +36,7 @@ use crate::os::clock::Clock;
 use crate::os::names::address::Address;
 use crate::os::names::location::Location;
 use crate::os::socket::connect::check_claimed;
-use crate::os::socket::stream::ReadyStream;
+use crate::os::socket::stream::{MEMORY_RETRY, ReadyStream};
 #[cfg(unix)]
 use crate::os::sys;
 use crate::os::transport::{WakeHandle, readiness};
@@ -292,8 +292,10 @@ impl Server {
         }
         let name = self.acceptor.listener().map(|_| self.name.check_at);
         let (core, sending) = (self.reactor.endpoint.next_deadline(), self.sending.next_deadline());
-        let due = [core, sending, self.acceptor.next_deadline(), name].into_iter().flatten().min()?;
-        Some(due.since(self.clock.now().mono))
+        let due = [core, sending, self.acceptor.next_deadline(), name].into_iter().flatten().min();
+        let due = due.map(|due| due.since(self.clock.now().mono));
+        let lacks_memory = self.reactor.lacks_memory() || self.sending.links.lacks_memory();
+        [due, lacks_memory.then_some(MEMORY_RETRY)].into_iter().flatten().min()
     }
 
     /// Whether clients can find this server: it has not been shut down, its listener has not broken, and the

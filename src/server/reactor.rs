@@ -34,12 +34,21 @@ pub(super) struct Reactor {
     ready: VecDeque<ConnKey>,
     /// Streams that took nothing and do again.
     unblocked: VecDeque<ConnKey>,
+    /// Streams to be written again in the next turn, for lack of memory in this one.
+    postponed: Vec<ConnKey>,
 }
 
 impl Reactor {
     pub(super) fn new(endpoint: Endpoint, owner: Owner) -> Self {
         let served = std::iter::repeat_with(|| None).take(endpoint.slots_max()).collect();
-        Self { endpoint, owner, served, ready: VecDeque::new(), unblocked: VecDeque::new() }
+        Self {
+            endpoint,
+            owner,
+            served,
+            ready: VecDeque::new(),
+            unblocked: VecDeque::new(),
+            postponed: Vec::new(),
+        }
     }
 
     /// Connections that can be open at once.
@@ -55,6 +64,11 @@ impl Reactor {
     /// Whether there is something to do without waiting.
     pub(super) fn has_more(&self) -> bool {
         self.endpoint.has_work() || !self.ready.is_empty() || !self.unblocked.is_empty()
+    }
+
+    /// Whether a write was refused for lack of memory, and is still to be made.
+    pub(super) fn lacks_memory(&self) -> bool {
+        !self.postponed.is_empty()
     }
 
     /// Gives a new connection to the core and watches its stream. `None`: it belongs to another user and is
@@ -121,9 +135,10 @@ impl Reactor {
                 }
             }
         }
+        self.unblocked.extend(self.postponed.drain(..));
         while let Some(key) = self.unblocked.pop_front() {
             if let Some(served) = served(&mut self.served, key) {
-                write(&mut self.endpoint, served, now);
+                write(&mut self.endpoint, served, &mut self.postponed, now);
             }
         }
     }
@@ -133,7 +148,7 @@ impl Reactor {
         while let Some((key, step)) = self.endpoint.next_step() {
             let Some(served) = served(&mut self.served, key) else { continue };
             match step {
-                Step::Write => write(&mut self.endpoint, served, now),
+                Step::Write => write(&mut self.endpoint, served, &mut self.postponed, now),
                 Step::Read => served.queue_if_readable(&mut self.ready),
                 Step::ShutWrite => served.stream.shut_write(),
                 Step::Close(_) => {
@@ -174,14 +189,17 @@ fn served(all: &mut [Option<Served>], key: ConnKey) -> Option<&mut Served> {
     all.get_mut(key.index())?.as_mut().filter(|served| served.key == key)
 }
 
-/// One write of what waits for a peer, if its stream may take it.
-fn write(endpoint: &mut Endpoint, served: &mut Served, now: Now) {
+/// One write of what waits for a peer, if its stream may take it. Noted in `postponed` if there is no memory.
+fn write(endpoint: &mut Endpoint, served: &mut Served, postponed: &mut Vec<ConnKey>, now: Now) {
     let output = endpoint.output(served.key);
     if output.is_empty() || !served.stream.is_writable() {
         return;
     }
     match served.stream.write(output) {
         Progress::Moved(n) => endpoint.sent(served.key, n, now),
+        Progress::Blocked if served.stream.lacks_memory() && !postponed.contains(&served.key) => {
+            postponed.push(served.key);
+        }
         Progress::Blocked => {}
         Progress::End | Progress::Gone => endpoint.output_failed(served.key),
     }

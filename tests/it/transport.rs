@@ -443,3 +443,71 @@ fn stranger_entry() {
     let _ = UnixStream::connect(path).unwrap().read_to_end(&mut bytes);
     println!("\n=> read {} bytes", bytes.len());
 }
+
+/// Does `work` in a thread whose writes to sockets are refused with ENOBUFS; `None` where there is no filter
+/// for this machine.
+#[cfg(target_os = "linux")]
+fn without_memory<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
+    use nix::libc;
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    let arch = std::env::consts::ARCH.try_into().ok()?;
+    let calls = std::collections::BTreeMap::from([(libc::SYS_sendto, Vec::new())]);
+    let refuse = SeccompAction::Errno(u32::try_from(libc::ENOBUFS).unwrap());
+    let filter = SeccompFilter::new(calls, SeccompAction::Allow, refuse, arch).ok()?;
+    let filter: BpfProgram = filter.try_into().ok()?;
+    std::thread::scope(|scope| {
+        let filtered = scope.spawn(move || {
+            seccompiler::apply_filter(&filter).unwrap();
+            work()
+        });
+        Some(filtered.join().unwrap())
+    })
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn server_writes_again_what_the_system_had_no_memory_for() {
+    let name = "server_writes_again_what_the_system_had_no_memory_for";
+    let _watchdog = watchdog::watch(name);
+    let home = Home::new();
+    let mut server = home.start(|_| ());
+    let mut peer = connect(&home, &server);
+    peer.send(&text("a"));
+    let waits = without_memory(|| {
+        turn(&mut server);
+        server.next_timeout()
+    });
+    let Some(waits) = waits else {
+        return machine::skip(&format!("{name}: no system call filter for this machine"));
+    };
+    let waits = waits.expect("a turn is due soon, though no event will come");
+    assert!(!waits.is_zero() && waits <= Duration::from_millis(10), "{waits:?}");
+    assert_eq!(server.inbox_len(), 1);
+    // No event says that there is memory again.
+    let _ = server.turn(None).unwrap();
+    assert!(matches(&ok(1), &peer.line().unwrap()));
+    assert!(server.next_timeout().is_none_or(|due| due > waits), "nothing is left to be written");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn client_writes_again_what_the_system_had_no_memory_for() {
+    let name = "client_writes_again_what_the_system_had_no_memory_for";
+    let _watchdog = watchdog::watch(name);
+    let home = Home::new();
+    let (address, listener) = fake(&home);
+    let mut client = client(&home);
+    let sent = without_memory(|| client.start(&address, &Outgoing::new("text")).unwrap());
+    let Some(sent) = sent else {
+        return machine::skip(&format!("{name}: no system call filter for this machine"));
+    };
+    let answers = std::thread::spawn(move || {
+        let mut stream = BufReader::new(listener.accept().unwrap().0);
+        stream.read_line(&mut String::new()).unwrap();
+        stream.get_mut().write_all(ANSWER).unwrap();
+    });
+    let (id, outcome) = client.next_outcome().unwrap().unwrap();
+    assert_eq!(id, sent);
+    assert!(std::matches!(outcome, SendOutcome::Accepted { .. }), "{outcome:?}");
+    answers.join().unwrap();
+}

@@ -5,11 +5,20 @@ use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::errno::Errno;
 
 use crate::os::sys;
 
+#[cfg(test)]
+mod tests;
+
 /// Reads that [`ReadyStream::close`] makes at most: more than a default receive queue holds.
 const CLOSE_READS_MAX: usize = 16;
+
+/// When a write is tried again that the system had no memory for: no event tells when it has.
+pub(crate) const MEMORY_RETRY: Duration = Duration::from_millis(10);
 
 /// What an event queue or `poll(2)` says of a stream. Only a hint: a read or a write decides.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +35,8 @@ pub(crate) struct Readiness {
 pub(crate) enum Progress {
     /// So many bytes, at least one.
     Moved(usize),
-    /// Nothing now; [`ReadyStream::note`] will tell.
+    /// Nothing now; [`ReadyStream::note`] will tell, unless the stream [lacks
+    /// memory](ReadyStream::lacks_memory).
     Blocked,
     /// Reading: the peer has sent all that it will send.
     End,
@@ -45,20 +55,31 @@ enum Input {
     Ended,
 }
 
+/// Whether bytes can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Output {
+    /// Not now: the peer has to read first.
+    Blocked,
+    /// The system had no memory for the last write.
+    NoMemory,
+    /// They may be.
+    Ready,
+}
+
 /// A stream that does not block. It remembers what [`note`](Self::note) said until a read or a write says
 /// otherwise, so it can be used with an edge-triggered queue.
 #[derive(Debug)]
 pub(crate) struct ReadyStream {
     socket: UnixStream,
     input: Input,
-    is_writable: bool,
+    output: Output,
     reads_on: bool,
 }
 
 impl ReadyStream {
     /// Takes over a connection that does not block. It may be written until a write says otherwise.
     pub(crate) fn new(socket: UnixStream) -> Self {
-        Self { socket, input: Input::Blocked, is_writable: true, reads_on: false }
+        Self { socket, input: Input::Blocked, output: Output::Ready, reads_on: false }
     }
 
     /// Remembers what the kernel says of it.
@@ -68,7 +89,9 @@ impl ReadyStream {
         if told.is_readable && self.input == Input::Blocked {
             self.input = Input::Ready;
         }
-        self.is_writable |= told.is_writable;
+        if told.is_writable && self.output == Output::Blocked {
+            self.output = Output::Ready;
+        }
         self.reads_on |= told.reads_on;
     }
 
@@ -79,7 +102,12 @@ impl ReadyStream {
 
     /// Whether a write may take something.
     pub(crate) fn is_writable(&self) -> bool {
-        self.is_writable
+        self.output != Output::Blocked
+    }
+
+    /// Whether the last write is to be tried again after [`MEMORY_RETRY`].
+    pub(crate) fn lacks_memory(&self) -> bool {
+        self.output == Output::NoMemory
     }
 
     /// One read into `space`, which must not be empty. Afterwards the stream is readable only if more may be
@@ -109,20 +137,18 @@ impl ReadyStream {
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Progress {
         debug_assert!(!bytes.is_empty(), "a write of nothing proves nothing");
         loop {
-            return match sys::send(&self.socket, bytes) {
+            let refused = match sys::send(&self.socket, bytes) {
                 Ok(n) => {
-                    self.is_writable = n == bytes.len();
-                    Progress::Moved(n)
+                    self.output = if n == bytes.len() { Output::Ready } else { Output::Blocked };
+                    return Progress::Moved(n);
                 }
-                Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => {
-                        self.is_writable = false;
-                        Progress::Blocked
-                    }
-                    ErrorKind::Interrupted => continue,
-                    _ => Progress::Gone,
-                },
+                Err(error) => sys::errno_of(&error),
             };
+            if refused != Errno::EINTR {
+                let Some(output) = after_refusal(refused) else { return Progress::Gone };
+                self.output = output;
+                return Progress::Blocked;
+            }
         }
     }
 
@@ -147,6 +173,15 @@ impl ReadyStream {
                 break;
             }
         }
+    }
+}
+
+/// How it stands with the output of a stream after a write was refused; `None` if the peer is gone.
+fn after_refusal(errno: Errno) -> Option<Output> {
+    match errno {
+        Errno::EAGAIN => Some(Output::Blocked),
+        errno if sys::is_shortage(errno) => Some(Output::NoMemory),
+        _ => None,
     }
 }
 
