@@ -469,7 +469,12 @@ pub(crate) fn has_nothing_but(dir: &impl AsFd, name: &str) -> io::Result<bool> {
 /// Whether we could make a file in the directory `path`.
 pub(crate) fn is_writable(path: &Path) -> bool {
     use nix::unistd::{AccessFlags, faccessat};
-    faccessat(AT_FDCWD, path, AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS).is_ok()
+    // Android's C library refuses every flag. The uids that it asks for are the ones that we act as there.
+    #[cfg(target_os = "android")]
+    let flags = AtFlags::empty();
+    #[cfg(not(target_os = "android"))]
+    let flags = AtFlags::AT_EACCESS;
+    faccessat(AT_FDCWD, path, AccessFlags::W_OK | AccessFlags::X_OK, flags).is_ok()
 }
 
 /// A descriptor that keeps the inode of `name` in `dir` from being freed, and so from being given to another
