@@ -1,5 +1,5 @@
-//! Raw facts of the operating system, behind safe functions. The only directory that may hold `unsafe`; for
-//! Unix there is none, because `nix` and `rustix` wrap what is needed.
+//! Raw facts of the operating system, behind safe functions. The only directory that may hold `unsafe`; on
+//! Unix `nix` and `rustix` wrap what is needed, but for the pid in FreeBSD's peer credentials.
 //!
 //! A platform supplies:
 //!

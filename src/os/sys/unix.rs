@@ -75,12 +75,48 @@ pub fn peer_identity(fd: &impl AsFd) -> io::Result<PeerIdentity> {
         let uid = socket::getsockopt(fd, socket::sockopt::LocalPeerCred)?.uid();
         (uid, socket::getsockopt(fd, socket::sockopt::LocalPeerPid).ok())
     };
-    #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
-    // `LOCAL_PEERCRED` by the name that all BSDs share; the pid is not in what it gives.
+    #[cfg(target_os = "freebsd")]
+    let (uid, pid) = {
+        let credentials = socket::getsockopt(fd, peer_credentials::PeerCredentials)?;
+        (credentials.cr_uid, Some(peer_credentials::pid_in(&credentials)))
+    };
+    #[cfg(not(any(
+        target_os = "linux",
+        target_os = "android",
+        target_vendor = "apple",
+        target_os = "freebsd"
+    )))]
+    // By the name that all BSDs share; it does not give the pid.
     let (uid, pid) = (nix::unistd::getpeereid(fd.as_fd())?.0.as_raw(), None::<libc::pid_t>);
-    // The kernel writes pid 0 for a process outside our pid namespace.
+    // Linux writes pid 0 for a process outside our pid namespace, FreeBSD before 13 always.
     let pid = pid.and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid != 0);
     Ok(PeerIdentity::unix(uid, pid))
+}
+
+#[cfg(target_os = "freebsd")]
+mod peer_credentials {
+    use nix::libc;
+    use nix::sys::socket::sockopt::GetStruct;
+
+    /// Who called `connect`, or `listen`.
+    #[derive(Clone, Copy, Debug)]
+    pub(super) struct PeerCredentials;
+
+    nix::getsockopt_impl!(
+        PeerCredentials,
+        libc::SOL_LOCAL,
+        libc::LOCAL_PEERCRED,
+        libc::xucred,
+        GetStruct<libc::xucred>
+    );
+
+    /// The pid in `credentials`; 0 before FreeBSD 13.
+    #[allow(unsafe_code, reason = "a field of a union")]
+    pub(super) fn pid_in(credentials: &libc::xucred) -> libc::pid_t {
+        // SAFETY: the kernel fills in the whole structure, with zeros where it has nothing to say, and any
+        // bytes are a `pid_t`. It never writes the other field of this union, a pointer for its own use.
+        unsafe { credentials.cr_pid__c_anonymous_union.cr_pid }
+    }
 }
 
 /// Writes `bytes` to the connected socket `fd`; a peer that is gone is an error, never a `SIGPIPE` in the
