@@ -9,8 +9,9 @@
 //! - what stands at a name without following it, which file it is, and who else may use it: `Facts`, `FileId`
 //! - files and directories that no other user can use: `create_private`, `make_dir`, `open_dir`
 //! - which names there are in a directory: `names_in`
-//! - sockets that refuse descriptors, and whether there are such: `refuse_descriptors`,
+//! - sockets that refuse descriptors and raise no signal, and whether there are such: `protect`,
 //!   `can_refuse_descriptors`
+//! - what a refused connection and a pid prove: `FULL_REFUSES`, `TELLS_STARTS`, `is_refusal_proof`
 //! - the room for a path in a socket address: `SUN_PATH_BYTES`
 
 #[cfg(unix)]

@@ -120,7 +120,8 @@ mod peer_credentials {
 }
 
 /// Writes `bytes` to the connected socket `fd`; a peer that is gone is an error, never a `SIGPIPE` in the
-/// host.
+/// host. Some versions of macOS have no flag for that: there it holds for sockets of this library, and others
+/// with `SO_NOSIGPIPE`.
 ///
 /// # Errors
 ///
@@ -167,6 +168,38 @@ mod pass_rights {
     nix::getsockopt_impl!(PassRights, libc::SOL_SOCKET, SO_PASSRIGHTS, bool, GetBool);
 }
 
+/// Gives the socket `fd` what all of ours have: it refuses descriptors, and a write to a peer that is gone
+/// raises no signal, where [`send`] cannot see to that. What a listener accepts inherits both.
+///
+/// # Errors
+///
+/// What the system says: a write could raise a signal.
+pub(crate) fn protect(fd: &impl AsFd) -> io::Result<()> {
+    refuse_descriptors(fd);
+    #[cfg(target_vendor = "apple")]
+    if let Err(cause) = socket::setsockopt(fd, no_signal::NoSigPipe, &true)
+        // No option of a socket whose peer has closed can be set, but it may have inherited this one.
+        && socket::getsockopt(fd, no_signal::NoSigPipe) != Ok(true)
+    {
+        return Err(cause.into());
+    }
+    Ok(())
+}
+
+#[cfg(target_vendor = "apple")]
+mod no_signal {
+    use nix::libc;
+    use nix::sys::socket::sockopt::{GetBool, SetBool};
+
+    /// Whether a write to a peer that is gone is an error without a signal. Linux and the BSDs have a flag of
+    /// the write for that, Apple's systems not in all versions.
+    #[derive(Clone, Copy, Debug)]
+    pub(super) struct NoSigPipe;
+
+    nix::setsockopt_impl!(NoSigPipe, libc::SOL_SOCKET, libc::SO_NOSIGPIPE, bool, SetBool);
+    nix::getsockopt_impl!(NoSigPipe, libc::SOL_SOCKET, libc::SO_NOSIGPIPE, bool, GetBool);
+}
+
 /// From now on, who passes descriptors along to the socket `fd` is told that it is not permitted. What a
 /// listener accepts inherits that.
 ///
@@ -175,7 +208,7 @@ mod pass_rights {
 /// for one.
 ///
 /// Does nothing where the system has no such option; see [`can_refuse_descriptors`].
-pub(crate) fn refuse_descriptors(fd: &impl AsFd) {
+fn refuse_descriptors(fd: &impl AsFd) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let _ = socket::setsockopt(fd, pass_rights::PassRights, &false);
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -202,11 +235,10 @@ pub fn can_refuse_descriptors() -> io::Result<bool> {
     }
 }
 
-/// Makes a socket that the caller has made like one of ours: non-blocking, close-on-exec, and refusing
-/// descriptors.
+/// Makes a socket that the caller has made like one of ours: non-blocking, close-on-exec, and protected.
 pub(crate) fn take_over(fd: &impl AsFd) -> io::Result<()> {
     let fd = fd.as_fd();
-    refuse_descriptors(&fd);
+    protect(&fd)?;
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     let flags = FdFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFD)?);
@@ -249,7 +281,7 @@ pub(crate) fn is_shut_down(fd: &impl AsFd) -> bool {
     poll(&mut [PollFd::new(fd.as_fd(), asked)], PollTimeout::ZERO).is_ok_and(|told| told > 0)
 }
 
-/// A new Unix stream socket: non-blocking, close-on-exec, and refusing descriptors.
+/// A new Unix stream socket: non-blocking, close-on-exec, and protected.
 pub(crate) fn stream_socket() -> io::Result<OwnedFd> {
     #[cfg(not(target_vendor = "apple"))]
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
@@ -258,7 +290,8 @@ pub(crate) fn stream_socket() -> io::Result<OwnedFd> {
     let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     #[cfg(target_vendor = "apple")]
     take_over(&fd)?;
-    refuse_descriptors(&fd);
+    #[cfg(not(target_vendor = "apple"))]
+    protect(&fd)?;
     Ok(fd)
 }
 

@@ -53,8 +53,9 @@ impl Listener {
                 });
             }
         };
-        // One that was waiting when an adopted listener came to us has not inherited it.
-        sys::refuse_descriptors(&stream);
+        // One that was waiting when an adopted listener came to us has not inherited it. Where that cannot be
+        // mended, the peer is gone.
+        sys::protect(&stream).map_err(|_| AcceptError::Aborted)?;
         // A peer whose identity the kernel does not tell is not let in.
         let peer = sys::peer_identity(&stream).map_err(|_| AcceptError::Aborted)?;
         Ok((ReadyStream::new(stream.into()), peer))
