@@ -46,7 +46,8 @@ enum Own {
     Adopted(Pinned),
 }
 
-/// A file whose inode the system cannot give to another file meanwhile, where the system allows that.
+/// A file whose inode the system cannot give to another file meanwhile, where the system allows that; see
+/// [`FileId`] for the others.
 #[derive(Debug)]
 struct Pinned {
     id: FileId,

@@ -299,10 +299,35 @@ pub(crate) fn stream_socket() -> io::Result<OwnedFd> {
 pub(crate) const PRIVATE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
 /// Which file it is, as long as it exists: no two files have the same at the same time.
+///
+/// A later file can be given the inode of one that is gone. Linux has [`pin`] against that. The BSDs and
+/// macOS have not: there the time of birth tells the two apart, and a socket that is still bound keeps its
+/// inode from being freed in any case (the kernel holds a reference to its file from `bind` to the last
+/// close: `unp_vnode` in the sources of FreeBSD, NetBSD, OpenBSD and XNU). So what a listener was bound to
+/// cannot be mistaken while that is open, nor, on most file systems, after it was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileId {
     device: libc::dev_t,
     inode: libc::ino_t,
+    /// Seconds and nanoseconds; the same for all files where the system or the file system does not know it.
+    born: (libc::time_t, libc::c_long),
+}
+
+impl FileId {
+    fn from_stat(stat: &FileStat) -> Self {
+        #[cfg(any(target_vendor = "apple", target_os = "freebsd", target_os = "openbsd"))]
+        let born = (stat.st_birthtime, stat.st_birthtime_nsec);
+        #[cfg(target_os = "netbsd")]
+        let born = (stat.st_birthtime, stat.st_birthtimensec);
+        #[cfg(not(any(
+            target_vendor = "apple",
+            target_os = "freebsd",
+            target_os = "openbsd",
+            target_os = "netbsd"
+        )))]
+        let born = (0, 0);
+        Self { device: stat.st_dev, inode: stat.st_ino, born }
+    }
 }
 
 /// What kind of file stands at a name.
@@ -402,7 +427,7 @@ impl Facts {
         ];
         let kind = kinds.iter().find(|(flag, _)| flag.bits() == format);
         Self {
-            id: FileId { device: stat.st_dev, inode: stat.st_ino },
+            id: FileId::from_stat(stat),
             kind: kind.map_or(FileKind::Device, |&(_, kind)| kind),
             uid: stat.st_uid,
             gid: stat.st_gid,
