@@ -3,8 +3,8 @@
 //!
 //! A name is taken from a dead server only: what stands there must be a socket of ours that refuses a
 //! connection, asked twice (`probe`). A live server refuses too where its socket is seen through another
-//! mount or from another machine: if the capability file for the path names a process that may live there,
-//! the name is not taken.
+//! mount or from another machine, and on macOS and the BSDs while its backlog is full: if the capability file
+//! for the path names a process that may live, the name is not taken.
 //!
 //! What is made is on record before the next system call can fail, so a start that fails leaves nothing.
 
@@ -23,7 +23,7 @@ use super::probe::{SECOND_LOOK, Standing};
 use crate::os::clock::Clock;
 use crate::os::files::capability::{CapabilityDir, Publication};
 use crate::os::files::private_dir::{MadeDirs, PrivateDir, Purpose, remove_if_empty};
-use crate::os::files::process::{ProcessIdentity, ProcessStart, ProcessState, check_gone};
+use crate::os::files::process::{Origin, ProcessIdentity, ProcessStart, ProcessState, check_gone};
 use crate::os::names::address::Address;
 use crate::os::names::location::Location;
 use crate::os::random::Random;
@@ -31,6 +31,10 @@ use crate::os::sys::{self, FileKind};
 use crate::os::{is_not_found, refused};
 use crate::proto::auth::AuthToken;
 use crate::proto::error::{Error, ErrorKind};
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests may fail loudly")]
+mod tests;
 
 /// How long a claim that is dropped waits for others on the same directory: several times what an ordinary
 /// start or stop needs.
@@ -333,18 +337,8 @@ impl Claim {
         let found = dir.read(self.address()).ok()?;
         let is_ours = found.has_token(&self.auth_token);
         let process = found.process.filter(|_| !is_ours)?;
-        let here = ProcessIdentity::current();
-        // Enough also where the machine has no id, as in many containers: a boot's id is drawn at that boot.
-        let place = |start: &ProcessStart| Some((start.boot_id.clone()?, start.pid_namespace?));
-        let is_here = place(&here.start).is_some_and(|here| place(&process.start) == Some(here));
-        if is_here && (process.pid == here.pid || check_gone(process.pid).is_ok()) {
-            return None;
-        }
-        match process.state_from(dir.origin()).0 {
-            ProcessState::Dead => None,
-            ProcessState::Live => Some((process.pid, true)),
-            ProcessState::Unknown => Some((process.pid, false)),
-        }
+        let may_live = may_live(&process, &ProcessIdentity::current(), dir.origin(), sys::TELLS_STARTS)?;
+        Some((process.pid, may_live == MayLive::Known))
     }
 
     /// A socket bound to the path, in place of a dead server's if there was one.
@@ -461,6 +455,37 @@ impl Drop for Claim {
         if let Err(error) = self.release_by(&Clock::new(), DROP_LOCK_TIMEOUT) {
             tracing::warn!(%error, address = %self.address(), "what a server made could not be removed");
         }
+    }
+}
+
+/// What is known of a process that has not provably ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum MayLive {
+    /// It lives.
+    Known,
+    Unknown,
+}
+
+/// Whether another `process` than `here` may live that was written down at `origin`.
+///
+/// Where the system tells nothing but which pids exist (not `tells_starts`), a process counts as ended once
+/// none has its pid, and until then it may live: its pid can have been given to another one.
+fn may_live(
+    process: &ProcessIdentity,
+    here: &ProcessIdentity,
+    origin: Origin,
+    tells_starts: bool,
+) -> Option<MayLive> {
+    // Enough also where the machine has no id, as in many containers: a boot's id is drawn at that boot.
+    let place = |start: &ProcessStart| Some((start.boot_id.clone()?, start.pid_namespace?));
+    let is_here = place(&here.start).is_some_and(|here| place(&process.start) == Some(here));
+    if (is_here || !tells_starts) && (process.pid == here.pid || check_gone(process.pid).is_ok()) {
+        return None;
+    }
+    match process.state_from(origin).0 {
+        ProcessState::Dead => None,
+        ProcessState::Live => Some(MayLive::Known),
+        ProcessState::Unknown => Some(MayLive::Unknown),
     }
 }
 

@@ -9,12 +9,16 @@ use nix::errno::Errno;
 use nix::sys::socket::{self, UnixAddr};
 
 use crate::os::files::capability::{Capability, CapabilityDir};
+use crate::os::files::process::check_gone;
 use crate::os::files::reach::{Reach, Reached, Unreached};
 use crate::os::names::address::Address;
 use crate::os::socket::stream::ReadyStream;
 use crate::os::sys;
 use crate::proto::auth::AuthToken;
 use crate::proto::error::{Error, ErrorKind};
+
+#[cfg(test)]
+mod tests;
 
 /// Who chose the path of a target.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +57,8 @@ pub(crate) fn connect(
             open(Path::new(path.as_deref().unwrap_or_else(|| target.path())))
         }
     };
-    let stream = stream.map_err(|cause| cannot_connect(target, cause))?;
+    let published_by = capability.process.as_ref().map(|process| process.pid);
+    let stream = stream.map_err(|cause| cannot_connect(target, cause, published_by))?;
     // The token must not leave before it is known who will get it.
     let peer = sys::peer_identity(&stream)
         .map_err(|e| Error::new(ErrorKind::Io, "the system does not say who the server is").with_source(e))?;
@@ -61,7 +66,6 @@ pub(crate) fn connect(
         let sentence = format!("{:?} is served by {peer}, who gets no token from us", target.path());
         return Err(Error::new(ErrorKind::ForeignPeer, sentence));
     }
-    let published_by = capability.process.as_ref().map(|process| process.pid);
     if let (Some(found), Some(published)) = (peer.pid(), published_by)
         && found != published
     {
@@ -133,32 +137,47 @@ fn reach_target(target: &Address, own: &[PathBuf]) -> Result<Reached, Error> {
             let sentence = format!("{:?} was not connected to, because it {why}", target.path());
             Error::new(ErrorKind::NotLocal, sentence)
         }
-        Unreached::Refused(cause) => cannot_connect(target, cause),
+        Unreached::Refused(cause) => cannot_connect(target, cause, None),
     })
 }
 
-fn cannot_connect(target: &Address, cause: io::Error) -> Error {
-    let (kind, why) = match sys::errno_of(&cause) {
+/// The error for a connection to `target` that failed; `published_by` is the pid in its capability file.
+fn cannot_connect(target: &Address, cause: io::Error, published_by: Option<u32>) -> Error {
+    let may_be_full = sys::FULL_REFUSES && published_by.is_some_and(|pid| check_gone(pid).is_err());
+    let (kind, why) = meaning(sys::errno_of(&cause), may_be_full);
+    let sentence = format!("cannot connect to {:?}: {why}", target.path());
+    Error::new(kind, sentence).with_source(cause)
+}
+
+/// What an error of `connect` means. `may_be_full`: a refusal can be that of a live server.
+fn meaning(errno: Errno, may_be_full: bool) -> (ErrorKind, &'static str) {
+    match errno {
         Errno::ENOENT => (ErrorKind::NoSuchPeer, "there is no socket"),
         Errno::ENOTDIR => (ErrorKind::NoSuchPeer, "a part of its path is no directory"),
+        Errno::ECONNREFUSED if may_be_full => {
+            (ErrorKind::Busy, "it refuses, and its process exists, so its backlog may be full")
+        }
         Errno::ECONNREFUSED => (ErrorKind::NoSuchPeer, "no process listens"),
         Errno::ENOTSOCK | Errno::EPROTOTYPE => (ErrorKind::NoSuchPeer, "that is no stream socket"),
         Errno::EAGAIN => (ErrorKind::Busy, "its backlog is full"),
         Errno::EACCES | Errno::EPERM => (ErrorKind::ForeignPeer, "access to it is denied"),
         _ => (ErrorKind::Io, "the system refuses"),
-    };
-    let sentence = format!("cannot connect to {:?}: {why}", target.path());
-    Error::new(kind, sentence).with_source(cause)
+    }
 }
 
-/// A stream, which does not block, to what listens at `path`. Returns at once; a full backlog is `EAGAIN`.
+/// A stream, which does not block, to what listens at `path`. Returns at once; a full backlog is `EAGAIN`,
+/// unless [`sys::FULL_REFUSES`].
 pub(crate) fn open(path: &Path) -> io::Result<UnixStream> {
     let name = UnixAddr::new(path)?;
-    let socket = sys::stream_socket()?;
     loop {
+        // A new one for each try: XNU takes a socket whose connection was cut short for one that connects.
+        let socket = sys::stream_socket()?;
         match socket::connect(socket.as_raw_fd(), &name) {
             Ok(()) => return Ok(UnixStream::from(socket)),
             Err(Errno::EINTR) => {}
+            // On NetBSD and FreeBSD, with `LOCAL_CONNWAIT`, which is never set here: nothing can be written
+            // until the server accepts.
+            Err(Errno::EINPROGRESS) => return Err(Errno::EAGAIN.into()),
             Err(errno) => return Err(errno.into()),
         }
     }

@@ -1,16 +1,14 @@
 //! Whether the server of a socket still lives: the socket is asked twice, then compared with what was asked.
 //!
-//! Some systems (macOS, the BSDs) also refuse a connection when the backlog of a live server is full; there
-//! only the second attempt, after a pause, protects it. A socket that is seen through another mount, or from
-//! another machine, refuses too: a refusal alone is not yet proof that the server has ended.
+//! Some systems (macOS, the BSDs) also refuse a connection when the backlog of a live server is full, and a
+//! socket that is seen through another mount, or from another machine, refuses too: a refusal alone is not
+//! yet proof that the server has ended.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
-
-use nix::errno::Errno;
 
 use super::connect::open;
 use crate::os::sys::{self, Facts, FileId, FileKind};
@@ -98,7 +96,6 @@ fn ask(path: &Path) -> Answer {
             io::ErrorKind::WouldBlock => Answer::Live(None),
             io::ErrorKind::ConnectionRefused => Answer::Refused,
             io::ErrorKind::NotFound => Answer::Missing,
-            _ if sys::errno_of(&cause) == Errno::EINPROGRESS => Answer::Live(None),
             _ => Answer::Unclear(cause),
         },
     }

@@ -28,6 +28,14 @@ use crate::proto::time::Wall;
 pub(crate) const SUN_PATH_BYTES: usize =
     size_of::<libc::sockaddr_un>() - offset_of!(libc::sockaddr_un, sun_path);
 
+/// Whether a server whose backlog is full refuses a connection, as a socket does that nobody listens at:
+/// `ECONNREFUSED` on macOS and the BSDs, where Linux says `EAGAIN`.
+pub(crate) const FULL_REFUSES: bool = cfg!(not(any(target_os = "linux", target_os = "android")));
+
+/// Whether the system tells in which boot and in which container a process runs, and when it was started:
+/// Linux does, in `/proc`.
+pub(crate) const TELLS_STARTS: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
 /// The uid that this process acts as.
 pub fn effective_uid() -> u32 {
     Uid::effective().as_raw()
@@ -622,13 +630,14 @@ pub(crate) fn access_list_noted(path: &Path) -> &'static str {
 
 /// Whether a socket in `dir` that refuses a connection is proof that no process listens at it: its file
 /// system belongs to this kernel alone and shows the same inode on every way to it. An overlay shows another
-/// one, and the processes of another machine cannot be reached through a network file system.
+/// one, and the processes of another machine cannot be reached through a network file system. Never where a
+/// full backlog refuses too.
 ///
 /// `is_local` in `os::files::reach` asks something else, whether another machine can have written a file: an
 /// overlay passes there and not here. That one needs `/proc`, and says no without it; this one must not, or
 /// no server could start again after a crash where there is no `/proc`.
 pub(crate) fn is_refusal_proof(dir: &impl AsFd) -> bool {
-    #[cfg(target_os = "linux")]
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     {
         use nix::sys::statfs;
         let own = [
@@ -640,11 +649,10 @@ pub(crate) fn is_refusal_proof(dir: &impl AsFd) -> bool {
         ];
         statfs::fstatfs(dir.as_fd()).is_ok_and(|found| own.contains(&found.filesystem_type()))
     }
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
     {
-        // Nothing is known of processes there either: this is as much as can be asked for.
         let _ = dir;
-        true
+        false
     }
 }
 
