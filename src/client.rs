@@ -1,17 +1,18 @@
 //! The sender: one call, one answer that cannot be mistaken.
 //!
-//! [`Client`] blocks its caller and nothing else: it drives the connections of an outbox with one `poll(2)`.
+//! [`Client`] blocks its caller and nothing else: it drives the connections of an outbox with one waiting.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::links::{Connect, Links};
+use crate::os::channel::connect::{ChosenBy, connect};
+use crate::os::channel::waiter::Waiter;
 use crate::os::clock::Clock;
 use crate::os::files::capability::CapabilityDir;
 use crate::os::names::address::Address;
 use crate::os::names::namespace::{Environment, Namespace};
-use crate::os::socket::connect::{ChosenBy, connect};
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::limits::Limits;
 use crate::proto::message::Outgoing;
@@ -52,6 +53,8 @@ pub struct Client {
     claimed: Option<Vec<PathBuf>>,
     clock: Clock,
     links: Links,
+    /// Behind the links: it is dropped after what it watches.
+    waiter: Waiter,
     /// Outcomes that were not asked for yet.
     outcomes: VecDeque<(SendId, SendOutcome)>,
 }
@@ -77,6 +80,8 @@ impl Client {
 
     /// A client that looks capabilities up in this directory.
     pub(crate) fn with_capabilities(capabilities: CapabilityDir) -> Result<Self, Error> {
+        let waiter = Waiter::new()
+            .map_err(|cause| Error::new(ErrorKind::Io, "cannot make an event queue").with_source(cause))?;
         Ok(Self {
             capabilities,
             timeout: TIMEOUT,
@@ -84,6 +89,7 @@ impl Client {
             claimed: None,
             clock: Clock::new(),
             links: Links::new(Limits::default())?,
+            waiter,
             outcomes: VecDeque::new(),
         })
     }
@@ -180,7 +186,7 @@ impl Client {
         } else {
             self.links.outbox.next_deadline().map(|at| at.since(self.clock.now().mono))
         };
-        self.links.wait(timeout)?;
+        self.links.wait(&mut self.waiter, timeout)?;
         self.drive(self.clock.now(), Links::turn);
         Ok(())
     }
@@ -188,7 +194,13 @@ impl Client {
     /// Has the links do `work`, and collects the outcomes.
     fn drive(&mut self, now: Now, work: impl FnOnce(&mut Links, Now, Connect<'_>)) {
         let chosen_by = self.claimed.as_deref().map_or(ChosenBy::Us, ChosenBy::Peer);
-        work(&mut self.links, now, &mut |_, target| connect(&self.capabilities, target, chosen_by));
+        work(&mut self.links, now, &mut |key, target| {
+            let (mut stream, auth_token) = connect(&self.capabilities, target, chosen_by)?;
+            self.waiter
+                .watch(&mut stream, key.index())
+                .map_err(|cause| Error::new(ErrorKind::Io, "cannot watch a connection").with_source(cause))?;
+            Ok((stream, auth_token))
+        });
         while let Some(outcome) = self.links.outbox.next_outcome() {
             self.outcomes.push_back(outcome);
         }

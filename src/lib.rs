@@ -79,16 +79,16 @@ compile_error!(
      the core builds anywhere with `default-features = false`"
 );
 
-#[cfg(all(feature = "os", unix))]
+#[cfg(feature = "os")]
 mod client;
-#[cfg(all(feature = "os", unix))]
+#[cfg(feature = "os")]
 mod links;
 #[cfg(feature = "os")]
 pub mod os;
 #[cfg(feature = "os")]
 pub mod peers;
 mod proto;
-#[cfg(all(feature = "server", unix))]
+#[cfg(feature = "server")]
 mod server;
 
 #[doc(inline)]
@@ -108,21 +108,17 @@ pub use proto::{
 #[doc(inline)]
 pub use proto::sid::Sid;
 
-#[cfg(all(feature = "os", unix))]
-#[doc(inline)]
-pub use client::Client;
 #[cfg(feature = "os")]
 #[doc(inline)]
-pub use os::names::{
-    address::Address,
-    location::Location,
-    namespace::{Environment, Namespace},
+pub use {
+    client::Client,
+    os::names::address::Address,
+    os::names::location::Location,
+    os::names::namespace::{Environment, Namespace},
+    peers::Peers,
 };
-#[cfg(feature = "os")]
-#[doc(inline)]
-pub use peers::Peers;
 
-#[cfg(all(feature = "server", unix))]
+#[cfg(feature = "server")]
 #[doc(inline)]
 pub use server::{Server, ServerBuilder, ServerEvent, Turn, Waker, mio};
 

@@ -3,14 +3,13 @@
 //! [`Outbox`] decides what may be written when, which answer belongs to which message, and what can be sent
 //! again. The caller makes the connections, and has their streams watched in its own way.
 
-use std::os::fd::AsFd;
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags};
-
+#[cfg(feature = "server")]
+use crate::os::channel::stream::Readiness;
+use crate::os::channel::stream::{MEMORY_RETRY, Progress, ReadyStream};
+use crate::os::channel::waiter::Waiter;
 use crate::os::names::address::Address;
-use crate::os::socket::stream::{MEMORY_RETRY, Progress, Readiness, ReadyStream};
-use crate::os::sys;
 use crate::proto::auth::AuthToken;
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::limits::Limits;
@@ -88,33 +87,15 @@ impl Links {
         self.links.iter().any(|link| link.stream.lacks_memory() && !self.outbox.output(link.key).is_empty())
     }
 
-    /// Waits until a stream can be read, or written again, for at most `timeout`. A signal ends it early.
-    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
-        let timeout = match timeout {
-            timeout if !self.lacks_memory() => timeout,
-            Some(timeout) => Some(timeout.min(MEMORY_RETRY)),
-            None => Some(MEMORY_RETRY),
-        };
-        let hung_up = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
-        let asked = |link: &Link| {
-            let mut asked = PollFlags::POLLIN;
-            asked.set(PollFlags::POLLOUT, !link.stream.is_writable());
-            asked
-        };
-        let mut fds: Vec<PollFd<'_>> =
-            self.links.iter().map(|link| PollFd::new(link.stream.as_fd(), asked(link))).collect();
-        sys::wait(&mut fds, timeout)
-            .map_err(|cause| Error::new(ErrorKind::Io, "cannot wait for the receivers").with_source(cause))?;
-        let told: Vec<PollFlags> = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
-        for (link, told) in self.links.iter_mut().zip(told) {
-            let has_hung_up = told.intersects(hung_up);
-            link.stream.note(Readiness {
-                is_readable: has_hung_up || told.contains(PollFlags::POLLIN),
-                is_writable: has_hung_up || told.contains(PollFlags::POLLOUT),
-                reads_on: has_hung_up,
-            });
-        }
-        Ok(())
+    /// Waits with `waiter`, which watches all streams, until one can be read, or written again, for at most
+    /// `timeout`. A signal ends it early.
+    pub(crate) fn wait(&mut self, waiter: &mut Waiter, timeout: Option<Duration>) -> Result<(), Error> {
+        let retry = self.lacks_memory().then_some(MEMORY_RETRY);
+        let timeout = [timeout, retry].into_iter().flatten().min();
+        let streams = self.links.iter_mut().map(|link| (link.key.index(), &mut link.stream));
+        waiter
+            .wait(timeout, streams)
+            .map_err(|cause| Error::new(ErrorKind::Io, "cannot wait for the receivers").with_source(cause))
     }
 
     /// Remembers what the kernel says of the stream whose key has this index.
@@ -126,9 +107,9 @@ impl Links {
     }
 
     /// Every stream, and the key that names it.
-    #[cfg(feature = "server")]
-    pub(crate) fn streams(&self) -> impl Iterator<Item = (ConnKey, &ReadyStream)> {
-        self.links.iter().map(|link| (link.key, &link.stream))
+    #[cfg(all(feature = "server", unix))]
+    pub(crate) fn streams_mut(&mut self) -> impl Iterator<Item = (ConnKey, &mut ReadyStream)> {
+        self.links.iter_mut().map(|link| (link.key, &mut link.stream))
     }
 
     fn take_steps(&mut self, now: Now, connect: Connect<'_>) {

@@ -7,9 +7,8 @@
 //! Any program of our user can have written the files: what they say is bounded, no link is followed, and a
 //! path is to be escaped before it is shown (`{:?}` does).
 
-#[cfg(unix)]
-use std::{collections::HashMap, path::Path};
-
+use std::collections::HashMap;
+use std::path::Path;
 use std::time::Duration;
 
 #[doc(inline)]
@@ -18,33 +17,25 @@ pub use crate::os::files::{
     sweep::{Fate, Remains, Swept},
 };
 
-use crate::os::files::capability::CapabilityDir;
-use crate::os::files::sweep::Sweep;
+use crate::client::Client;
+use crate::os::clock::Clock;
+use crate::os::files::capability::{Capability, CapabilityDir, is_capability_name};
+use crate::os::files::sweep::{NAMES_MAX, Sweep};
 use crate::os::names::address::Address;
+use crate::os::names::location::own_directories;
 use crate::os::names::namespace::{Environment, Namespace};
-use crate::proto::error::Error;
+use crate::os::random::Random;
+use crate::proto::error::{Error, ErrorKind};
+use crate::proto::message::Outgoing;
+use crate::proto::outbox::SendOutcome;
 use crate::proto::time::Wall;
-#[cfg(unix)]
-use crate::{
-    client::Client,
-    os::clock::Clock,
-    os::files::capability::{Capability, is_capability_name},
-    os::files::sweep::NAMES_MAX,
-    os::names::location::own_directories,
-    os::random::Random,
-    proto::error::ErrorKind,
-    proto::message::Outgoing,
-    proto::outbox::SendOutcome,
-};
 
 /// How long all servers together may take to answer, unless told otherwise.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-#[cfg(unix)]
 /// Servers that are asked at the same time: each takes a descriptor and a buffer.
 const ASKED_AT_ONCE: usize = 64;
 
-#[cfg(unix)]
 /// Of the time for all, the part that one server may take: silent servers leave some to the next.
 const PART_OF_ONE: u32 = 4;
 
@@ -163,7 +154,6 @@ impl Peers {
         self
     }
 
-    #[cfg(unix)]
     /// Every server with a capability file. Changes nothing; blocks for at most the timeout.
     ///
     /// # Errors
@@ -230,7 +220,6 @@ impl Peers {
         Ok(SweepReport { swept, is_complete: truncated.is_empty(), truncated })
     }
 
-    #[cfg(unix)]
     /// Pings the servers of which it is not known whether they live.
     fn ask(&self, peers: &mut [Peer]) -> Result<(), Error> {
         let clock = Clock::new();
@@ -269,7 +258,6 @@ impl Peers {
     }
 }
 
-#[cfg(unix)]
 impl Peer {
     fn note_answer(&mut self, outcome: &SendOutcome) {
         match outcome {

@@ -21,18 +21,19 @@ pub(crate) mod clock;
 pub(crate) mod files;
 pub(crate) mod names;
 #[cfg(windows)]
-#[cfg_attr(
-    not(all(test, feature = "server")),
-    expect(dead_code, reason = "no client and no server exist on Windows yet")
-)]
 pub(crate) mod pipe;
 pub(crate) mod random;
 #[cfg(unix)]
 pub(crate) mod socket;
 pub(crate) mod sys;
 #[cfg(feature = "server")]
-#[cfg_attr(windows, expect(dead_code, reason = "no server exists on Windows yet"))]
 pub(crate) mod transport;
+
+/// What connects processes here.
+#[cfg(windows)]
+pub(crate) use self::pipe as channel;
+#[cfg(unix)]
+pub(crate) use self::socket as channel;
 
 #[doc(inline)]
 pub use self::{

@@ -111,7 +111,7 @@ impl Acceptor {
         if matches!(self.accepting, Accepting::Paused { until } if until <= now.mono) {
             self.accepting = Accepting::Ready;
         }
-        let Door::Open(listener) = &self.door else { return };
+        let Door::Open(listener) = &mut self.door else { return };
         for _ in 0..self.turn_accepts_max {
             if !matches!(self.accepting, Accepting::Ready) || !reactor.endpoint.can_accept() {
                 break;

@@ -1,5 +1,6 @@
 //! What a server is built from.
 
+#[cfg(unix)]
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,17 +15,19 @@ use super::reactor::Reactor;
 use super::sending::Sending;
 use super::{Server, Waker};
 use crate::links::Links;
+use crate::os::channel::claim::Claim;
 use crate::os::clock::Clock;
 use crate::os::files::capability::CapabilityDir;
 use crate::os::names::address::Address;
 use crate::os::names::location::{Location, own_directories};
 use crate::os::names::namespace::{Environment, Namespace};
 use crate::os::random::Random;
-use crate::os::socket::claim::Claim;
 use crate::os::sys;
 use crate::os::transport::{Listener, WakeHandle};
 use crate::proto::endpoint::Endpoint;
-use crate::proto::error::{Error, ErrorKind};
+use crate::proto::error::Error;
+#[cfg(unix)]
+use crate::proto::error::ErrorKind;
 use crate::proto::limits::Limits;
 
 /// The settings of a server; [`start`](Self::start) makes it.
@@ -32,6 +35,7 @@ use crate::proto::limits::Limits;
 #[must_use]
 pub struct ServerBuilder {
     address: Option<Address>,
+    #[cfg(unix)]
     listener: Option<UnixListener>,
     namespace: Namespace,
     environment: Option<Environment>,
@@ -55,6 +59,7 @@ impl ServerBuilder {
 
     /// A listening socket that a service manager or the host has made, instead of an address: its file stays
     /// when the server stops, see [`Claim::adopt`].
+    #[cfg(unix)]
     pub fn listener(mut self, listener: UnixListener) -> Self {
         self.listener = Some(listener);
         self
@@ -142,22 +147,22 @@ impl ServerBuilder {
         let capabilities = CapabilityDir::of(&self.namespace, &environment)?;
         let auth_token = random.auth_token();
         // If anything fails from here on, the claim removes what it made.
-        let (listener, mut claim) = match (self.listener, self.address) {
-            (Some(_), Some(_)) => {
+        let location = |random: &mut Random| match self.address.clone() {
+            Some(address) => Ok(Location::from(address)),
+            None => draw_location(&self.namespace, &environment, random),
+        };
+        #[cfg(unix)]
+        let (listener, mut claim) = match self.listener {
+            Some(_) if self.address.is_some() => {
                 let sentence = "a server listens at an address or takes over a listener, not both";
                 return Err(Error::new(ErrorKind::InvalidListener, sentence));
             }
-            (Some(listener), None) => {
-                Claim::begin_adopted(listener, &capabilities, &auth_token, &mut random)?
-            }
-            (None, address) => {
-                let location = match address {
-                    Some(address) => Location::from(address),
-                    None => draw_location(&self.namespace, &environment, &mut random)?,
-                };
-                Claim::begin(&Clock::new(), location, &capabilities, &auth_token, &mut random)?
-            }
+            Some(listener) => Claim::begin_adopted(listener, &capabilities, &auth_token, &mut random)?,
+            None => Claim::begin(location(&mut random)?, &capabilities, &auth_token, &mut random)?,
         };
+        #[cfg(windows)]
+        let (listener, mut claim) =
+            Claim::begin(location(&mut random)?, &capabilities, &auth_token, &mut random)?;
         let path = claim.address().path();
         let endpoint = Endpoint::new(path, auth_token, self.limits.clone())?;
         let links = Links::new(self.limits.clone())?;
@@ -170,8 +175,8 @@ impl ServerBuilder {
         own.extend(Path::new(path).parent().map(Path::to_owned));
         let base = event_loop.stream_token(endpoint.slots_max());
         let sending = Sending::new(links, &self.limits, &random.nonce(), own, base)?;
-        let listener = Listener::new(listener);
-        if let Err(error) = event_loop.watch_listener(&listener) {
+        let mut listener = Listener::new(listener);
+        if let Err(error) = event_loop.watch_listener(&mut listener) {
             // While the listener is open.
             drop(claim);
             return Err(error);

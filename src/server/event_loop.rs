@@ -1,6 +1,7 @@
 //! Whose loop a server lives in: one of its own, or one that its host lends.
 
 use std::io;
+#[cfg(unix)]
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -44,12 +45,13 @@ impl Source {
 
 /// The loop, its tokens, and what else can wake it.
 pub(super) struct EventLoop {
-    source: Source,
     /// Our tokens are this one and those above it.
     first_token: usize,
     wake: WakeSource,
     #[cfg(any(target_os = "linux", target_os = "android"))]
     timer: Option<Timer>,
+    /// The last field: it is dropped after what it watches.
+    source: Source,
 }
 
 impl EventLoop {
@@ -76,15 +78,16 @@ impl EventLoop {
 
     fn new(source: Source, first_token: usize) -> Result<(Self, WakeHandle), Error> {
         let (wake, handle) = wake_pair().map_err(cannot("make a waker"))?;
-        let event_loop = Self {
-            source,
+        let mut event_loop = Self {
             first_token,
             wake,
             #[cfg(any(target_os = "linux", target_os = "android"))]
             timer: None,
+            source,
         };
         let token = event_loop.token(WAKER);
-        watch_input(event_loop.registry(), &event_loop.wake, token).map_err(cannot("watch the waker"))?;
+        watch_input(event_loop.source.registry(), &mut event_loop.wake, token)
+            .map_err(cannot("watch the waker"))?;
         Ok((event_loop, handle))
     }
 
@@ -92,14 +95,14 @@ impl EventLoop {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(super) fn with_timer(mut self) -> Result<Self, Error> {
         let token = self.token(TIMER);
-        let timer = Timer::new().map_err(cannot("make a timer"))?;
-        watch_input(self.registry(), &timer, token).map_err(cannot("watch the timer"))?;
+        let mut timer = Timer::new().map_err(cannot("make a timer"))?;
+        watch_input(self.registry(), &mut timer, token).map_err(cannot("watch the timer"))?;
         self.timer = Some(timer);
         Ok(self)
     }
 
     /// Watches the listener.
-    pub(super) fn watch_listener(&self, listener: &Listener) -> Result<(), Error> {
+    pub(super) fn watch_listener(&self, listener: &mut Listener) -> Result<(), Error> {
         watch_input(self.registry(), listener, self.token(LISTENER)).map_err(cannot("watch the listener"))
     }
 
@@ -124,6 +127,7 @@ impl EventLoop {
     }
 
     /// The descriptor that tells when there are events, unless it is the host's own.
+    #[cfg(unix)]
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.source {
             Source::Own { poll, .. } => Some(poll.registry().as_fd()),
@@ -131,8 +135,15 @@ impl EventLoop {
         }
     }
 
+    /// Whether it is the host's.
+    #[cfg(windows)]
+    pub(super) fn is_lent(&self) -> bool {
+        matches!(self.source, Source::Lent(_))
+    }
+
     /// Replaces a lent loop with one of its own, and returns the lent one: for a stop, while which the host's
     /// loop does not run. The caller moves the streams; the waker and the timer stay.
+    #[cfg(unix)]
     pub(super) fn leave_host(&mut self, events_max: usize) -> Result<Option<Source>, Error> {
         match self.source {
             Source::Own { .. } => Ok(None),
@@ -141,6 +152,7 @@ impl EventLoop {
     }
 
     /// Moves to another loop, and returns the one before.
+    #[cfg(unix)]
     pub(super) fn replace(&mut self, source: Source) -> Source {
         std::mem::replace(&mut self.source, source)
     }

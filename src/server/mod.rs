@@ -15,6 +15,7 @@ mod turn;
 
 use std::fmt;
 use std::ops::{ControlFlow, Range};
+#[cfg(unix)]
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,11 +33,13 @@ use self::name::Name;
 use self::reactor::Reactor;
 use self::sending::Sending;
 pub use self::turn::Turn;
+use crate::os::channel::connect::check_claimed;
+use crate::os::channel::stream::MEMORY_RETRY;
+#[cfg(unix)]
+use crate::os::channel::stream::ReadyStream;
 use crate::os::clock::Clock;
 use crate::os::names::address::Address;
 use crate::os::names::location::Location;
-use crate::os::socket::connect::check_claimed;
-use crate::os::socket::stream::{MEMORY_RETRY, ReadyStream};
 #[cfg(unix)]
 use crate::os::sys;
 use crate::os::transport::{WakeHandle, readiness};
@@ -117,7 +120,6 @@ impl Waker {
 /// a drop waits a tenth of a second for it, and then says in a warning what it leaves behind.
 pub struct Server {
     reactor: Reactor,
-    event_loop: EventLoop,
     waker: Waker,
     clock: Clock,
     /// Before the listener: fields are dropped in this order, and names are removed while the listener is
@@ -126,6 +128,8 @@ pub struct Server {
     acceptor: Acceptor,
     on_enqueue: Option<Box<dyn FnMut() + Send>>,
     sending: Sending,
+    /// The last field: it is dropped after what it watches.
+    event_loop: EventLoop,
 }
 
 impl Server {
@@ -179,13 +183,7 @@ impl Server {
             return Err(error);
         }
         let timeout = self.wait_at_most(timeout);
-        self.event_loop.wait(timeout, &self.clock)?;
-        if let Some(events) = self.event_loop.take_events() {
-            for event in &events {
-                self.on_event(event);
-            }
-            self.event_loop.return_events(events);
-        }
+        self.take_events(timeout)?;
         let turn = self.work();
         self.arm();
         Ok(turn)
@@ -220,6 +218,7 @@ impl Server {
 
     /// The descriptor to watch in a loop of the host's own, level-triggered; see [`Turn::more`]. `None` in a
     /// lent loop: there the host watches its own.
+    #[cfg(unix)]
     pub fn event_queue(&self) -> Option<BorrowedFd<'_>> {
         self.event_loop.fd()
     }
@@ -456,6 +455,9 @@ impl Server {
         self.reactor.take_steps(begun);
         let flushed = self.flush(deadline);
         self.reactor.close_all();
+        // The system closes a pipe when the queue is asked the next time.
+        #[cfg(windows)]
+        let flushed = flushed.and_then(|()| self.take_events(Some(Duration::ZERO)));
         // While clients took their answers the lock may have become free. The rest of the time is for it
         // alone.
         let released = released.or_else(|_| self.release(deadline.since(self.clock.now().mono)));

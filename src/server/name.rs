@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::event_loop::EventLoop;
+use crate::os::channel::claim::Claim;
 use crate::os::files::capability::CapabilityDir;
 use crate::os::names::address::Address;
 use crate::os::names::location::Location;
 use crate::os::names::namespace::Namespace;
 use crate::os::random::Random;
-use crate::os::socket::claim::Claim;
 use crate::os::transport::Listener;
 use crate::proto::error::Error;
 use crate::proto::time::{Mono, Now};
@@ -91,8 +91,8 @@ impl Name {
         let mut new = None;
         if !has_listener {
             let (listener, mut claim) = self.claim.begin_again(old, &self.capabilities, &mut self.random)?;
-            let listener = Listener::new(listener);
-            if let Err(error) = event_loop.watch_listener(&listener) {
+            let mut listener = Listener::new(listener);
+            if let Err(error) = event_loop.watch_listener(&mut listener) {
                 // While the listener is open.
                 drop(claim);
                 return Err(error);

@@ -3,12 +3,15 @@
 
 use std::collections::VecDeque;
 
+#[cfg(unix)]
 use mio::Registry;
 
 use super::event_loop::EventLoop;
-use crate::os::socket::stream::{Progress, Readiness, ReadyStream};
+use crate::os::channel::stream::{Progress, Readiness, ReadyStream};
 use crate::os::sys::Owner;
-use crate::os::transport::{unwatch, watch};
+#[cfg(unix)]
+use crate::os::transport::unwatch;
+use crate::os::transport::{watch, write_through};
 use crate::proto::endpoint::{Endpoint, Step};
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::peer::PeerIdentity;
@@ -79,7 +82,7 @@ impl Reactor {
     /// The stream cannot be watched; it is closed.
     pub(super) fn accepted(
         &mut self,
-        stream: ReadyStream,
+        mut stream: ReadyStream,
         peer: PeerIdentity,
         event_loop: &EventLoop,
         now: Now,
@@ -89,7 +92,7 @@ impl Reactor {
             return Ok(None);
         }
         let Some(key) = self.endpoint.accepted(peer, now) else { return Ok(None) };
-        let watched = watch(event_loop.registry(), &stream, event_loop.stream_token(key.index()));
+        let watched = watch(event_loop.registry(), &mut stream, event_loop.stream_token(key.index()));
         if watched.is_err() {
             self.endpoint.broken(key);
         } else if let Some(place) = self.served.get_mut(key.index()) {
@@ -150,7 +153,11 @@ impl Reactor {
             match step {
                 Step::Write => write(&mut self.endpoint, served, &mut self.postponed, now),
                 Step::Read => served.queue_if_readable(&mut self.ready),
-                Step::ShutWrite => served.stream.shut_write(),
+                Step::ShutWrite => {
+                    served.stream.shut_write();
+                    // Where that ends the stream no event says so.
+                    served.queue_if_readable(&mut self.ready);
+                }
                 Step::Close(_) => {
                     if let Some(served) = self.served.get_mut(key.index()).and_then(Option::take) {
                         served.stream.close();
@@ -166,10 +173,11 @@ impl Reactor {
     }
 
     /// Has every stream watched in the loop of today, and no longer in `from`.
-    pub(super) fn move_streams(&self, from: &Registry, event_loop: &EventLoop) -> std::io::Result<()> {
-        self.served.iter().flatten().try_for_each(|served| {
+    #[cfg(unix)]
+    pub(super) fn move_streams(&mut self, from: &Registry, event_loop: &EventLoop) -> std::io::Result<()> {
+        self.served.iter_mut().flatten().try_for_each(|served| {
             unwatch(from, &served.stream)?;
-            watch(event_loop.registry(), &served.stream, event_loop.stream_token(served.key.index()))
+            watch(event_loop.registry(), &mut served.stream, event_loop.stream_token(served.key.index()))
         })
     }
 }
@@ -189,18 +197,23 @@ fn served(all: &mut [Option<Served>], key: ConnKey) -> Option<&mut Served> {
     all.get_mut(key.index())?.as_mut().filter(|served| served.key == key)
 }
 
-/// One write of what waits for a peer, if its stream may take it. Noted in `postponed` if there is no memory.
+/// Writes what waits for a peer, for as long as its stream may take it. Noted in `postponed` if there is no
+/// memory.
 fn write(endpoint: &mut Endpoint, served: &mut Served, postponed: &mut Vec<ConnKey>, now: Now) {
-    let output = endpoint.output(served.key);
-    if output.is_empty() || !served.stream.is_writable() {
-        return;
-    }
-    match served.stream.write(output) {
-        Progress::Moved(n) => endpoint.sent(served.key, n, now),
-        Progress::Blocked if served.stream.lacks_memory() && !postponed.contains(&served.key) => {
-            postponed.push(served.key);
+    while served.stream.is_writable() {
+        let output = endpoint.output(served.key);
+        if output.is_empty() {
+            return;
         }
-        Progress::Blocked => {}
-        Progress::End | Progress::Gone => endpoint.output_failed(served.key),
+        match write_through(&mut served.stream, output) {
+            Progress::Moved(n) => endpoint.sent(served.key, n, now),
+            Progress::Blocked => {
+                if served.stream.lacks_memory() && !postponed.contains(&served.key) {
+                    postponed.push(served.key);
+                }
+                return;
+            }
+            Progress::End | Progress::Gone => return endpoint.output_failed(served.key),
+        }
     }
 }

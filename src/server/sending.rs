@@ -8,10 +8,12 @@ use mio::{Registry, Token};
 
 use super::ServerEvent;
 use crate::links::Links;
+use crate::os::channel::connect::{ChosenBy, connect};
 use crate::os::files::capability::CapabilityDir;
 use crate::os::names::address::Address;
-use crate::os::socket::connect::{ChosenBy, connect};
-use crate::os::transport::{unwatch, watch};
+#[cfg(unix)]
+use crate::os::transport::unwatch;
+use crate::os::transport::watch;
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::inbox::InboxEntry;
 use crate::proto::limits::Limits;
@@ -58,8 +60,9 @@ impl Sending {
     }
 
     /// Moves the streams from one event queue into another.
-    pub(super) fn move_streams(&self, from: &Registry, to: &Registry) -> std::io::Result<()> {
-        self.links.streams().try_for_each(|(key, stream)| {
+    #[cfg(unix)]
+    pub(super) fn move_streams(&mut self, from: &Registry, to: &Registry) -> std::io::Result<()> {
+        self.links.streams_mut().try_for_each(|(key, stream)| {
             unwatch(from, stream)?;
             watch(to, stream, Token(self.base.0 + key.index()))
         })
@@ -127,8 +130,8 @@ impl Sending {
         self.links.turn(now, &mut |key, target| {
             let is_claimed = replies.values().any(|claimed| claimed == target);
             let chosen_by = if is_claimed { ChosenBy::Peer(own) } else { ChosenBy::Us };
-            let (stream, auth_token) = connect(capabilities, target, chosen_by)?;
-            watch(registry, &stream, Token(base + key.index()))
+            let (mut stream, auth_token) = connect(capabilities, target, chosen_by)?;
+            watch(registry, &mut stream, Token(base + key.index()))
                 .map_err(|cause| Error::new(ErrorKind::Io, "cannot watch a connection").with_source(cause))?;
             Ok((stream, auth_token))
         });

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use super::Server;
+#[cfg(unix)]
 use super::event_loop::Source;
-use crate::proto::error::{Error, ErrorKind};
+use crate::proto::error::Error;
+#[cfg(unix)]
+use crate::proto::error::ErrorKind;
 use crate::proto::time::Mono;
 
 /// What one turn did.
@@ -57,6 +60,18 @@ impl Server {
         }
     }
 
+    /// Waits for events for at most `timeout`, and remembers them.
+    pub(super) fn take_events(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
+        self.event_loop.wait(timeout, &self.clock)?;
+        if let Some(events) = self.event_loop.take_events() {
+            for event in &events {
+                self.on_event(event);
+            }
+            self.event_loop.return_events(events);
+        }
+        Ok(())
+    }
+
     /// How long the next wait may be.
     pub(super) fn wait_at_most(&mut self, timeout: Option<Duration>) -> Option<Duration> {
         if timeout == Some(Duration::ZERO) {
@@ -74,6 +89,7 @@ impl Server {
     }
 
     /// Turns until every connection is closed and every message of ours has its outcome, or `deadline`.
+    #[cfg(unix)]
     pub(super) fn flush(&mut self, deadline: Mono) -> Result<(), Error> {
         if !self.has_unfinished() {
             return Ok(());
@@ -81,18 +97,30 @@ impl Server {
         // The host's loop does not turn while we are here: what we wait for has to come to us.
         let lent = self.event_loop.leave_host(self.tokens().len())?;
         let mut flushed = lent.as_ref().map_or(Ok(()), |lent| self.move_streams(lent));
-        while self.has_unfinished() && flushed.is_ok() {
-            let left = deadline.since(self.clock.now().mono);
-            if left.is_zero() {
-                break;
-            }
-            flushed = self.turn(Some(left)).map(drop);
-        }
+        flushed = flushed.and_then(|()| self.flush_here(deadline));
         if let Some(lent) = lent {
             let own = self.event_loop.replace(lent);
             flushed = flushed.and_then(|()| self.move_streams(&own));
         }
         flushed
+    }
+
+    /// The same. A pipe cannot leave the host's loop, which does not turn while we are here: there, what the
+    /// system takes at once is all that is written.
+    #[cfg(windows)]
+    pub(super) fn flush(&mut self, deadline: Mono) -> Result<(), Error> {
+        if self.event_loop.is_lent() { self.process().map(drop) } else { self.flush_here(deadline) }
+    }
+
+    fn flush_here(&mut self, deadline: Mono) -> Result<(), Error> {
+        while self.has_unfinished() {
+            let left = deadline.since(self.clock.now().mono);
+            if left.is_zero() {
+                break;
+            }
+            let _ = self.turn(Some(left))?;
+        }
+        Ok(())
     }
 
     /// Whether a connection is open, or a message of ours has no outcome.
@@ -101,6 +129,7 @@ impl Server {
     }
 
     /// Has every stream watched where we live now, and no longer in `from`.
+    #[cfg(unix)]
     fn move_streams(&mut self, from: &Source) -> Result<(), Error> {
         let (from, to) = (from.registry(), self.event_loop.registry());
         let sending = self.sending.move_streams(from, to);

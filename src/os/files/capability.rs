@@ -344,6 +344,7 @@ impl OpenCapabilityDir {
 
 /// A capability file that a server of this process has published.
 #[derive(Debug)]
+#[cfg_attr(not(any(unix, feature = "server")), expect(dead_code, reason = "only a server looks again"))]
 pub(crate) struct Publication {
     dir: OpenCapabilityDir,
     /// Where clients look for it.
@@ -351,7 +352,7 @@ pub(crate) struct Publication {
     file: Facts,
 }
 
-#[cfg_attr(windows, expect(dead_code, reason = "no server exists on Windows yet"))]
+#[cfg(any(unix, feature = "server"))]
 impl Publication {
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {

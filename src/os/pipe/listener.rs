@@ -28,10 +28,19 @@ impl PipeListener {
     ///
     /// What the system says; `PermissionDenied` if the name is taken.
     pub(crate) fn bind(path: &Path) -> io::Result<Self> {
+        Self::with_instances(path, true)
+    }
+
+    /// Another one of the same name, for one that is of no use any more and still there.
+    pub(crate) fn renewed(&self) -> io::Result<Self> {
+        Self::with_instances(&self.path, false)
+    }
+
+    fn with_instances(path: &Path, is_first: bool) -> io::Result<Self> {
         let access = OwnerOnly::pipe()?;
         let mut listener = Self { path: path.to_owned(), access, instances: VecDeque::new() };
         for n in 0..WAITING {
-            let instance = sys::new_instance(&listener.path, n == 0, &listener.access)?;
+            let instance = sys::new_instance(&listener.path, is_first && n == 0, &listener.access)?;
             listener.instances.push_back(instance);
         }
         Ok(listener)

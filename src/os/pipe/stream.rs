@@ -6,6 +6,9 @@
 //! finished, and then says that the end has come: its owner closes it.
 
 use std::io::{self, ErrorKind, Read, Write};
+#[cfg(feature = "server")]
+use std::mem;
+use std::time::Duration;
 
 use mio::event::{Event, Source};
 use mio::windows::NamedPipe;
@@ -15,6 +18,10 @@ use crate::os::sys;
 
 /// Bytes of one write at most. mio copies them, and it would take any number at once.
 const WRITE_BYTES_MAX: usize = 64 << 10;
+
+/// When to make a write again that was refused for lack of memory: there is none, see
+/// [`ReadyStream::lacks_memory`].
+pub(crate) const MEMORY_RETRY: Duration = Duration::MAX;
 
 /// What an event queue says of a stream. Only a hint: a read or a write decides.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +69,7 @@ enum Output {
     /// A write is on its way, and there can be only one.
     Writing,
     /// The last write is on its way.
+    #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "only a server shuts a stream"))]
     Finishing,
     /// All is written, and nothing more will be.
     Finished,
@@ -80,6 +88,9 @@ pub(crate) struct ReadyStream {
     pipe: NamedPipe,
     input: Input,
     output: Output,
+    /// Bytes of the last write that [`write_through`](Self::write_through) has not told of yet.
+    #[cfg(feature = "server")]
+    untold: usize,
     /// The event was seen that each stream gets for being watched: it says "writable" and is about no write.
     is_announced: bool,
 }
@@ -87,7 +98,14 @@ pub(crate) struct ReadyStream {
 impl ReadyStream {
     /// Takes over a connection. It may be written until a write says otherwise.
     pub(crate) fn new(pipe: NamedPipe) -> Self {
-        Self { pipe, input: Input::Blocked, output: Output::Free, is_announced: false }
+        Self {
+            pipe,
+            input: Input::Blocked,
+            output: Output::Free,
+            #[cfg(feature = "server")]
+            untold: 0,
+            is_announced: false,
+        }
     }
 
     /// Has a queue report the readiness with `token`, until the stream is closed.
@@ -126,6 +144,11 @@ impl ReadyStream {
             Input::Ready => true,
             Input::Ended => false,
         }
+    }
+
+    /// Whether the last write is to be made again without an event: here an event tells of each write.
+    pub(crate) fn lacks_memory(&self) -> bool {
+        false
     }
 
     /// Whether a write may take something.
@@ -176,6 +199,23 @@ impl ReadyStream {
                 Progress::Blocked
             }
             Err(_) => Progress::Gone,
+        }
+    }
+
+    /// As [`write`](Self::write), and counts only what the system has taken: the first call blocks, and the
+    /// next one, with the same bytes, says how many of them were written.
+    #[cfg(feature = "server")]
+    pub(crate) fn write_through(&mut self, bytes: &[u8]) -> Progress {
+        debug_assert!(self.is_writable(), "the system has not taken the last write");
+        match mem::take(&mut self.untold) {
+            0 => match self.write(bytes) {
+                Progress::Moved(n) => {
+                    self.untold = n;
+                    Progress::Blocked
+                }
+                progress => progress,
+            },
+            n => Progress::Moved(n),
         }
     }
 

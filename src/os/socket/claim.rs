@@ -98,14 +98,24 @@ impl Claim {
         auth_token: &AuthToken,
         random: &mut Random,
     ) -> Result<(UnixListener, Self), Error> {
-        let (listener, mut claim) = Self::begin(&Clock::new(), location, capabilities, auth_token, random)?;
+        let (listener, mut claim) = Self::begin(location, capabilities, auth_token, random)?;
         claim.settle();
         Ok((listener, claim))
     }
 
     /// The same for a start that can still fail: until [`Claim::settle`], dropping the claim also removes the
-    /// directories that were made for it. Locks are waited for from the origin of `waiting_since` on.
+    /// directories that were made for it.
     pub(crate) fn begin(
+        location: Location,
+        capabilities: &CapabilityDir,
+        auth_token: &AuthToken,
+        random: &mut Random,
+    ) -> Result<(UnixListener, Self), Error> {
+        Self::begin_since(&Clock::new(), location, capabilities, auth_token, random)
+    }
+
+    /// The same. Locks are waited for from the origin of `waiting_since` on.
+    fn begin_since(
         waiting_since: &Clock,
         mut location: Location,
         capabilities: &CapabilityDir,
@@ -131,7 +141,7 @@ impl Claim {
         // One time for both locks.
         let waiting_since = Clock::new();
         self.release_by(&waiting_since, LOCK_TIMEOUT)?;
-        Self::begin(&waiting_since, self.location.clone(), capabilities, &self.auth_token, random)
+        Self::begin_since(&waiting_since, self.location.clone(), capabilities, &self.auth_token, random)
     }
 
     /// The start is complete: the directories that were made for it stay when it stops, but for one of its

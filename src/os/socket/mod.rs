@@ -7,3 +7,4 @@ mod file;
 pub(crate) mod lock;
 pub(crate) mod probe;
 pub(crate) mod stream;
+pub(crate) mod waiter;

@@ -3,8 +3,10 @@
 //! A platform supplies these items.
 //!
 //! - `Listener`: `note_event` takes what the kernel says of it; `accept()` gives the
-//!   next [`ReadyStream`](crate::os::socket::stream::ReadyStream) and who its peer is, or why there is none.
-//! - `watch` and `unwatch` a stream in an event queue; `readiness` is what an event says of it.
+//!   next [`ReadyStream`](crate::os::channel::stream::ReadyStream) and who its peer is, or why there is none.
+//! - `watch` a stream in an event queue; `readiness` is what an event says of it. `unwatch`, where it can
+//!   leave the queue again (not on Windows).
+//! - `write_through`: a write that reports as moved only what closing the stream does not lose.
 //! - `watch_input`: the same for a listener, a waker and a timer.
 //! - `WakeSource` and `WakeHandle`: the two ends of a waker, made by `wake_pair()`.
 //! - `Timer`, where the queue's own descriptor can be made readable by a timer (Linux).
@@ -18,12 +20,15 @@ mod unix;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) use unix::Timer;
 #[cfg(unix)]
-pub(crate) use unix::{Listener, WakeHandle, WakeSource, readiness, unwatch, wake_pair, watch, watch_input};
+pub(crate) use unix::{
+    Listener, WakeHandle, WakeSource, readiness, unwatch, wake_pair, watch, watch_input, write_through,
+};
 #[cfg(windows)]
 mod windows;
 #[cfg(windows)]
-#[expect(unused_imports, reason = "no server exists on Windows yet")]
-pub(crate) use windows::{Listener, WakeHandle, WakeSource, readiness, wake_pair, watch, watch_input};
+pub(crate) use windows::{
+    Listener, WakeHandle, WakeSource, readiness, wake_pair, watch, watch_input, write_through,
+};
 
 /// Why no connection was accepted.
 #[derive(Debug)]

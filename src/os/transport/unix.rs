@@ -11,7 +11,7 @@ use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
 
 use super::AcceptError;
-use crate::os::socket::stream::{Readiness, ReadyStream};
+use crate::os::socket::stream::{Progress, Readiness, ReadyStream};
 use crate::os::sys;
 use crate::proto::peer::PeerIdentity;
 
@@ -35,7 +35,7 @@ impl Listener {
     }
 
     /// The next connection, and what the kernel says about its peer.
-    pub(crate) fn accept(&self) -> Result<(ReadyStream, PeerIdentity), AcceptError> {
+    pub(crate) fn accept(&mut self) -> Result<(ReadyStream, PeerIdentity), AcceptError> {
         let stream = match self.socket.accept() {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -79,18 +79,23 @@ pub(crate) fn readiness(event: &Event) -> Readiness {
 }
 
 /// Has a queue report with `token` that `source` can be read, until it is closed.
-pub(crate) fn watch_input(registry: &Registry, source: &impl AsFd, token: Token) -> io::Result<()> {
+pub(crate) fn watch_input(registry: &Registry, source: &mut impl AsFd, token: Token) -> io::Result<()> {
     registry.register(&mut SourceFd(&source.as_fd().as_raw_fd()), token, Interest::READABLE)
 }
 
 /// Has a queue report the readiness of a stream with `token`, until the stream is closed or [`unwatch`]ed.
-pub(crate) fn watch(registry: &Registry, stream: &ReadyStream, token: Token) -> io::Result<()> {
+pub(crate) fn watch(registry: &Registry, stream: &mut ReadyStream, token: Token) -> io::Result<()> {
     registry.register(&mut SourceFd(&stream.as_fd().as_raw_fd()), token, STREAM_INTEREST)
 }
 
 /// Has a queue report nothing more of a stream.
 pub(crate) fn unwatch(registry: &Registry, stream: &ReadyStream) -> io::Result<()> {
     registry.deregister(&mut SourceFd(&stream.as_fd().as_raw_fd()))
+}
+
+/// One write. What it has moved the peer can read, even if the stream is closed now.
+pub(crate) fn write_through(stream: &mut ReadyStream, bytes: &[u8]) -> Progress {
+    stream.write(bytes)
 }
 
 /// Urgent data has an event of its own where it can be asked for.

@@ -12,7 +12,7 @@ use mio::{Interest, Registry, Token};
 
 use super::AcceptError;
 use crate::os::pipe::listener::PipeListener;
-use crate::os::pipe::stream::{Readiness, ReadyStream};
+use crate::os::pipe::stream::{Progress, Readiness, ReadyStream};
 use crate::os::random::Random;
 use crate::os::sys::{self, OwnerOnly};
 use crate::proto::peer::PeerIdentity;
@@ -58,14 +58,24 @@ impl Listener {
         let Some((at, called)) = { waiting }.find(|(_, called)| !waits(called)) else {
             return Err(AcceptError::Blocked);
         };
-        let mut another = self.pipe.another().map_err(AcceptError::NotNow)?;
-        wait_for_client(&mut another, registry, *token).map_err(AcceptError::NotNow)?;
+        let refused = |error| match sys::is_shortage(&error) {
+            true => AcceptError::NotNow(error),
+            false => AcceptError::Broken(error),
+        };
+        let mut another = self.pipe.another().map_err(refused)?;
+        wait_for_client(&mut another, registry, *token).map_err(refused)?;
         self.pipe.waiting().push_back(another);
         let pipe = self.pipe.waiting().remove(at).ok_or(AcceptError::Aborted)?;
         called.map_err(|_| AcceptError::Aborted)?;
         // A peer whose identity the system does not tell is not let in.
         let peer = sys::client_identity(&pipe).map_err(|_| AcceptError::Aborted)?;
         Ok((ReadyStream::new(pipe), peer))
+    }
+}
+
+impl AsRef<PipeListener> for Listener {
+    fn as_ref(&self) -> &PipeListener {
+        &self.pipe
     }
 }
 
@@ -109,6 +119,11 @@ pub(crate) fn readiness(event: &Event) -> Readiness {
 /// Has a queue report the readiness of a stream with `token`, until the stream is closed.
 pub(crate) fn watch(registry: &Registry, stream: &mut ReadyStream, token: Token) -> io::Result<()> {
     stream.watch(registry, token)
+}
+
+/// One write. What it has moved the peer can read, even if the stream is closed now.
+pub(crate) fn write_through(stream: &mut ReadyStream, bytes: &[u8]) -> Progress {
+    stream.write_through(bytes)
 }
 
 /// The end of a waker that stands in the loop.

@@ -9,6 +9,8 @@ use std::fmt;
 
 #[cfg(unix)]
 pub(crate) use self::unix::{own_directories, shared_directories};
+#[cfg(windows)]
+pub(crate) use self::windows::own_directories;
 use super::address::Address;
 use super::namespace::{Environment, Namespace};
 #[cfg(unix)]

@@ -1,5 +1,6 @@
 //! Windows: pipes stand in no directory, so a name that no other process draws is all there is to choose.
 
+use std::path::PathBuf;
 use std::process;
 
 use super::Location;
@@ -20,4 +21,10 @@ impl Location {
         let name = format!("{namespace}-{}-{}", process::id(), random.nonce());
         Address::from_path(&format!(r"\\.\pipe\{name}")).map(Self::from)
     }
+}
+
+/// Directories of ours that the paths of servers lead through: none.
+pub(crate) fn own_directories(namespace: &Namespace, environment: &Environment) -> Vec<PathBuf> {
+    let _ = (namespace, environment);
+    Vec::new()
 }

@@ -112,11 +112,6 @@ impl Dir {
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
-
-    /// Its path, absolute.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
 }
 
 /// What is not followed and not entered, but opened itself; directories too.

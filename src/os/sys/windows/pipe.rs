@@ -8,12 +8,18 @@ use std::path::Path;
 
 use mio::windows::NamedPipe;
 use miow::pipe::NamedPipeBuilder;
+use windows_sys::Win32::Foundation::{
+    ERROR_COMMITMENT_LIMIT, ERROR_NO_SYSTEM_RESOURCES, ERROR_NONPAGED_SYSTEM_RESOURCES,
+    ERROR_NOT_ENOUGH_MEMORY, ERROR_NOT_ENOUGH_QUOTA, ERROR_OUTOFMEMORY, ERROR_PAGED_SYSTEM_RESOURCES,
+    ERROR_PAGEFILE_QUOTA, ERROR_TOO_MANY_OPEN_FILES, ERROR_WORKING_SET_QUOTA,
+};
+use windows_sys::Win32::Foundation::{ERROR_INVALID_PARAMETER, ERROR_PIPE_BUSY};
 use windows_sys::Win32::Storage::FileSystem::{FILE_FLAG_OVERLAPPED, SECURITY_IDENTIFICATION};
 use windows_sys::Win32::System::IO::CancelIoEx;
 use windows_sys::Win32::System::Pipes::{GetNamedPipeClientProcessId, GetNamedPipeServerProcessId};
 
 use super::checked;
-use super::identity::sid_of_process;
+use super::identity::{own_sid, sid_of_process};
 use super::security::{OwnerOnly, owner_of_object};
 use crate::proto::peer::PeerIdentity;
 
@@ -61,16 +67,52 @@ pub(crate) fn cancel(pipe: &NamedPipe) {
     unsafe { CancelIoEx(pipe.as_raw_handle(), std::ptr::null()) };
 }
 
+/// Whether a pipe was not opened because each of its instances has a client.
+pub(crate) fn is_pipe_busy(error: &io::Error) -> bool {
+    is_one_of(error, &[ERROR_PIPE_BUSY])
+}
+
+/// Whether the system has run out of memory or handles for now.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    is_one_of(
+        error,
+        &[
+            ERROR_TOO_MANY_OPEN_FILES,
+            ERROR_NOT_ENOUGH_MEMORY,
+            ERROR_OUTOFMEMORY,
+            ERROR_NO_SYSTEM_RESOURCES,
+            ERROR_NONPAGED_SYSTEM_RESOURCES,
+            ERROR_PAGED_SYSTEM_RESOURCES,
+            ERROR_WORKING_SET_QUOTA,
+            ERROR_PAGEFILE_QUOTA,
+            ERROR_COMMITMENT_LIMIT,
+            ERROR_NOT_ENOUGH_QUOTA,
+        ],
+    )
+}
+
+fn is_one_of(error: &io::Error, numbers: &[u32]) -> bool {
+    error.raw_os_error().is_some_and(|number| numbers.contains(&number.cast_unsigned()))
+}
+
 /// Who has opened the pipe that `pipe` is a connected instance of.
 ///
 /// It is told by the number of the process, which can be another one's if that has ended meanwhile: what
-/// keeps strangers out is the access list of the pipe.
+/// keeps strangers out is the access list of the pipe. So one that has ended and cannot be asked any more was
+/// one of our own user.
 pub(crate) fn client_identity(pipe: &impl AsRawHandle) -> io::Result<PeerIdentity> {
     let mut pid = 0;
     // SAFETY: the handle is looked up by the system, which refuses one that is none, and there is room for a
     // number behind the pointer.
     checked(unsafe { GetNamedPipeClientProcessId(pipe.as_raw_handle(), &raw mut pid) })?;
-    Ok(PeerIdentity::windows(sid_of_process(pid)?, Some(pid)))
+    match sid_of_process(pid) {
+        Ok(sid) => Ok(PeerIdentity::windows(sid, Some(pid))),
+        // No process has this number.
+        Err(error) if is_one_of(&error, &[ERROR_INVALID_PARAMETER]) => {
+            Ok(PeerIdentity::windows(own_sid()?, None))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Who has made the instance that `pipe` has opened: the user is the owner of the pipe itself, so that it
