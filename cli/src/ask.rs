@@ -1,10 +1,8 @@
 //! `udsmsg send --wait-reply`: a question from an inbox that lives only until its answer has come.
 
-use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use udsmsg::{Address, Batch, Error, Message, Outgoing, QueryId, SendOutcome, Server, ServerEvent};
 
 use crate::complaints::complain;
@@ -14,7 +12,7 @@ use crate::interrupt;
 use crate::lines::Lines;
 use crate::output::{self, Style};
 use crate::owner::{self, GRACE};
-use crate::waiting::Signals;
+use crate::platform::{Signals, Source, Stop};
 
 /// Asks, waits, and prints the message that answers.
 pub(crate) fn run(
@@ -24,7 +22,7 @@ pub(crate) fn run(
     context: &Context,
 ) -> Result<ExitCode, Error> {
     // Before the socket is made: a signal would leave it behind.
-    let mut signals = Signals::of(&[SIGTERM, SIGINT, SIGHUP])?;
+    let mut signals = Signals::of_client()?;
     let mut server = context.server().start()?;
     let query = server.query(target, question, timeout)?;
     let answered = wait_for_answer(&mut server, query, timeout, &mut signals, context.style);
@@ -43,19 +41,19 @@ pub(crate) fn run(
     }
     stopped?;
     // A signal may have come while the server stopped.
-    Ok(signals.take().first().map_or(ExitCode::SUCCESS, |came| interrupt::end_by(came.signal)))
+    Ok(signals.take_stop().map_or(ExitCode::SUCCESS, interrupt::end_by))
 }
 
 /// Why there is no answer, or none on stdout.
 struct Failure {
     why: String,
-    /// The signal that is to end this process.
-    signal: Option<i32>,
+    /// What is to end this process.
+    stop: Option<Stop>,
 }
 
 impl<T: ToString> From<T> for Failure {
     fn from(why: T) -> Self {
-        Self { why: why.to_string(), signal: None }
+        Self { why: why.to_string(), stop: None }
     }
 }
 
@@ -63,7 +61,7 @@ impl Failure {
     /// Complains; the exit status, unless a signal ends this process.
     fn report(self) -> ExitCode {
         complain(&self.why);
-        self.signal.map_or(ExitCode::FAILURE, interrupt::end_by)
+        self.stop.map_or(ExitCode::FAILURE, interrupt::end_by)
     }
 }
 
@@ -76,10 +74,10 @@ fn print(answer: &str, signals: &mut Signals) -> Result<(), Failure> {
         if lines.pending() == 0 {
             return Ok(());
         }
-        if let Some(came) = signals.take().first() {
-            return Err(Failure { why: "stdout did not take it".into(), signal: Some(came.signal) });
+        if let Some(stop) = signals.take_stop() {
+            return Err(Failure { why: "stdout did not take it".into(), stop: Some(stop) });
         }
-        let _ = output::wait([signals.as_fd()], Some(&mut lines), None)?;
+        let _ = output::wait(&mut [Source::Signals(signals)], Some(&mut lines), None)?;
     }
 }
 
@@ -94,9 +92,9 @@ fn wait_for_answer(
     let mut batch = Batch::new();
     let mut sent = String::from("it is unknown whether the question arrived");
     loop {
-        let (came, _) = owner::wait(server, signals, None)?;
-        if let Some(came) = came.first() {
-            return Err(Failure { why: format!("interrupted; {sent}"), signal: Some(came.signal) });
+        let _ = owner::wait(server, signals, None)?;
+        if let Some(stop) = signals.take_stop() {
+            return Err(Failure { why: format!("interrupted; {sent}"), stop: Some(stop) });
         }
         let _ = server.process()?;
         server.drain_into(&mut batch);

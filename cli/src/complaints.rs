@@ -5,8 +5,6 @@ use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::poll::PollFlags;
-
 use crate::escape::Escaped;
 use crate::lines::Lines;
 
@@ -92,18 +90,18 @@ pub(crate) fn pending() -> usize {
     with_stderr(|stderr| stderr.lines.pending())
 }
 
-/// Writes what stderr takes; whether `poll` is to report room for the rest, and the longest time to wait.
-pub(crate) fn before_poll() -> (bool, Option<Duration>) {
+/// Writes what stderr takes; whether a wait is to report room for the rest, and the longest time to wait.
+pub(crate) fn before_wait() -> (bool, Option<Duration>) {
     with_stderr(|stderr| {
         stderr.flush();
         (stderr.lines.wants_room(), stderr.lines.retry_after())
     })
 }
 
-/// Takes what `poll` reported about stderr, and writes what it takes.
-pub(crate) fn after_poll(got: PollFlags) {
+/// Writes what stderr takes, after a wait has found room.
+pub(crate) fn room_found() {
     with_stderr(|stderr| {
-        let _ = stderr.lines.polled(got);
+        stderr.lines.room_found();
         stderr.flush();
     });
 }

@@ -6,86 +6,22 @@ use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit};
 use serde_json::json;
 use udsmsg::os::{Random, SkippedLocation, effective_uid};
 use udsmsg::peers::{Fate, PeerList, PeerState, ProcessIdentity, ProcessState, Remains, SweepReport};
-use udsmsg::{Address, Error, ErrorKind, Limits, Location, Namespace};
+use udsmsg::{Address, Error, ErrorKind, Location, Namespace};
 
+use crate::checks::{Check, Checks, Status};
 use crate::context::Context;
 use crate::escape::{Escaped, Json};
 use crate::output::{Style, print, status_of};
-
-/// Descriptors that a server needs beside those of its clients, with a few for its host.
-const DESCRIPTORS_BESIDE: u64 = 32;
+use crate::platform;
 
 /// The check of the place where a server listens by default.
 const DEFAULT_SOCKET: &str = "default socket";
 
 /// How long all servers together may take to answer.
 const PEERS_TIMEOUT: Duration = Duration::from_secs(4);
-
-/// The result of a check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Status {
-    Ok,
-    /// Good to know; nothing has to be done.
-    Note,
-    Fault,
-}
-
-impl Status {
-    fn code(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Note => "note",
-            Self::Fault => "fault",
-        }
-    }
-}
-
-/// One thing that was checked.
-struct Check {
-    name: &'static str,
-    status: Status,
-    detail: String,
-    /// What to do about a fault.
-    remedy: Option<String>,
-}
-
-/// Everything that was checked.
-#[derive(Default)]
-struct Checks(Vec<Check>);
-
-impl Checks {
-    fn ok(&mut self, name: &'static str, detail: impl Into<String>) {
-        self.0.push(Check { name, status: Status::Ok, detail: detail.into(), remedy: None });
-    }
-
-    fn note(&mut self, name: &'static str, detail: impl Into<String>) {
-        self.0.push(Check { name, status: Status::Note, detail: detail.into(), remedy: None });
-    }
-
-    fn fault(&mut self, name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) {
-        let remedy = Some(remedy.into());
-        self.0.push(Check { name, status: Status::Fault, detail: detail.into(), remedy });
-    }
-
-    /// A fault that the library describes. Its sentence may say what to do; if not, `otherwise` does.
-    fn error(&mut self, name: &'static str, kind: ErrorKind, sentence: &str, otherwise: &str) {
-        match sentence.split_once("; to mend it: ") {
-            Some((detail, remedy)) => self.fault(name, detail, remedy),
-            None if kind == ErrorKind::PathTooLong => {
-                self.fault(
-                    name,
-                    sentence,
-                    format!("choose a shorter directory, or live with this: {otherwise}"),
-                );
-            }
-            None => self.fault(name, sentence, otherwise),
-        }
-    }
-}
 
 /// Checks everything; exit status 1 if something is wrong.
 pub(crate) fn doctor(context: &Context) -> Result<ExitCode, Error> {
@@ -98,8 +34,7 @@ pub(crate) fn doctor(context: &Context) -> Result<ExitCode, Error> {
     config_home(&mut checks, context);
     capability_dir(&mut checks, context);
     default_location(&mut checks, context)?;
-    descriptors(&mut checks);
-    passed_descriptors(&mut checks);
+    platform::check_system(&mut checks);
     identity(&mut checks);
     let list = listed.as_ref().ok().map(|(list, _)| list);
     inherited_socket(&mut checks, context, list);
@@ -222,35 +157,10 @@ fn skipped_location(checks: &mut Checks, skipped: &SkippedLocation, namespace: &
     checks.error(DEFAULT_SOCKET, *kind, &format!("{directory:?} cannot be used: {reason}"), &otherwise);
 }
 
-/// Whether the kernel refuses descriptors that peers pass along.
-fn passed_descriptors(checks: &mut Checks) {
-    if let Ok(false) = udsmsg::os::can_refuse_descriptors() {
-        let detail = "this system cannot refuse descriptors that peers pass along (Linux 6.16 can): \
-                      a process of yours can hold up a server or a client with one";
-        checks.note("passed descriptors", detail);
-    }
-}
-
 /// Whether another user owns the directory, or something is mounted there.
 fn belongs_to_others(skipped: &SkippedLocation) -> bool {
     skipped.kind == ErrorKind::NotLocal
         || fs::symlink_metadata(&skipped.directory).is_ok_and(|facts| facts.uid() != effective_uid())
-}
-
-/// Whether there are descriptors for all clients that may be open, and for as many that are being closed.
-fn descriptors(checks: &mut Checks) {
-    const NAME: &str = "open files";
-    let clients_max = Limits::default().clients_max;
-    let needed = 2 * u64::try_from(clients_max).unwrap_or(u64::MAX / 4) + DESCRIPTORS_BESIDE;
-    match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((soft, _)) if i128::from(soft) < i128::from(needed) => checks.fault(
-            NAME,
-            format!("{soft} descriptors are allowed, and {clients_max} clients can need {needed}"),
-            format!("ulimit -n {needed}, or serve fewer clients (--max-clients)"),
-        ),
-        Ok((soft, _)) => checks.ok(NAME, format!("{soft} descriptors are allowed, {needed} can be needed")),
-        Err(errno) => checks.note(NAME, format!("the system does not say how many are allowed: {errno}")),
-    }
 }
 
 /// Whether a crash of a server started now can be proven later.

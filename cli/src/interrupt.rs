@@ -1,29 +1,24 @@
 //! The end by a signal: the command first prints what it knows, and its parent process sees that it was a
 //! signal.
 
-use std::os::fd::AsFd;
 use std::process::{self, ExitCode};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::low_level::emulate_default_handler;
-use udsmsg::Error;
+use udsmsg::{Error, ErrorKind};
 
 use crate::complaints;
-use crate::waiting::{self, Signals};
+use crate::platform::{self, Alarm, Signals, Stop};
 
 /// How long the last words may take; a stdout that takes nothing does not keep the process alive.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Ends this process as `signal` would have done without a handler. A shell ends a loop over commands when
-/// SIGINT ends one of them, and goes on if that exits, with any status.
-pub(crate) fn end_by(signal: i32) -> ExitCode {
+/// Ends this process as `stop` would have done without a handler. A shell ends a loop over commands when a
+/// key of its terminal ends one of them, and goes on if that exits, with any status.
+pub(crate) fn end_by(stop: Stop) -> ExitCode {
     complaints::finish(Instant::now() + LAST_WORDS);
-    // It returns only for a signal that ends no process.
-    let _ = emulate_default_handler(signal);
+    stop.end_process();
     ExitCode::FAILURE
 }
 
@@ -45,21 +40,18 @@ pub(crate) fn lock_unless<T>(shared: &Mutex<T>, is_printed: impl FnOnce(&T) -> b
     shared
 }
 
-/// From now on SIGINT, SIGTERM and SIGHUP call `last_words` before they end the process.
+/// From now on what asks for a stop sets off the alarm returned, and calls `last_words` before it ends the
+/// process.
 ///
 /// A thread of its own does that, because the others may wait for an answer or for the reader of stdout.
-pub(crate) fn say_before_end(last_words: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-    let mut signals = Signals::of(&[SIGINT, SIGTERM, SIGHUP])?;
+pub(crate) fn say_before_end(last_words: impl FnOnce() + Send + 'static) -> Result<Alarm, Error> {
+    let mut signals = Signals::of_client()?;
+    let cannot_handle = |why| Error::new(ErrorKind::Io, format!("cannot handle signals: {why}"));
+    let (alarm, bell) = platform::alarm().map_err(cannot_handle)?;
     let end = move || {
-        let signal = loop {
-            let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-            let waited = waiting::wait(&mut fds, None);
-            match signals.take().first() {
-                Some(came) => break came.signal,
-                None if waited.is_err() => thread::sleep(LAST_WORDS),
-                None => {}
-            }
-        };
+        let stop = signals.wait_for_stop();
+        // Wakes the thread that works: it may hold a lock that the last words need while it waits.
+        drop(bell);
         let (done, is_done) = mpsc::channel::<()>();
         let say = move || {
             last_words();
@@ -68,7 +60,8 @@ pub(crate) fn say_before_end(last_words: impl FnOnce() + Send + 'static) -> Resu
         if thread::Builder::new().spawn(say).is_ok() {
             let _ = is_done.recv_timeout(LAST_WORDS);
         }
-        end_by(signal);
+        end_by(stop);
     };
-    thread::Builder::new().spawn(end).map(drop).map_err(waiting::cannot_handle)
+    thread::Builder::new().spawn(end).map_err(cannot_handle)?;
+    Ok(alarm)
 }

@@ -2,33 +2,13 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::process::ChildStdin;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags};
-
-use crate::sink::{Sink, Target};
-use crate::waiting::{self, CLOSED};
+use crate::platform::{Output, Sink};
 
 /// The most bytes written in a row, so that a fast reader cannot keep the loop from the sockets.
 const BUDGET: usize = 1 << 18;
-
-/// How long to wait for a sink that reported room and took nothing: another process writes to the same
-/// terminal.
-const PAUSE: Duration = Duration::from_millis(20);
-
-/// Whether a write makes sense.
-#[derive(Clone, Copy)]
-enum Room {
-    Unknown,
-    /// The last write found none; `poll` will report it.
-    None,
-    /// `poll` reported some.
-    Reported,
-    /// `poll` reported some and the write found none: the next try is not before this time.
-    NotBefore(Instant),
-}
 
 /// Lines on their way to a reader. A reader that is slow, or reads nothing, does not stop the loop.
 pub(crate) struct Lines {
@@ -40,26 +20,24 @@ pub(crate) struct Lines {
     written: usize,
     /// All bytes written so far.
     total: u64,
-    room: Room,
 }
 
 impl Lines {
     pub(crate) fn to_stdout() -> Self {
-        Self::to(Target::Stdout(io::stdout()), "stdout")
+        Self::to(Sink::stdout(), "stdout")
     }
 
     pub(crate) fn to_stderr() -> Self {
-        Self::to(Target::Stderr(io::stderr()), "stderr")
+        Self::to(Sink::stderr(), "stderr")
     }
 
     /// To the standard input of a command.
     pub(crate) fn to_command(stdin: ChildStdin) -> Self {
-        Self::to(Target::Own(stdin.into()), "the standard input of the command")
+        Self::to(Sink::command(stdin), "the standard input of the command")
     }
 
-    fn to(fd: Target, name: &'static str) -> Self {
-        let sink = Sink::of(fd);
-        Self { sink, name, pending: Vec::new(), written: 0, total: 0, room: Room::Unknown }
+    fn to(sink: Sink, name: &'static str) -> Self {
+        Self { sink, name, pending: Vec::new(), written: 0, total: 0 }
     }
 
     /// Bytes not written yet.
@@ -110,30 +88,24 @@ impl Lines {
     ///
     /// A sentence with the error of the sink; [`io::ErrorKind::BrokenPipe`] if it is closed.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        match self.room {
-            Room::None => return Ok(()),
-            Room::NotBefore(time) if Instant::now() < time => return Ok(()),
-            _ => {}
-        }
+        self.write_some().map(drop)
+    }
+
+    /// Does that; whether the sink may take more at once.
+    fn write_some(&mut self) -> io::Result<bool> {
         let before = self.total;
-        while self.pending() > 0 && self.total - before < BUDGET as u64 {
-            match self.sink.write(self.rest()) {
-                Ok(n) if n > 0 => {
+        let mut has_room = true;
+        while has_room && self.pending() > 0 && self.total - before < BUDGET as u64 {
+            match self.sink.write(self.pending.get(self.written..).unwrap_or_default()) {
+                Ok(n) => {
                     self.written += n;
                     self.total += n as u64;
-                    self.room = Room::Unknown;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => has_room = false,
+                Err(error) => {
                     let what = format!("cannot write to {}: {error}", self.name);
                     return Err(io::Error::new(error.kind(), what));
-                }
-                Ok(_) | Err(_) => {
-                    self.room = match self.room {
-                        Room::Reported => Room::NotBefore(Instant::now() + PAUSE),
-                        _ => Room::None,
-                    };
-                    break;
                 }
             }
         }
@@ -142,7 +114,7 @@ impl Lines {
             self.pending.drain(..self.written);
             self.written = 0;
         }
-        Ok(())
+        Ok(has_room)
     }
 
     /// Writes until nothing is left, waiting for room until `time` (`None`: without a limit); whether nothing
@@ -153,49 +125,36 @@ impl Lines {
     /// As for [`Lines::flush`].
     pub(crate) fn flush_until(&mut self, time: Option<Instant>) -> io::Result<bool> {
         loop {
-            self.flush()?;
+            let has_room = self.write_some()?;
             if self.pending() == 0 {
                 return Ok(true);
             }
             let left = time.map(|time| time.saturating_duration_since(Instant::now()));
             // A flush that only reached its budget goes on, also after `time`.
-            if left.is_some_and(|left| left.is_zero()) && !matches!(self.room, Room::Unknown) {
+            if left.is_some_and(|left| left.is_zero()) && !has_room {
                 return Ok(false);
             }
-            let timeout = [left, self.retry_after()].into_iter().flatten().min();
-            let mut fds = [self.watch()];
-            waiting::wait(&mut fds, timeout)?;
-            let [got] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
-            self.polled(got);
+            self.sink.wait(left)?;
         }
     }
 
-    /// Whether `poll` is to report room.
+    /// Whether a wait is to report room.
     pub(crate) fn wants_room(&self) -> bool {
-        self.pending() > 0 && !matches!(self.room, Room::NotBefore(_))
+        self.pending() > 0 && self.sink.reports_room()
     }
 
-    /// What to poll for: room if it is wanted, and always the end of the reader.
-    pub(crate) fn watch(&self) -> PollFd<'_> {
-        let events = if self.wants_room() { PollFlags::POLLOUT } else { PollFlags::empty() };
-        PollFd::new(self.sink.as_fd(), events)
+    /// What to wait for: room if it is wanted, and always the end of the reader.
+    pub(crate) fn output(&mut self) -> Output<'_> {
+        Output { wants_room: self.wants_room(), sink: &mut self.sink }
     }
 
-    /// The longest time to wait for `poll`, because `poll` will not report the room.
+    /// The longest time to wait, because a wait will not report the room.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
-        match self.room {
-            Room::NotBefore(time) if self.pending() > 0 => {
-                Some(time.saturating_duration_since(Instant::now()))
-            }
-            _ => None,
-        }
+        if self.pending() > 0 { self.sink.retry_after() } else { None }
     }
 
-    /// Takes what `poll` reported; whether the reader is gone.
-    pub(crate) fn polled(&mut self, got: PollFlags) -> bool {
-        if !got.is_empty() {
-            self.room = Room::Reported;
-        }
-        got.intersects(CLOSED)
+    /// A wait has found room.
+    pub(crate) fn room_found(&mut self) {
+        self.sink.room_found();
     }
 }

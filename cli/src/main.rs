@@ -5,9 +5,12 @@
 
 // A module imports only from the groups above its own.
 mod args;
+mod checks;
 mod escape;
-mod sink;
-mod waiting;
+
+#[cfg(unix)]
+#[path = "unix/mod.rs"]
+mod platform;
 
 mod lines;
 
@@ -46,7 +49,7 @@ use crate::output::Style;
 const STDERR_PATIENCE: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    waiting::handle_file_size_limit();
+    platform::handle_file_size_limit();
     let code = match Cli::try_parse() {
         Ok(cli) => {
             let style = Style::of_stdout(cli.json);

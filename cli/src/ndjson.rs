@@ -7,8 +7,6 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, IsTerminal, Read};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -22,7 +20,7 @@ use crate::escape::Json;
 use crate::interrupt;
 use crate::lines::Lines;
 use crate::output::{self, Style};
-use crate::waiting::{self, Stdin};
+use crate::platform::{Alarm, Source, Stdin, Woken};
 
 /// Messages on their way at once: twice what a connection carries, so that the next ones are ready.
 const WINDOW: usize = 128;
@@ -53,8 +51,8 @@ pub(crate) fn send_all(client: Client, target: Address, style: Style) -> Result<
         is_summed_up: false,
         is_interrupted: false,
     }));
-    let interruption = handle_signals(&report)?;
-    let mut sender = Sender { client, target, report, interruption };
+    let alarm = handle_signals(&report)?;
+    let mut sender = Sender { client, target, report, alarm };
     let sent = sender.send_lines().and_then(|()| sender.report().sum_up());
     let mut report = sender.report();
     // Those without an outcome when the sending ended.
@@ -73,20 +71,16 @@ pub(crate) fn send_all(client: Client, target: Address, style: Style) -> Result<
     Ok(report.tally.exit_code(sent.is_ok()))
 }
 
-/// From now on a signal prints what is known and ends the process; the stream returned becomes readable then.
-fn handle_signals(report: &Arc<Mutex<Report>>) -> Result<UnixStream, Error> {
-    let (interruption, end) = UnixStream::pair().map_err(waiting::cannot_handle)?;
+/// From now on a signal prints what is known and ends the process; it sets off the alarm returned.
+fn handle_signals(report: &Arc<Mutex<Report>>) -> Result<Alarm, Error> {
     let report = Arc::clone(report);
     interrupt::say_before_end(move || {
-        // Wakes the other thread, which may hold the lock on the report while it waits.
-        drop(end);
         let mut report = interrupt::lock(&report);
         if !report.is_summed_up {
             report.is_interrupted = true;
             let _ = report.interrupted();
         }
-    })?;
-    Ok(interruption)
+    })
 }
 
 /// Takes messages from standard input and sends them.
@@ -95,8 +89,8 @@ struct Sender {
     target: Address,
     /// Shared with the thread that handles signals.
     report: Arc<Mutex<Report>>,
-    /// Readable when a signal has come.
-    interruption: UnixStream,
+    /// Set off by a signal.
+    alarm: Alarm,
 }
 
 impl Sender {
@@ -116,7 +110,7 @@ impl Sender {
             let is_idle = outstanding == 0;
             if is_behind {
                 if is_idle {
-                    let [_] = self.report().wait([self.interruption.as_fd()], None)?;
+                    self.report().wait(&mut [Source::Alarm(&self.alarm)], None)?;
                 }
             } else if outstanding < WINDOW {
                 match input.next_line() {
@@ -155,10 +149,8 @@ impl Sender {
     /// Whether standard input is readable; waits for it if there is nothing else to do.
     fn wait_for_input(&mut self, is_idle: bool) -> io::Result<bool> {
         let timeout = if is_idle { None } else { Some(Duration::ZERO) };
-        let stdin = io::stdin();
-        let others = [stdin.as_fd(), self.interruption.as_fd()];
-        let [is_ready, _] = self.report().wait(others, timeout)?;
-        Ok(is_ready)
+        let mut sources = [Source::Stdin, Source::Alarm(&self.alarm)];
+        Ok(self.report().wait(&mut sources, timeout)?.has_input)
     }
 
     /// Starts to send the message in one line.
@@ -426,14 +418,10 @@ impl Report {
         self.lines.pending() >= PENDING_MAX || complaints::pending() >= STDERR_PENDING_MAX
     }
 
-    /// Waits until one of `others` is readable or pending output can be written; which of `others` are ready.
-    fn wait<const N: usize>(
-        &mut self,
-        others: [BorrowedFd<'_>; N],
-        timeout: Option<Duration>,
-    ) -> io::Result<[bool; N]> {
-        let (ready, is_closed) = output::wait(others, Some(&mut self.lines), timeout)?;
-        if is_closed { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(ready) }
+    /// Waits until one of `sources` is ready or pending output can be written.
+    fn wait(&mut self, sources: &mut [Source<'_>], timeout: Option<Duration>) -> io::Result<Woken> {
+        let woken = output::wait(sources, Some(&mut self.lines), timeout)?;
+        if woken.is_closed { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(woken) }
     }
 
     /// Writes receipts, or progress.

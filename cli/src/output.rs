@@ -4,16 +4,13 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::time::Duration;
-
-use nix::poll::{PollFd, PollFlags};
 
 use crate::complaints::{self, complain};
 use crate::escape::{Escaped, Json};
 use crate::lines::Lines;
-use crate::waiting;
+use crate::platform::{self, Source, Woken};
 
 /// Who reads stdout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,36 +65,19 @@ pub(crate) fn status_of(printed: io::Result<()>) -> ExitCode {
     }
 }
 
-/// Waits until one of `others` is readable, `lines` or stderr have room for what is pending, or `timeout` is
-/// over.
-///
-/// Which of `others` are ready, and whether the reader of `lines` is gone.
-pub(crate) fn wait<const N: usize>(
-    others: [BorrowedFd<'_>; N],
+/// Waits until one of `sources` is ready, `lines` or stderr have room for what is pending, the reader of
+/// `lines` is gone, or `timeout` is over.
+pub(crate) fn wait(
+    sources: &mut [Source<'_>],
     lines: Option<&mut Lines>,
     timeout: Option<Duration>,
-) -> io::Result<([bool; N], bool)> {
-    let stderr = io::stderr();
-    let (stderr_wants_room, stderr_retry) = complaints::before_poll();
+) -> io::Result<Woken> {
+    let (stderr_wants_room, stderr_retry) = complaints::before_wait();
     let lines_retry = lines.as_ref().and_then(|lines| lines.retry_after());
     let timeout = [timeout, stderr_retry, lines_retry].into_iter().flatten().min();
-    let mut fds: Vec<PollFd<'_>> = others.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).into();
-    if stderr_wants_room {
-        fds.push(PollFd::new(stderr.as_fd(), PollFlags::POLLOUT));
+    let woken = platform::wait(sources, lines.map(Lines::output), stderr_wants_room, timeout)?;
+    if woken.stderr_has_room {
+        complaints::room_found();
     }
-    if let Some(lines) = &lines {
-        fds.push(lines.watch());
-    }
-    waiting::wait(&mut fds, timeout)?;
-    let got: Vec<PollFlags> = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
-    let mut got = got.into_iter();
-    let ready = others.map(|_| got.next().is_some_and(|got| !got.is_empty()));
-    if stderr_wants_room && let Some(got) = got.next() {
-        complaints::after_poll(got);
-    }
-    let is_closed = match (lines, got.next()) {
-        (Some(lines), Some(got)) => lines.polled(got),
-        _ => false,
-    };
-    Ok((ready, is_closed))
+    Ok(woken)
 }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -12,7 +11,7 @@ use crate::complaints::complain;
 use crate::escape::{Escaped, Json};
 use crate::lines::Lines;
 use crate::output::{self, Style};
-use crate::waiting::{Came, Signals};
+use crate::platform::{Signals, Source, Woken};
 
 /// While more bytes than this wait for the reader of messages, the inbox is not drained.
 const PENDING_MAX: usize = 1 << 20;
@@ -24,24 +23,15 @@ pub(crate) const GRACE: Duration = Duration::from_millis(500);
 pub(crate) const STOP: Duration = Duration::from_millis(1_700);
 
 /// Waits until the server has work, a signal has come, or there is room for pending output.
-///
-/// The signals, and whether the reader of `lines` is gone.
-pub(crate) fn wait(
-    server: &mut Server,
-    signals: &mut Signals,
-    lines: Option<&mut Lines>,
-) -> io::Result<(Vec<Came>, bool)> {
-    let timeout = server.next_timeout();
-    let queue = server.event_queue().ok_or(io::ErrorKind::Unsupported)?;
-    let (_, is_closed) = output::wait([queue, signals.as_fd()], lines, timeout)?;
-    Ok((signals.take(), is_closed))
+pub(crate) fn wait(server: &mut Server, signals: &Signals, lines: Option<&mut Lines>) -> io::Result<Woken> {
+    output::wait(&mut [Source::Server(server), Source::Signals(signals)], lines, None)
 }
 
-/// Lets the server work without waiting. If its socket or its capability file was removed, clients cannot
-/// find it any more: both are made again.
-pub(crate) fn turn(server: &mut Server) -> io::Result<()> {
+/// Lets the server work without waiting, after a wait. If its name or its capability file was removed, clients
+/// cannot find it any more: both are made again.
+pub(crate) fn turn(server: &mut Server, woken: &Woken) -> io::Result<()> {
     let turn = server.process().map_err(io::Error::other)?;
-    if turn.name_lost {
+    if turn.name_lost || woken.name_lost {
         let path = server.address().path().to_owned();
         match server.rebind() {
             Ok(()) => complain(&format!("the socket {path:?} and its capability file are there again")),

@@ -5,37 +5,22 @@
 
 use std::io;
 use std::path;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, getpgid, getpgrp};
-use rustix::process::{WaitOptions, wait};
-use signal_hook::consts::{
-    SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU,
-};
 use udsmsg::{Address, Error, Server};
 
 use crate::args::RunArgs;
 use crate::complaints::{self, complain};
 use crate::context::Context;
-use crate::interrupt;
 use crate::lines::Lines;
 use crate::output::Style;
 use crate::owner::{self, GRACE, Printer, STOP, release_again};
-use crate::waiting::{Came, Signals};
-
-/// The signals that would end this process and that other processes send: they are passed on to the command,
-/// and the inbox stays until it ends.
-const PASSED_ON: [i32; 10] =
-    [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGXCPU];
-
-/// The exit status that shells give to a command that SIGINT ended.
-const INTERRUPTED: u8 = 130;
+use crate::platform::{self, Signals};
 
 /// Serves until the command ends, and ends as it did.
 pub(crate) fn run(args: &RunArgs, context: &Context) -> Result<ExitCode, Error> {
-    let signals = Signals::of(&[&PASSED_ON[..], &[SIGCHLD]].concat())?;
+    let signals = Signals::of_parent()?;
     let mut builder = context.server();
     if let Some(path) = &args.socket {
         let address = Address::parse(path)?;
@@ -49,8 +34,8 @@ pub(crate) fn run(args: &RunArgs, context: &Context) -> Result<ExitCode, Error> 
         };
     }
     let server = builder.start()?;
-    let mut child = match start(args, &server) {
-        Ok(child) => child,
+    let mut command = match start(args, &server) {
+        Ok(command) => command,
         Err(error) => {
             let name = args.command.first().map(|name| name.display().to_string()).unwrap_or_default();
             complain(&format!("cannot start {name:?}: {error}"));
@@ -58,7 +43,7 @@ pub(crate) fn run(args: &RunArgs, context: &Context) -> Result<ExitCode, Error> 
             return Ok(ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }));
         }
     };
-    let printer = match child.stdin.take() {
+    let printer = match command.take_stdin() {
         // A command reads JSON, even if stdout is a terminal.
         Some(stdin) => Printer::new(Lines::to_command(stdin), Style::Json, false),
         None => {
@@ -67,37 +52,34 @@ pub(crate) fn run(args: &RunArgs, context: &Context) -> Result<ExitCode, Error> 
             printer
         }
     };
-    let mut running = Running { server, child, signals, printer, takes_more: true, is_interrupted: false };
-    let ended = running.serve();
-    Ok(running.stop(ended, !args.stdin))
+    let mut inbox = Inbox { server, command, signals, printer, takes_more: true };
+    let ended = inbox.serve();
+    Ok(inbox.stop(ended, !args.stdin))
 }
 
 /// Starts the command with the address of `server` in its environment.
-fn start(args: &RunArgs, server: &Server) -> io::Result<Child> {
+fn start(args: &RunArgs, server: &Server) -> io::Result<platform::Running> {
     let (name, arguments) = args.command.split_first().ok_or(io::ErrorKind::NotFound)?;
     let mut command = Command::new(name);
     command.args(arguments).envs(server.child_env());
     if args.stdin {
         command.stdin(Stdio::piped());
     }
-    command.spawn()
+    platform::Running::start(&mut command)
 }
 
-/// A command that runs, and its inbox.
-struct Running {
+/// The inbox of a command that runs.
+struct Inbox {
     server: Server,
-    child: Child,
+    command: platform::Running,
     signals: Signals,
     printer: Printer,
     /// Whether the reader of the messages takes more. If not, they stay in the inbox; once that is full,
     /// their senders are told so.
     takes_more: bool,
-    /// The terminal sent SIGINT. If that ends the command, it ends this process too, for a shell that waits
-    /// for it.
-    is_interrupted: bool,
 }
 
-impl Running {
+impl Inbox {
     /// Serves until the command has ended; its status.
     fn serve(&mut self) -> io::Result<u8> {
         loop {
@@ -118,49 +100,16 @@ impl Running {
             }
         }
         let lines = if self.takes_more { self.printer.watched() } else { None };
-        let (came, is_closed) = owner::wait(&mut self.server, &mut self.signals, lines)?;
-        self.takes_more &= !is_closed;
-        for came in came {
-            if came.signal != SIGCHLD {
-                self.is_interrupted |= came.is_from_terminal && came.signal == SIGINT;
-                self.pass_on(came)?;
-            } else if let Some(code) = self.reap()? {
-                return Ok(Some(code));
-            }
+        let woken = owner::wait(&mut self.server, &self.signals, lines)?;
+        self.takes_more &= !woken.is_closed;
+        if let Some(code) = self.command.turn(&mut self.signals)? {
+            return Ok(Some(code));
         }
-        owner::turn(&mut self.server)?;
+        owner::turn(&mut self.server, &woken)?;
         if self.takes_more {
             self.printer.drain(&mut self.server);
         }
         Ok(None)
-    }
-
-    /// Takes the status of every child that has ended. There may be others than the command: process 1 and a
-    /// subreaper adopt orphans.
-    ///
-    /// The status of the command as shells give it: its own, or 128 and the signal that ended it.
-    fn reap(&self) -> io::Result<Option<u8>> {
-        while let Some((pid, status)) = wait(WaitOptions::NOHANG)? {
-            if pid.as_raw_pid() == self.pid().as_raw() {
-                let code = status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal));
-                return Ok(Some(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Sends a signal to the command, unless the terminal sent it to both.
-    fn pass_on(&self, came: Came) -> io::Result<()> {
-        let is_in_our_group = getpgid(Some(self.pid())) == Ok(getpgrp());
-        if !(came.is_from_terminal && is_in_our_group) {
-            // The pid is still the command's, because its status was not taken.
-            let _ = kill(self.pid(), Signal::try_from(came.signal)?);
-        }
-        Ok(())
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id().cast_signed())
     }
 
     /// Stops the server; `ended` is how the command ended. The rest of the messages is printed, if stdout
@@ -186,15 +135,11 @@ impl Running {
         }
         let code = ended.unwrap_or_else(|error| {
             complain(&error);
-            let _ = kill(self.pid(), Signal::SIGTERM);
-            let _ = self.child.wait();
+            self.command.end();
             1
         });
         drop(self.server);
         complaints::finish(until);
-        if self.is_interrupted && code == INTERRUPTED {
-            return interrupt::end_by(SIGINT);
-        }
-        ExitCode::from(code)
+        self.command.end_alike(code)
     }
 }

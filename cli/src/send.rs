@@ -13,8 +13,8 @@ use crate::complaints::complain;
 use crate::context::Context;
 use crate::ndjson;
 use crate::output::{Style, say};
+use crate::platform::Stdin;
 use crate::target;
-use crate::waiting::Stdin;
 
 /// The exit status of a command that was not understood.
 const MISUSED: u8 = 2;

@@ -1,6 +1,6 @@
 //! `udsmsg serve`: an inbox whose owner prints what arrives.
 //!
-//! One loop over `poll(2)`: the server, the signals, stdout. If the reader of stdout falls behind, the inbox
+//! One loop: the server, the signals, stdout. If the reader of stdout falls behind, the inbox
 //! fills up and senders are told so; the loop goes on.
 
 use std::io;
@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use serde_json::json;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use udsmsg::{Address, Error, Limits, Server};
 
 use crate::args::ServeArgs;
@@ -17,11 +16,11 @@ use crate::context::Context;
 use crate::interrupt;
 use crate::lines::Lines;
 use crate::owner::{self, Printer, STOP};
-use crate::waiting::{Came, Signals};
+use crate::platform::{Came, Signals, Stop};
 
 /// Serves until a signal or the reader of stdout ends it.
 pub(crate) fn run(args: &ServeArgs, context: &Context) -> Result<ExitCode, Error> {
-    let mut signals = Signals::of(&[SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2])?;
+    let mut signals = Signals::of_server()?;
     let mut limits = Limits::default();
     if let Some(clients_max) = args.max_clients {
         limits.clients_max = clients_max;
@@ -34,7 +33,7 @@ pub(crate) fn run(args: &ServeArgs, context: &Context) -> Result<ExitCode, Error
     let mut printer = Printer::new(Lines::to_stdout(), context.style, args.quiet);
     printer.first_line(&server);
     let (ended_by, served) = match serve(&mut server, &mut signals, &mut printer, args.no_drain) {
-        Ok(came) => (came.is_from_terminal.then_some(came.signal), Ok(())),
+        Ok(stop) => (stop.is_for_job().then_some(stop), Ok(())),
         Err(error) => (None, Err(error)),
     };
     let until = Instant::now() + STOP;
@@ -50,11 +49,8 @@ pub(crate) fn run(args: &ServeArgs, context: &Context) -> Result<ExitCode, Error
     }
     drop(server);
     complaints::finish(until);
-    if let Some(signal) = ended_by {
-        // A process that sends a signal asks for a stop, and the exit status says how that went. A terminal
-        // sends one to a whole job: a shell that runs this command in a loop leaves the loop only if the
-        // signal ended the command.
-        return Ok(interrupt::end_by(signal));
+    if let Some(stop) = ended_by {
+        return Ok(interrupt::end_by(stop));
     }
     Ok(if printed.is_ok() && stopped.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -65,23 +61,23 @@ fn serve(
     signals: &mut Signals,
     printer: &mut Printer,
     no_drain: bool,
-) -> io::Result<Came> {
-    // SIGUSR1 asked for the messages; while stdout is behind, they wait.
+) -> io::Result<Stop> {
+    // The messages were asked for; while stdout is behind, they wait.
     let mut print_now = false;
     loop {
         printer.flush()?;
-        let (came, is_closed) = owner::wait(server, signals, printer.watched())?;
-        if is_closed {
+        let woken = owner::wait(server, signals, printer.watched())?;
+        if woken.is_closed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        for came in came {
-            match came.signal {
-                SIGUSR1 => print_now = true,
-                SIGUSR2 => summarise(server),
-                _ => return Ok(came),
+        for came in signals.take() {
+            match came {
+                Came::PrintNow => print_now = true,
+                Came::Summary => summarise(server),
+                Came::Stop(stop) => return Ok(stop),
             }
         }
-        owner::turn(server)?;
+        owner::turn(server, &woken)?;
         if (!no_drain || print_now) && printer.drain(server) {
             print_now = false;
         }

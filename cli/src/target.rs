@@ -1,13 +1,12 @@
 //! Which server a command talks to.
 
 use std::ffi::OsStr;
-use std::fs;
-use std::os::unix::fs::FileTypeExt;
 
 use udsmsg::{Address, Error, SendOutcome};
 
 use crate::complaints::complain;
 use crate::context::Context;
+use crate::platform;
 
 /// The target on the command line, or else the parent server; after a complaint `None` if there is neither.
 pub(crate) fn given_or_parent(given: Option<&OsStr>, context: &Context) -> Result<Option<Address>, Error> {
@@ -38,8 +37,5 @@ pub(crate) fn has_capability(target: &Address, context: &Context) -> Result<bool
 /// Whether a word in the place of the type was probably meant as a target.
 pub(crate) fn looks_like_one(word: &OsStr) -> bool {
     let bytes = word.as_encoded_bytes();
-    bytes.is_empty()
-        || bytes.starts_with(b"uds:")
-        || bytes.contains(&b'/')
-        || fs::symlink_metadata(word).is_ok_and(|facts| facts.file_type().is_socket())
+    bytes.is_empty() || bytes.starts_with(b"uds:") || bytes.contains(&b'/') || platform::is_server_name(word)
 }
