@@ -34,7 +34,8 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Own an inbox and print what arrives, until SIGTERM or SIGINT.
+    /// Own an inbox and print what arrives, until SIGTERM or SIGINT, on Windows until Ctrl-C.
+    #[command(after_help = SERVE_HELP)]
     Serve(ServeArgs),
     /// Own an inbox for a command: start it with the address in its environment, and stop with it.
     Run(RunArgs),
@@ -54,7 +55,8 @@ pub(crate) enum Command {
 /// How to own an inbox.
 #[derive(Args)]
 pub(crate) struct ServeArgs {
-    /// Where to listen, with or without `uds:`. Its directory must be private; by default one is made.
+    /// Where to listen, with or without `uds:`: the path of a socket, whose directory must be private, or on
+    /// Windows the name of a pipe, as in `\\.\pipe\NAME`. By default one is made.
     #[arg(long, value_name = "PATH", value_parser = any_path())]
     pub(crate) socket: Option<PathBuf>,
 
@@ -66,7 +68,8 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     pub(crate) quiet: bool,
 
-    /// Keep messages in the inbox until SIGUSR1, and print what is left at the end.
+    /// Keep messages in the inbox until SIGUSR1 (on Windows a line `drain` on standard input), and print what
+    /// is left at the end.
     #[arg(long)]
     pub(crate) no_drain: bool,
 }
@@ -74,8 +77,7 @@ pub(crate) struct ServeArgs {
 /// What to run, and what it gets.
 #[derive(Args)]
 pub(crate) struct RunArgs {
-    /// Where to listen, with or without `uds:`; a relative path is made absolute. Its directory must be
-    /// private; by default one is made.
+    /// Where to listen, as for `serve`; a relative path is made absolute.
     #[arg(long, value_name = "PATH", value_parser = any_path())]
     pub(crate) socket: Option<PathBuf>,
 
@@ -84,10 +86,17 @@ pub(crate) struct RunArgs {
     pub(crate) stdin: bool,
 
     /// The command and its arguments. It is started with the address in CLAUDE_CODE_MESSAGING_SOCKET (or the
-    /// variable of --namespace); signals are passed on to it, and its exit status is ours.
+    /// variable of --namespace); signals are passed on to it, keys of a Windows console reach it as well, and
+    /// its exit status is ours.
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 }
+
+/// What `serve` does when it is told to, for `--help`.
+const SERVE_HELP: &str = "\
+SIGUSR1 prints the messages that --no-drain keeps, SIGUSR2 a line of JSON with counters on stderr. On \
+Windows a line `drain` or `stats` on standard input does that; its end means nothing. Ctrl-C, Ctrl-Break, \
+the close of the console, a logoff and a shutdown stop it there.";
 
 /// The usage line of `send`.
 const SEND_USAGE: &str = "udsmsg send [OPTIONS] [TARGET] <TYPE> <DATA>
@@ -98,8 +107,8 @@ const SEND_USAGE: &str = "udsmsg send [OPTIONS] [TARGET] <TYPE> <DATA>
 const SEND_HELP: &str = "\
 Without TARGET the receiver is the one that a parent server named in the environment: \
 CLAUDE_CODE_MESSAGING_SOCKET, or the variable of --namespace. Then TYPE cannot look like a TARGET: one that \
-is empty, begins with `uds:`, has a `/` in it or is the name of a socket is taken for a TARGET whose DATA \
-was forgotten, and nothing is sent.
+is empty, begins with `uds:`, has a `/` in it, is the name of a socket or on Windows begins with two \
+backslashes is taken for a TARGET whose DATA was forgotten, and nothing is sent.
 
 Options stand before TYPE: what follows it is DATA, even if it looks like an option. DATA is taken as it \
 is; `-` is a dash, and --stdin is how to send what comes from standard input.
@@ -133,7 +142,7 @@ pub(crate) struct SendArgs {
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub(crate) timeout: Duration,
 
-    /// The receiver's socket path, with or without `uds:`; by default the parent server's.
+    /// The receiver's socket path or pipe name, with or without `uds:`; by default the parent server's.
     pub(crate) target: Option<OsString>,
 
     /// The type (text, notification, query, response, error, or one of your own) and the payload, as text.
@@ -157,7 +166,8 @@ pub(crate) struct PingArgs {
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub(crate) timeout: Duration,
 
-    /// The receiver's socket path, with or without `uds:`; by default the parent server's, as for `send`.
+    /// The receiver's socket path or pipe name, with or without `uds:`; by default the parent server's, as
+    /// for `send`.
     pub(crate) target: Option<OsString>,
 }
 

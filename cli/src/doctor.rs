@@ -1,24 +1,18 @@
 //! `udsmsg doctor`: what would keep a server from starting or its clients from finding it, and what to do
 //! about it. It makes nothing.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::json;
-use udsmsg::os::{Random, SkippedLocation, effective_uid};
 use udsmsg::peers::{Fate, PeerList, PeerState, ProcessIdentity, ProcessState, Remains, SweepReport};
-use udsmsg::{Address, Error, ErrorKind, Location, Namespace};
+use udsmsg::{Address, Error};
 
 use crate::checks::{Check, Checks, Status};
 use crate::context::Context;
 use crate::escape::{Escaped, Json};
 use crate::output::{Style, print, status_of};
 use crate::platform;
-
-/// The check of the place where a server listens by default.
-const DEFAULT_SOCKET: &str = "default socket";
 
 /// How long all servers together may take to answer.
 const PEERS_TIMEOUT: Duration = Duration::from_secs(4);
@@ -33,7 +27,7 @@ pub(crate) fn doctor(context: &Context) -> Result<ExitCode, Error> {
         .and_then(|peers| Ok((peers.list()?, peers.sweep(true)?)));
     config_home(&mut checks, context);
     capability_dir(&mut checks, context);
-    default_location(&mut checks, context)?;
+    platform::check_default_location(&mut checks, &context.namespace, &context.environment)?;
     platform::check_system(&mut checks);
     identity(&mut checks);
     let list = listed.as_ref().ok().map(|(list, _)| list);
@@ -83,7 +77,7 @@ fn config_home(checks: &mut Checks, context: &Context) {
     const NAME: &str = "config home";
     let home = match context.namespace.config_home(&context.environment) {
         Ok(home) => home,
-        Err(error) => return checks.fault(NAME, error.to_string(), "set $HOME"),
+        Err(error) => return checks.fault(NAME, error.to_string(), format!("set {}", platform::HOME)),
     };
     let variable = context.namespace.config_variable();
     let origin = match context.environment.get(&variable) {
@@ -109,8 +103,7 @@ fn capability_dir(checks: &mut Checks, context: &Context) {
         Err(error) => {
             let namespace = &context.namespace;
             let variable = namespace.config_variable();
-            let command =
-                format!("mkdir -m 700 ~/{namespace}-config && export {variable}=~/{namespace}-config");
+            let command = platform::own_directory(&variable, &format!("{namespace}-config"));
             let otherwise = format!("set ${variable} to a directory of your own: {command}");
             checks.error(NAME, error.kind(), &error.to_string(), &otherwise);
             // The library does not know which variable names the config home.
@@ -121,46 +114,6 @@ fn capability_dir(checks: &mut Checks, context: &Context) {
             }
         }
     }
-}
-
-/// Where a server listens without `--socket`, and which better places it cannot use.
-fn default_location(checks: &mut Checks, context: &Context) -> Result<(), Error> {
-    match Location::preview(&context.namespace, &context.environment, &mut Random::from_os()?) {
-        Ok(location) => {
-            for skipped in location.skipped() {
-                skipped_location(checks, skipped, &context.namespace);
-            }
-            let path = location.address().path();
-            let detail = format!("{path:?}, {} of at most {} bytes", path.len(), Address::BYTES_MAX);
-            checks.ok(DEFAULT_SOCKET, detail);
-        }
-        Err(error) => {
-            let remedy = "give a socket path, or a $TMPDIR that only root and you can change";
-            checks.fault(DEFAULT_SOCKET, error.to_string(), remedy);
-        }
-    }
-    Ok(())
-}
-
-/// A better place that a server cannot use.
-fn skipped_location(checks: &mut Checks, skipped: &SkippedLocation, namespace: &Namespace) {
-    let SkippedLocation { directory, reason, kind, .. } = skipped;
-    if belongs_to_others(skipped) {
-        // Every user can make a directory there first; the other places exist for that case.
-        let detail = format!("{directory:?} is not used: {reason}");
-        return checks.note(DEFAULT_SOCKET, detail.split("; to mend it: ").next().unwrap_or(&detail));
-    }
-    let otherwise = format!(
-        "set $TMPDIR to a directory that only root and you can change: mkdir -m 700 ~/{namespace}-tmp && \
-         export TMPDIR=~/{namespace}-tmp"
-    );
-    checks.error(DEFAULT_SOCKET, *kind, &format!("{directory:?} cannot be used: {reason}"), &otherwise);
-}
-
-/// Whether another user owns the directory, or something is mounted there.
-fn belongs_to_others(skipped: &SkippedLocation) -> bool {
-    skipped.kind == ErrorKind::NotLocal
-        || fs::symlink_metadata(&skipped.directory).is_ok_and(|facts| facts.uid() != effective_uid())
 }
 
 /// Whether a crash of a server started now can be proven later.
@@ -183,7 +136,7 @@ fn inherited_socket(checks: &mut Checks, context: &Context, list: Option<&PeerLi
         Ok(address) => address,
         Err(error) => {
             let detail = format!("${variable} names no server: {error}");
-            return checks.fault(NAME, detail, format!("unset {variable}"));
+            return checks.fault(NAME, detail, platform::unset(&variable));
         }
     };
     let found = list.and_then(|list| list.peers.iter().find(|peer| peer.address.as_ref() == Some(&address)));
@@ -198,7 +151,8 @@ fn inherited_socket(checks: &mut Checks, context: &Context, list: Option<&PeerLi
         },
     };
     let detail = format!("{path:?} (from ${variable}) does not answer: {why}");
-    checks.fault(NAME, detail, format!("unset {variable}, or start that server again"));
+    let unset = platform::unset(&variable);
+    checks.fault(NAME, detail, format!("{unset}, or start that server again"));
 }
 
 /// What is published, and what dead servers left behind.

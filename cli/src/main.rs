@@ -11,6 +11,9 @@ mod escape;
 #[cfg(unix)]
 #[path = "unix/mod.rs"]
 mod platform;
+#[cfg(windows)]
+#[path = "windows/mod.rs"]
+mod platform;
 
 mod lines;
 
@@ -49,7 +52,7 @@ use crate::output::Style;
 const STDERR_PATIENCE: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    platform::handle_file_size_limit();
+    platform::prepare_process();
     let code = match Cli::try_parse() {
         Ok(cli) => {
             let style = Style::of_stdout(cli.json);

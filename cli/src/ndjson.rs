@@ -20,7 +20,7 @@ use crate::escape::Json;
 use crate::interrupt;
 use crate::lines::Lines;
 use crate::output::{self, Style};
-use crate::platform::{Alarm, Source, Stdin, Woken};
+use crate::platform::{Alarm, ERASE, Source, Stdin, Woken};
 
 /// Messages on their way at once: twice what a connection carries, so that the next ones are ready.
 const WINDOW: usize = 128;
@@ -31,9 +31,6 @@ const STDERR_PENDING_MAX: usize = 16_384;
 
 /// The most bytes of one read.
 const CHUNK: usize = 65_536;
-
-/// Erases the line of a terminal.
-const ERASE: &str = "\r\x1b[K";
 
 /// The time between two progress lines for a person.
 const PROGRESS: Duration = Duration::from_millis(100);
@@ -432,7 +429,7 @@ impl Report {
         if is_due && io::stdout().is_terminal() {
             self.progress_at = Instant::now();
             self.shows_progress = true;
-            self.lines.push_part(format_args!("\r{}\x1b[K", self.tally));
+            self.lines.push_part(format_args!("{ERASE}{}", self.tally));
         }
         self.lines.flush()
     }

@@ -11,7 +11,7 @@ use crate::complaints::complain;
 use crate::escape::{Escaped, Json};
 use crate::lines::Lines;
 use crate::output::{self, Style};
-use crate::platform::{Signals, Source, Woken};
+use crate::platform::{self, Signals, Source, Woken};
 
 /// While more bytes than this wait for the reader of messages, the inbox is not drained.
 const PENDING_MAX: usize = 1 << 20;
@@ -155,7 +155,6 @@ struct JsonEntry<'b>(InboxEntry<'b>);
 impl fmt::Display for JsonEntry<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let entry = &self.0;
-        let peer = entry.peer();
         let message = entry.message();
         write!(
             f,
@@ -163,7 +162,7 @@ impl fmt::Display for JsonEntry<'_> {
             entry.id(),
             message.json(),
             entry.received_at().as_millis(),
-            json!({"uid": peer.uid(), "pid": peer.pid()}),
+            platform::peer_json(entry.peer()),
         )
     }
 }

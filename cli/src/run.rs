@@ -4,7 +4,6 @@
 //! client. Messages are written to its standard input, or printed as `serve` does.
 
 use std::io;
-use std::path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
@@ -16,7 +15,7 @@ use crate::context::Context;
 use crate::lines::Lines;
 use crate::output::Style;
 use crate::owner::{self, GRACE, Printer, STOP, release_again};
-use crate::platform::{self, Signals};
+use crate::platform::{self, Signals, Status};
 
 /// Serves until the command ends, and ends as it did.
 pub(crate) fn run(args: &RunArgs, context: &Context) -> Result<ExitCode, Error> {
@@ -25,7 +24,7 @@ pub(crate) fn run(args: &RunArgs, context: &Context) -> Result<ExitCode, Error> 
     if let Some(path) = &args.socket {
         let address = Address::parse(path)?;
         // The command may change its directory.
-        builder = match path::absolute(address.path()) {
+        builder = match platform::absolute(address.path()) {
             Ok(path) => builder.address(Address::from_path(&path)?),
             Err(error) => {
                 complain(&format!("cannot say which directory {path:?} is relative to: {error}"));
@@ -81,7 +80,7 @@ struct Inbox {
 
 impl Inbox {
     /// Serves until the command has ended; its status.
-    fn serve(&mut self) -> io::Result<u8> {
+    fn serve(&mut self) -> io::Result<Status> {
         loop {
             if let Some(code) = self.turn()? {
                 return Ok(code);
@@ -90,7 +89,7 @@ impl Inbox {
     }
 
     /// The status of the command, if it has ended.
-    fn turn(&mut self) -> io::Result<Option<u8>> {
+    fn turn(&mut self) -> io::Result<Option<Status>> {
         if self.takes_more
             && let Err(error) = self.printer.flush()
         {
@@ -114,7 +113,7 @@ impl Inbox {
 
     /// Stops the server; `ended` is how the command ended. The rest of the messages is printed, if stdout
     /// takes them.
-    fn stop(mut self, ended: io::Result<u8>, is_printing: bool) -> ExitCode {
+    fn stop(mut self, ended: io::Result<Status>, is_printing: bool) -> ExitCode {
         let until = Instant::now() + STOP;
         let stopped = if self.takes_more && is_printing {
             let (printed, stopped) = self.printer.stop(&mut self.server, until);

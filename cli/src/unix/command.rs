@@ -11,7 +11,10 @@ use signal_hook::consts::{SIGCHLD, SIGINT};
 use super::signals::{Received, Signals, end_by};
 
 /// The exit status that shells give to a command that SIGINT ended.
-const INTERRUPTED: u8 = 130;
+const INTERRUPTED: Status = 130;
+
+/// How a command ended.
+pub(crate) type Status = u8;
 
 /// A command that runs.
 pub(crate) struct Running {
@@ -31,7 +34,7 @@ impl Running {
     }
 
     /// Passes on the signals that came; the status of the command, if it has ended.
-    pub(crate) fn turn(&mut self, signals: &mut Signals) -> io::Result<Option<u8>> {
+    pub(crate) fn turn(&mut self, signals: &mut Signals) -> io::Result<Option<Status>> {
         for received in signals.take_received() {
             if received.signal != SIGCHLD {
                 self.is_interrupted |= received.is_from_terminal && received.signal == SIGINT;
@@ -47,7 +50,7 @@ impl Running {
     /// subreaper adopt orphans.
     ///
     /// The status of the command as shells give it: its own, or 128 and the signal that ended it.
-    fn reap(&self) -> io::Result<Option<u8>> {
+    fn reap(&self) -> io::Result<Option<Status>> {
         while let Some((pid, status)) = wait(WaitOptions::NOHANG)? {
             if pid.as_raw_pid() == self.pid().as_raw() {
                 let code = status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal));
@@ -78,7 +81,7 @@ impl Running {
     }
 
     /// Ends this process as the command ended, with the status `code`.
-    pub(crate) fn end_alike(self, code: u8) -> ExitCode {
+    pub(crate) fn end_alike(self, code: Status) -> ExitCode {
         if self.is_interrupted && code == INTERRUPTED {
             end_by(SIGINT);
             return ExitCode::FAILURE;

@@ -187,7 +187,7 @@ fn ignored_signals() -> Ignored {
 
 /// Makes a write beyond the file size limit an error instead of the end of the process. A command that is
 /// started gets the default back.
-pub(crate) fn handle_file_size_limit() {
+pub(crate) fn prepare_process() {
     if !ignored_signals().contains(SIGXFSZ) {
         // If this fails, the signal ends the process, which is no reason not to start.
         let _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
