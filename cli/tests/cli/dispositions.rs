@@ -34,7 +34,7 @@ fn ignored_signals_do_not_stop_serve() {
         serve.signal(signal);
         peer.send_text("still here");
     }
-    assert_eq!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.len(), 3);
+    assert_eq!(serve.stop().assert_clean(0).entries.len(), 3);
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn terminal_key_reaches_the_command_of_run_once() {
         keys.write_all(key).unwrap();
         assert_eq!(next(), got);
         // A signal from another process is passed on, after all signals before it.
-        process.signal(Signal::SIGTERM);
+        process.ask_to_stop();
         assert_eq!(next(), "end");
         process.end().assert_code(7);
         assert!(home.traces().is_empty());
@@ -111,7 +111,7 @@ fn terminal_key_is_passed_on_to_a_command_in_another_group() {
     assert_eq!(next(), "ready");
     keys.write_all(b"\x03").unwrap();
     assert_eq!(next(), "got 2");
-    process.signal(Signal::SIGTERM);
+    process.ask_to_stop();
     process.end().assert_code(7);
 }
 
@@ -227,11 +227,11 @@ fn address_prefix_is_removed_from_a_socket_once() {
     let serve = home.serve(&["--socket", &format!("uds:{plain}")]);
     assert_eq!(serve.socket, plain);
     home.run(&["send", &plain, "text", "hello"]).assert_code(0);
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
     let serve = home.serve(&["--socket", "uds:uds:s.sock"]);
     assert_eq!(serve.socket, "uds:s.sock");
     home.run(&["send", "uds:uds:s.sock", "text", "hello"]).assert_code(0);
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
 }
 
 /// Another process has set `O_NONBLOCK` on the pipe.
@@ -257,6 +257,6 @@ fn nonblocking_stdin_is_waited_for() {
         process.end().assert_code(0);
         let data = serve.entry().json()["data"].as_str().unwrap().to_owned();
         assert_eq!(data, if args == ["--stdin"] { "{\"type\":\"text\",\"data\":\"x\"}\n" } else { "x" });
-        serve.stop(Signal::SIGTERM).assert_clean(0);
+        serve.stop().assert_clean(0);
     }
 }

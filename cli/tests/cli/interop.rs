@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::util::{Ended, FRAME_BYTES_MAX, Home, Process, Serve, empty_text_len, exists, scale};
@@ -64,7 +63,7 @@ fn node_client_of_a_few_lines_delivers_a_message() {
     assert_eq!((&answer["type"], &answer["data"]), (&json!("response"), &json!("ok")));
     assert_eq!(answer["meta"], json!({"id": "uds-1"}));
     assert_eq!(serve.entry().message.get(), r#"{"type":"text","data":"hello from node"}"#);
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
 }
 
 #[test]
@@ -97,7 +96,7 @@ fn burst_of_messages_is_answered_in_order_after_a_half_close() {
     assert_eq!((&own["data"], &own["more"]), (&json!("zażółć 日本 🎉 \u{2028}"), &json!([true])));
     let cut = serve.entry();
     assert!(cut.message.get().contains(r#""data":"cut \ud83d""#), "{}", cut.message.get());
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
 }
 
 #[test]
@@ -108,7 +107,7 @@ fn messages_after_a_bad_frame_are_dropped() {
     let answers = answers(&home, &[PEER, "burst", &serve.socket, messages]);
     let data: Vec<_> = answers.as_array().unwrap().iter().map(|answer| &answer["data"]).collect();
     assert_eq!(data, ["ok", "invalid frame"]);
-    let stopped = serve.stop(Signal::SIGTERM);
+    let stopped = serve.stop();
     assert_eq!(stopped.assert_clean(0).entries.len(), 1);
 }
 
@@ -119,7 +118,7 @@ fn message_sent_byte_by_byte_is_accepted() {
     let answers = answers(&home, &[PEER, "crumbs", &serve.socket]);
     assert_eq!(answers[0]["meta"]["id"], "uds-1");
     assert_eq!(serve.entry().json()["data"], "brösel 🍞");
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
 }
 
 #[test]
@@ -130,7 +129,7 @@ fn thousand_messages_of_fifty_clients_arrive_exactly_once() {
         let pairs = answers(&home, &[PEER, "flood", &serve.socket, "50", "20"]);
         let pairs: Vec<(String, String)> = serde_json::from_value(pairs).unwrap();
         let answered: BTreeMap<String, String> = pairs.into_iter().collect();
-        let stopped = serve.stop(Signal::SIGTERM);
+        let stopped = serve.stop();
         let printed = &stopped.assert_clean(0).entries;
         let ids: Vec<_> = printed.iter().map(|entry| entry.id.clone()).collect();
         assert_eq!(ids, (1..=1_000).map(|number| format!("uds-{number}")).collect::<Vec<_>>());
@@ -197,5 +196,5 @@ fn message_at_the_frame_limit_passes_in_both_directions() {
     assert_eq!(ours.entry().json()["data"], *data);
     let beyond = answers(&home, &[PEER, "burst", &ours.socket, &message(data.len() + 1)]);
     assert_eq!(beyond[0]["data"], "NDJSON frame exceeded 65536 bytes (65537)");
-    ours.stop(Signal::SIGTERM).assert_clean(0);
+    ours.stop().assert_clean(0);
 }

@@ -4,7 +4,6 @@ use std::io::{BufRead, BufReader, PipeReader};
 use std::process::Stdio;
 use std::time::Instant;
 
-use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::util::{Home, PING_LINE, Peer, Process, Serve, WATCHDOG, private_dir};
@@ -35,7 +34,7 @@ fn library_warnings_reach_stderr_at_the_level_asked_for() {
         let serve = Serve::start(command);
         let token = home.token(&serve.socket);
         serve.peer(&token).ping();
-        let stopped = serve.stop(Signal::SIGTERM);
+        let stopped = serve.stop();
         stopped.assert_clean(0);
         let stderr = &stopped.ended.stderr;
         for word in wanted {
@@ -90,7 +89,7 @@ fn descriptor_exhaustion_is_reported_a_limited_number_of_times() {
         peer.write(PING_LINE);
     }
     let mut lines = lines_until(&mut stderr, REPORT);
-    process.signal(Signal::SIGUSR2);
+    process.ask_for_summary();
     let mut after = lines_until(&mut stderr, "summary");
     let summary: Value = serde_json::from_str(&after.pop().unwrap()).unwrap();
     lines.extend(after);
@@ -102,13 +101,13 @@ fn descriptor_exhaustion_is_reported_a_limited_number_of_times() {
         drop(peers.remove(0));
         assert!(peers[inside - 1].read().contains("pong"), "round {round}: a waiting client is accepted");
     }
-    process.signal(Signal::SIGUSR2);
+    process.ask_for_summary();
     lines.extend(lines_until(&mut stderr, "summary"));
     let windows = begun.elapsed().as_secs() / 10 + 1;
     let reports = lines.iter().filter(|line| line.contains(REPORT)).count();
     assert!(reports > 0);
     assert!(u64::try_from(reports).unwrap() <= 10 * windows, "{reports} reports, {lines:?}");
     println!("{ROUNDS} times without a descriptor: {reports} lines");
-    process.signal(Signal::SIGTERM);
+    process.ask_to_stop();
     assert!(process.wait().success());
 }

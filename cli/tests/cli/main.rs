@@ -8,26 +8,40 @@
 )]
 
 mod ask;
+#[cfg(unix)]
 mod dispositions;
 #[cfg(target_os = "linux")]
 #[path = "../../../tests/names/fuse.rs"]
 mod fuse;
+#[cfg(unix)]
 mod interop;
+#[cfg(unix)]
 mod log;
 #[path = "../../../tests/it/util/machine.rs"]
 #[allow(dead_code, unreachable_pub, reason = "what other tests need of it")]
 mod machine;
 mod many;
+#[cfg(unix)]
 mod output;
 mod peers;
 mod ping;
 mod run;
 mod send;
 mod serve;
+#[cfg(unix)]
 mod signals;
+#[cfg(unix)]
 mod stdout;
+#[cfg(unix)]
+#[path = "system/unix.rs"]
+mod system;
+#[cfg(windows)]
+#[path = "system/windows.rs"]
+mod system;
+#[cfg(unix)]
 mod terminal;
 #[cfg(target_os = "linux")]
 mod unanswering;
 mod util;
+#[cfg(unix)]
 mod workspace;

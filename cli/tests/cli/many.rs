@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+#[cfg(unix)]
 use crate::interop::node_server;
+use crate::system::NOWHERE;
 use crate::util::{
     Ended, FRAME_BYTES_MAX, Fake, Home, Peer, Process, Serve, WATCHDOG, empty_text_len, parsed, read_to_end,
     scale, text_line,
@@ -83,9 +84,11 @@ fn words_and_variables_choose_target_type_and_data() {
             }
         }
     }
-    assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
+    assert!(serve.stop().assert_clean(0).entries.is_empty());
 }
 
+// Pipes are no files.
+#[cfg(unix)]
 #[test]
 fn socket_name_in_the_place_of_type_is_taken_for_a_target() {
     let home = Home::new();
@@ -95,7 +98,7 @@ fn socket_name_in_the_place_of_type_is_taken_for_a_target() {
     let mut command = home.udsmsg(&["send", name, "text"]);
     command.env(VARIABLE, &serve.socket);
     Process::spawn(command).end().assert_code(2);
-    assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
+    assert!(serve.stop().assert_clean(0).entries.is_empty());
 }
 
 #[test]
@@ -103,12 +106,12 @@ fn each_namespace_has_its_own_variable() {
     let home = Home::new();
     let serve = home.serve(&[]);
     let mut command = home.udsmsg(&["ping", "--namespace", "my-app"]);
-    command.env(VARIABLE, &serve.socket).env("MY_APP_MESSAGING_SOCKET", "/nowhere/parent.sock");
+    command.env(VARIABLE, &serve.socket).env("MY_APP_MESSAGING_SOCKET", NOWHERE);
     Process::spawn(command).end().assert_refused("Cannot send UDS message without auth token");
     let mut command = home.udsmsg(&["ping"]);
     command.env(VARIABLE, &serve.socket);
     Process::spawn(command).end().assert_code(0);
-    assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
+    assert!(serve.stop().assert_clean(0).entries.is_empty());
 }
 
 #[test]
@@ -131,8 +134,16 @@ fn stdin_is_sent_unchanged_or_refused() {
         ended.assert_refused(why);
         ended.assert_refused("not sent");
     }
+    #[cfg(unix)]
+    refuses_bad_descriptors(&home, &serve.socket);
+    assert!(serve.stop().assert_clean(0).entries.is_empty());
+}
+
+/// Descriptors that cannot be read, and one without an end.
+#[cfg(unix)]
+fn refuses_bad_descriptors(home: &Home, socket: &str) {
     // A standard input that cannot be read is not an empty text.
-    for args in [&["send", "--stdin", &serve.socket, "text"][..], &["send", "--ndjson", &serve.socket]] {
+    for args in [&["send", "--stdin", socket, "text"][..], &["send", "--ndjson", socket]] {
         let mut command = home.udsmsg(args);
         command.stdin(std::fs::File::options().write(true).open("/dev/null").unwrap());
         let ended = Process::spawn(command).end();
@@ -141,10 +152,9 @@ fn stdin_is_sent_unchanged_or_refused() {
     }
     // An endless input is read only up to the limit.
     let endless = std::fs::File::open("/dev/zero").unwrap();
-    let mut command = home.udsmsg(&["send", "--stdin", &serve.socket, "text"]);
+    let mut command = home.udsmsg(&["send", "--stdin", socket, "text"]);
     command.stdin(endless);
     Process::spawn(command).end().assert_refused("standard input: it is longer");
-    assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
 }
 
 #[test]
@@ -182,9 +192,11 @@ fn ndjson_messages_arrive_exactly_once_and_in_order() {
     }
     assert_eq!(printed.last().unwrap()["accepted"], total);
     sender.end().assert_code(0);
-    assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
+    assert!(serve.stop().assert_clean(0).entries.is_empty());
 }
 
+// Node for Windows is not here.
+#[cfg(unix)]
 #[test]
 fn ndjson_messages_reach_a_node_server() {
     let home = Home::new();
@@ -302,7 +314,7 @@ fn bad_lines_are_reported_by_number_and_the_rest_is_sent() {
     assert_eq!((accepted, not_sent + bad_lines), (8, 16), "{ended:?}");
     assert!(ended.stderr.contains("not everything was accepted: 8 accepted"), "{ended:?}");
     assert!(!ended.stdout.contains("SECRET") && !ended.stderr.contains("SECRET"));
-    assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
+    assert!(serve.stop().assert_clean(0).entries.is_empty());
 }
 
 const OK: &str = "{\"type\":\"response\",\"meta\":{\"id\":\"far\"}}\n";
@@ -341,18 +353,18 @@ fn worst_outcome_decides_the_exit_status() {
         assert_eq!(counts(&ended), expected, "{answers:?}: {ended:?}");
     }
     let home = Home::new();
-    home.publish("/nowhere/s");
-    let ended = home.run_with(&["send", "--ndjson", "/nowhere/s"], TWO);
+    home.publish(NOWHERE);
+    let ended = home.run_with(&["send", "--ndjson", NOWHERE], TWO);
     assert_eq!(counts(ended.assert_code(1)), [0, 0, 2, 0, 0]);
     assert_eq!(parsed(&ended.stdout).first().unwrap()["code"], "no_such_peer");
-    let ended = home.run_with(&["send", "--ndjson", "/nowhere/s"], TWO.repeat(3_000));
+    let ended = home.run_with(&["send", "--ndjson", NOWHERE], TWO.repeat(3_000));
     assert_eq!(counts(ended.assert_code(1)), [0, 0, 6_000, 0, 0]);
     assert!(!ended.stdout.contains("outbox_full"));
-    let ended = home.run_with(&["send", "--ndjson", "/nowhere/s"], "");
+    let ended = home.run_with(&["send", "--ndjson", NOWHERE], "");
     assert_eq!(counts(ended.assert_code(0)), [0; 5]);
-    home.run_with(&["send", "--ndjson", "/nowhere/s", "text", "x"], "").assert_code(2);
-    home.run_with(&["send", "--ndjson", "--stdin", "/nowhere/s"], "").assert_code(2);
-    home.run_with(&["send", "--ndjson", "--wait-reply", "/nowhere/s"], "").assert_code(2);
+    home.run_with(&["send", "--ndjson", NOWHERE, "text", "x"], "").assert_code(2);
+    home.run_with(&["send", "--ndjson", "--stdin", NOWHERE], "").assert_code(2);
+    home.run_with(&["send", "--ndjson", "--wait-reply", NOWHERE], "").assert_code(2);
     home.run_with(&["send", "--ndjson"], TWO).assert_code(2);
 }
 
@@ -360,10 +372,9 @@ fn worst_outcome_decides_the_exit_status() {
 #[test]
 fn ndjson_to_a_target_without_a_capability_is_refused_before_a_line_is_read() {
     let home = Home::new();
-    let long = format!("/{}", "x".repeat(200));
-    for (target, why) in
-        [("/nowhere/s", "Cannot send UDS message without auth token"), (&long, "201 bytes long")]
-    {
+    let long = format!("{NOWHERE}{}", "x".repeat(300));
+    let len = long.len().to_string();
+    for (target, why) in [(NOWHERE, "Cannot send UDS message without auth token"), (&long, &len)] {
         for input in ["", TWO] {
             home.run_with(&["send", "--ndjson", target], input).assert_refused(why);
         }
@@ -423,12 +434,16 @@ fn receipts_are_printed_while_input_continues() {
     }
     // A closed stdout ends the command, and is no success.
     drop(receipts);
+    if cfg!(windows) {
+        // It is noticed at the next line.
+        stdin.write_all(b"{\"type\":\"text\"}\n").unwrap();
+    }
     let begun = Instant::now();
     let ended = process.end();
     assert_ne!(ended.status.code(), Some(0));
     assert!(ended.status.code().is_some() && begun.elapsed() < WATCHDOG / 4, "{ended:?}");
     drop(stdin);
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
 }
 
 #[cfg(target_os = "linux")]
@@ -471,10 +486,12 @@ fn ndjson_memory_is_bounded_for_every_input() {
     let ended = process.end();
     assert_eq!(feeder.join().unwrap(), 60_000);
     assert_eq!(counts(ended.assert_code(0)), [60_000, 0, 0, 0, 0]);
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
 }
 
 /// A person sees a summary at the end, failures on stderr, and no receipts.
+// Terminals are those of Unix.
+#[cfg(unix)]
 #[test]
 fn terminal_gets_progress_and_a_summary() {
     use std::fs::File;
@@ -493,7 +510,7 @@ fn terminal_gets_progress_and_a_summary() {
     ended.assert_code(1);
     assert!(screen.contains("2 accepted, 1 bad lines in "), "{screen:?}");
     assert!(ended.stderr.starts_with("line 3: this is not JSON"), "{ended:?}");
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
 }
 
 /// The reader of stdout is always a little behind.
@@ -501,7 +518,7 @@ fn terminal_gets_progress_and_a_summary() {
 #[test]
 fn serve_memory_is_bounded_behind_a_slow_reader() {
     let home = Home::new();
-    let socket = home.private("d").join("s").to_str().unwrap().to_owned();
+    let socket = home.socket("d/s");
     let mut process = Process::spawn(home.serve_command(&["--socket", &socket]));
     let mut out = process.take_stdout();
     let read = Arc::new(AtomicUsize::new(0));
@@ -537,7 +554,7 @@ fn serve_memory_is_bounded_behind_a_slow_reader() {
         }
     }
     assert!(process.peak_kib() < 32 * 1024, "{} KiB", process.peak_kib());
-    process.signal(Signal::SIGTERM);
+    process.ask_to_stop();
     let status = process.wait();
     assert!(status.code().is_some(), "{status:?}");
     reader.join().unwrap();

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
 use nix::pty::{OpenptyResult, openpty};
-use nix::sys::signal::Signal;
 use nix::sys::termios::{FlowArg, tcflow};
 use serde_json::Value;
 
@@ -30,7 +29,7 @@ struct Served {
 
 /// Starts `command` with `out` as its stdout and with a path to listen at.
 fn start(home: &Home, mut command: Command, out: impl Into<Stdio>) -> Served {
-    let socket = home.private("d").join("s").to_str().unwrap().to_owned();
+    let socket = home.socket("d/s");
     command.args(["--socket", &socket]).stdout(out).stderr(Stdio::piped());
     let process = Process::spawn_as_is(command, WATCHDOG);
     let peer = connect(home, &socket);
@@ -83,7 +82,7 @@ fn assert_goes_on_unread(out: impl FnOnce() -> (OwnedFd, OwnedFd)) {
     assert_eq!(send_until_refused(&mut served.peer, 1_000).0, "inbox full");
     connect(&home, &served.socket).ping();
     assert!(!is_nonblocking(&shared), "a flag of a file that others share was changed");
-    served.process.signal(Signal::SIGTERM);
+    served.process.ask_to_stop();
     let ended = served.process.end();
     ended.assert_code(1);
     assert!(ended.stderr.contains("bytes of messages were not printed"), "{ended:?}");
@@ -153,7 +152,7 @@ fn nonblocking_terminal_gets_every_message() {
         let entry: Value = serde_json::from_str(&lines.next().expect("the next message")).unwrap();
         assert_eq!(entry["id"], format!("uds-{number}"));
     }
-    served.process.signal(Signal::SIGTERM);
+    served.process.ask_to_stop();
     served.process.end().assert_code(0);
 }
 
@@ -168,13 +167,13 @@ fn unread_stderr_does_not_block_the_server() {
             let (unread, out) = std::io::pipe().unwrap();
             (unread.into(), out.into())
         };
-        let socket = home.private("d").join("s").to_str().unwrap().to_owned();
+        let socket = home.socket("d/s");
         let mut command = home.serve_command(&["--socket", &socket]);
         command.stdout(Stdio::null()).stderr(errors);
         let mut process = Process::spawn_as_is(command, WATCHDOG);
         let mut peer = connect(&home, &socket);
         for _ in 0..1_000 {
-            process.signal(Signal::SIGUSR2);
+            process.ask_for_summary();
             peer.ping();
         }
         // A later line says how many lines were dropped before it.
@@ -182,7 +181,7 @@ fn unread_stderr_does_not_block_the_server() {
             let lines = BufReader::new(File::from(unread)).lines();
             lines.map_while(Result::ok).any(|line| line.contains("lines for stderr were dropped"))
         });
-        process.signal(Signal::SIGTERM);
+        process.ask_to_stop();
         assert_eq!(process.wait().code(), Some(0));
         assert!(reader.join().unwrap(), "nothing says that lines are missing");
     }
@@ -207,7 +206,7 @@ fn usage_error_does_not_wait_for_an_unread_stderr() {
 fn unread_terminal_does_not_block_run() {
     let home = Home::new();
     let (screen, out) = terminal();
-    let socket = home.private("d").join("s").to_str().unwrap().to_owned();
+    let socket = home.socket("d/s");
     let mut command = home.udsmsg(&["run", "--socket", &socket, "--", "sh", "-c", "read -r line; exit 7"]);
     command.stdin(Stdio::piped()).stdout(out.try_clone().unwrap()).stderr(out);
     let process = Process::spawn_as_is(command, WATCHDOG);
@@ -239,7 +238,7 @@ fn unread_terminal_does_not_block_ndjson() {
     let lines: Vec<String> = lines.take(total + 1).collect();
     assert!(lines.last().unwrap().contains("\"accepted\":3000"), "{:?}", lines.last());
     process.end().assert_code(0);
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
 }
 
 /// Messages that were answered `ok` are in the file, although the stop has to wait for a lock.
@@ -253,7 +252,7 @@ fn stop_under_a_held_lock_prints_accepted_messages() {
         served.peer.send_text(&"x".repeat(10_000));
     }
     let _held = Flock::lock(File::open(dir).unwrap(), FlockArg::LockExclusive).unwrap();
-    served.process.signal(Signal::SIGTERM);
+    served.process.ask_to_stop();
     let ended = served.process.end();
     let printed = fs::read_to_string(path).unwrap();
     assert_eq!(printed.lines().count(), 101, "{ended:?}");
@@ -275,7 +274,7 @@ fn stop_under_a_held_lock_takes_no_longer_than_with_an_unread_stdout() {
     let held = Flock::lock(File::open(dir).unwrap(), FlockArg::LockExclusive).unwrap();
     let begun = Instant::now();
     let [under_lock, behind] = [under_lock, behind].map(|mut served| {
-        served.process.signal(Signal::SIGTERM);
+        served.process.ask_to_stop();
         thread::spawn(move || (served.process.wait().code(), begun.elapsed()))
     });
     let [(code, took), (_, allowed)] = [under_lock, behind].map(|ended| ended.join().unwrap());
@@ -372,7 +371,7 @@ fn unread_terminal_of_another_user_does_not_block_the_server() {
     let mut peer = connect(&home, &socket);
     assert_eq!(send_until_refused(&mut peer, 1_000).0, "inbox full");
     connect(&home, &socket).ping();
-    process.signal(Signal::SIGTERM);
+    process.ask_to_stop();
     let ended = process.end();
     ended.assert_code(1);
     assert!(ended.stderr.contains("bytes of messages were not printed"), "{ended:?}");
@@ -390,7 +389,7 @@ fn on_a_terminal(args: &[&str], text: &str) -> String {
     let answer = served.peer.ask(&text_line(text));
     assert_eq!(answer["data"], "ok", "{text:?}");
     let line = BufReader::new(screen).lines().nth(1).unwrap().unwrap();
-    served.process.signal(Signal::SIGTERM);
+    served.process.ask_to_stop();
     served.process.end().assert_code(0);
     line.trim_end_matches('\r').to_owned()
 }
@@ -421,5 +420,5 @@ fn controls_in_json_lines_are_escaped_and_stay_valid() {
     assert!(line.contains(r"\u007fü\u0080ü\u0085ü\u009bü\u009dü\u009fü"), "{line}");
     let entry: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(entry["message"]["data"], text);
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
 }

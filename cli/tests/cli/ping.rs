@@ -2,8 +2,6 @@
 
 use std::io::Write;
 
-use nix::sys::signal::Signal;
-
 use crate::util::{Fake, Home, parsed, read_line};
 
 #[test]
@@ -25,7 +23,7 @@ fn several_pings_print_a_summary() {
     for (name, rank) in [("minMillis", 0), ("medianMillis", 12), ("p99Millis", 24), ("maxMillis", 24)] {
         assert_eq!(summary[name].as_f64().as_ref(), took.get(rank), "{name}: {summary}");
     }
-    assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
+    assert!(serve.stop().assert_clean(0).entries.is_empty());
 }
 
 /// Every second connection ends without an answer; the next ping is not delayed.
@@ -51,7 +49,7 @@ fn unanswered_pings_are_counted_as_lost() {
 fn impossible_option_values_are_refused() {
     let home = Home::new();
     for args in [["--count", "0"], ["--count", "-1"], ["--interval", "-1"], ["--timeout", "0"]] {
-        let ended = home.run(&[&["ping"][..], &args, &["/nowhere/s"]].concat());
+        let ended = home.run(&[&["ping"][..], &args, &["s"]].concat());
         ended.assert_code(2);
         assert!(ended.stdout.is_empty() && !ended.stderr.is_empty(), "{args:?}: {ended:?}");
     }

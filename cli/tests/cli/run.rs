@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+#[cfg(unix)]
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -17,8 +19,17 @@ const UDSMSG: &str = env!("CARGO_BIN_EXE_udsmsg");
 fn command_gets_messages_as_lines_on_stdin() {
     let home = Home::new();
     // The command sends to itself, through the variable.
-    let script = r#""$0" send text 'to my parent' >&2 && read -r line && printf '%s\n' "$line" && exit 7"#;
-    let ended = home.run(&["run", "--stdin", "--", "sh", "-c", script, UDSMSG]);
+    let shell = if cfg!(unix) {
+        let script =
+            r#""$0" send text 'to my parent' >&2 && read -r line && printf '%s\n' "$line" && exit 7"#;
+        ["sh", "-c", script, UDSMSG]
+    } else {
+        let script = "udsmsg send text \"to my parent\" 1>&2 & set /p line=& echo !line!& exit 7";
+        ["cmd", "/v:on", "/c", script]
+    };
+    let mut command = home.udsmsg(&[&["run", "--stdin", "--"][..], &shell].concat());
+    command.current_dir(Path::new(UDSMSG).parent().unwrap());
+    let ended = Process::spawn(command).end();
     ended.assert_code(7);
     let entry: Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{ended:?}"));
     assert_eq!((&entry["id"], &entry["status"]), (&json!("uds-1"), &json!("processed")));
@@ -26,6 +37,8 @@ fn command_gets_messages_as_lines_on_stdin() {
     assert!(home.traces().is_empty(), "{:?}", home.traces());
 }
 
+// The script is one of a Unix shell.
+#[cfg(unix)]
 #[test]
 fn messages_are_printed_without_the_stdin_option() {
     let home = Home::new();
@@ -55,7 +68,19 @@ fn run_ends_with_the_status_of_its_command() {
     let home = Home::new();
     let not_executable = home.path().join("data");
     fs::write(&not_executable, "#!/bin/sh\n").unwrap();
+    #[cfg(unix)]
     fs::set_permissions(&not_executable, fs::Permissions::from_mode(0o600)).unwrap();
+    #[cfg(windows)]
+    let table: [(&[&str], i32); 6] = [
+        (&["cmd", "/c", "exit 0"], 0),
+        (&["--", "cmd", "/c", "exit 200"], 200),
+        // All bits of it.
+        (&["--stdin", "cmd", "/c", "exit -1073741819"], -1_073_741_819),
+        (&["no-such-command"], 127),
+        (&[not_executable.to_str().unwrap()], 126),
+        (&[], 2),
+    ];
+    #[cfg(unix)]
     let table: [(&[&str], i32); 9] = [
         (&["true"], 0),
         (&["false"], 1),
@@ -88,6 +113,8 @@ fn wait_until_ready(process: &mut Process) {
     assert_eq!(line, "ready\n");
 }
 
+// Windows has no signals.
+#[cfg(unix)]
 #[test]
 fn signals_are_passed_on_and_leave_no_files() {
     for (signal, name) in [(Signal::SIGTERM, "TERM"), (Signal::SIGINT, "INT"), (Signal::SIGHUP, "HUP")] {
@@ -112,7 +139,7 @@ fn signals_are_passed_on_and_leave_no_files() {
     let mut process =
         Process::spawn(home.udsmsg(&["run", "--stdin", "--", "sh", "-c", "echo ready; exec sleep 60"]));
     wait_until_ready(&mut process);
-    process.signal(Signal::SIGTERM);
+    process.ask_to_stop();
     process.end().assert_code(143);
     assert!(home.traces().is_empty());
 }
@@ -149,18 +176,20 @@ fn token_is_not_in_arguments_or_environment() {
     let open: Vec<_> = links.map(|link| fs::read_link(link.unwrap().path()).unwrap()).collect();
     let ours = |link: &str| link.starts_with("socket:") || link.starts_with("anon_inode:");
     assert!(!open.iter().any(|link| ours(&link.to_string_lossy())), "{open:?}");
-    process.signal(Signal::SIGTERM);
+    process.ask_to_stop();
     process.end().assert_code(143);
 }
 
 /// Messages that the command does not read stay in the inbox; once it is full, senders read `inbox full`.
+// The script is one of a Unix shell.
+#[cfg(unix)]
 #[test]
 fn unread_command_stdin_does_not_block_senders() {
     for closes_stdin in [false, true] {
         let home = Home::new();
         let script =
             if closes_stdin { "exec <&-; echo ready; exec sleep 60" } else { "echo ready; exec sleep 60" };
-        let socket = home.private("d").join("s").to_str().unwrap().to_owned();
+        let socket = home.socket("d/s");
         let mut process =
             Process::spawn(home.udsmsg(&["run", "--stdin", "--socket", &socket, "--", "sh", "-c", script]));
         wait_until_ready(&mut process);
@@ -176,7 +205,7 @@ fn unread_command_stdin_does_not_block_senders() {
         };
         assert_eq!(answer["data"], "inbox full");
         home.run(&["ping", &socket]).assert_code(0);
-        process.signal(Signal::SIGTERM);
+        process.ask_to_stop();
         let ended = process.end();
         ended.assert_code(143);
         assert!(ended.stderr.contains("messages not printed before the command ended: "), "{ended:?}");
@@ -188,6 +217,8 @@ fn unread_command_stdin_does_not_block_senders() {
 }
 
 /// The command goes on, and its status is the exit status.
+// The script is one of a Unix shell.
+#[cfg(unix)]
 #[test]
 fn closed_stdout_does_not_end_the_command() {
     let home = Home::new();

@@ -2,15 +2,15 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::symlink;
-use std::os::unix::net::UnixStream;
+#[cfg(unix)]
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use crate::system::{NOWHERE, Stream};
 use crate::util::{FRAME_BYTES_MAX, Fake, Home, Process, empty_text_len, read_line, read_to_end};
 
 const OK: &str = r#"{"type":"response","data":"ok","ts":"2026-11-22T10:00:00.000Z","meta":{"id":"far-7"}}"#;
@@ -70,7 +70,7 @@ fn data_arrives_unchanged() {
         assert_eq!(keys, ["data", "ts", "type"]);
         assert_ts(message["ts"].as_str().unwrap());
     }
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
 }
 
 /// RFC 3339 in UTC with milliseconds.
@@ -107,7 +107,7 @@ fn only_a_delivery_or_a_request_for_help_exits_with_0() {
         assert_eq!(ended.stdout.is_empty(), code != 0, "{args:?}: {ended:?}");
         assert_eq!(ended.stderr.is_empty(), code == 0, "{args:?}: {ended:?}");
     }
-    assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
+    assert!(serve.stop().assert_clean(0).entries.is_empty());
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn data_up_to_the_frame_limit_is_sent() {
         ended.assert_refused(&FRAME_BYTES_MAX.to_string());
         ended.assert_refused("not sent");
     }
-    assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
+    assert!(serve.stop().assert_clean(0).entries.is_empty());
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn ping_leaves_the_inbox_empty() {
         let pong: Value = serde_json::from_str(&ended.assert_code(0).stdout).unwrap();
         assert_eq!((&pong["event"], &pong["socket"]), (&json!("pong"), &json!(serve.socket)));
     }
-    assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
+    assert!(serve.stop().assert_clean(0).entries.is_empty());
 }
 
 #[test]
@@ -150,7 +150,8 @@ fn invalid_targets_are_refused() {
     let home = Home::new();
     let serve = home.serve(&["--no-drain"]);
     let socket = &serve.socket;
-    let table = [
+    let long = format!("{NOWHERE}{}", "x".repeat(300));
+    let mut table = vec![
         (format!("{socket}#token=secret"), "must not include an inline auth token"),
         (format!("uds:{socket}#token=secret"), "must not include an inline auth token"),
         ("#token=secret".to_owned(), "must not include an inline auth token"),
@@ -158,9 +159,17 @@ fn invalid_targets_are_refused() {
         ("uds:".to_owned(), "empty"),
         // Exactly one `uds:` is taken off.
         (format!("uds:uds:{socket}"), "Cannot send UDS message without auth token"),
-        (format!("/tmp/{}", "x".repeat(103)), "108 bytes"),
-        (socket.replacen("/t/", "//t/", 1), "Cannot send UDS message without auth token"),
+        (long.clone(), "at most"),
     ];
+    if cfg!(unix) {
+        table.push((format!("/tmp/{}", "x".repeat(103)), "108 bytes"));
+        // A path is taken as it is given.
+        table.push((socket.replacen("/t/", "//t/", 1), "Cannot send UDS message without auth token"));
+    } else {
+        for target in [r"\\host\pipe\x", r"C:\pipe\x", r"\\.\pipe\a\b", r"\\?\pipe\x", "s"] {
+            table.push((target.to_owned(), "pipe"));
+        }
+    }
     for (target, why) in table {
         for args in [&["send", &target, "text", "x"][..], &["ping", &target]] {
             let ended = home.run(args);
@@ -168,7 +177,7 @@ fn invalid_targets_are_refused() {
             assert!(!ended.stderr.contains("secret"), "{ended:?}");
         }
     }
-    assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
+    assert!(serve.stop().assert_clean(0).entries.is_empty());
 }
 
 #[test]
@@ -180,26 +189,32 @@ fn invalid_capability_prevents_a_connection() {
     let file = home.capability_file(&fake.socket);
     let padded = |len: usize| format!("{good}{}", " ".repeat(len - good.len()));
     type Prepare<'a> = &'a dyn Fn();
-    let write = |contents: &str, mode: u32| home.write_capability(&fake.socket, contents, mode);
-    let table: [(&str, Prepare<'_>); 12] = [
+    let write = |contents: &str| home.write_capability(&fake.socket, contents);
+    let table: &[(&str, Prepare<'_>)] = &[
         ("no directory", &|| {}),
-        ("no file", &|| write("", 0o600)),
-        ("no object", &|| write(&format!("\"{token}\""), 0o600)),
-        ("half a file", &|| write(good.strip_suffix('}').unwrap(), 0o600)),
-        ("another path", &|| write(&good.replace("/s\"", "/t\""), 0o600)),
-        ("no token", &|| write(&good.replace("authToken", "token"), 0o600)),
-        ("no hex digits", &|| write(&good.replace(&token, &"zz".repeat(32)), 0o600)),
-        ("too short a token", &|| write(&good.replace(&token, &"ab".repeat(31)), 0o600)),
-        ("readable for the group", &|| write(&good, 0o640)),
-        ("4,097 bytes", &|| write(&padded(4_097), 0o600)),
+        ("no file", &|| write("")),
+        ("no object", &|| write(&format!("\"{token}\""))),
+        ("half a file", &|| write(good.strip_suffix('}').unwrap())),
+        ("another path", &|| write(&good.replace("s\"}", "t\"}"))),
+        ("no token", &|| write(&good.replace("authToken", "token"))),
+        ("no hex digits", &|| write(&good.replace(&token, &"zz".repeat(32)))),
+        ("too short a token", &|| write(&good.replace(&token, &"ab".repeat(31)))),
+        #[cfg(unix)]
+        ("readable for the group", &|| {
+            write(&good);
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        }),
+        ("4,097 bytes", &|| write(&padded(4_097))),
+        #[cfg(unix)]
         ("a link", &|| symlink(home.path().join("real"), &file).unwrap()),
+        #[cfg(unix)]
         ("a FIFO", &|| {
             nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap()
         }),
     ];
     for (name, prepare) in table {
         prepare();
-        if name == "no file" {
+        if *name == "no file" {
             fs::remove_file(&file).unwrap();
         }
         for args in [&["send", &fake.socket, "text", "x"][..], &["ping", &fake.socket]] {
@@ -218,7 +233,7 @@ fn invalid_capability_prevents_a_connection() {
     assert_eq!(fake.connections(), 0);
     // Unknown keys are ignored, and 4 KiB are allowed.
     let more = good.replacen('{', r#"{"pid":"none","more":[1],"#, 1);
-    write(&format!("{more}{}", " ".repeat(4_096 - more.len())), 0o600);
+    write(&format!("{more}{}", " ".repeat(4_096 - more.len())));
     home.run(&["ping", &fake.socket]).assert_refused("UDS socket ended before response");
     assert_eq!(fake.connections(), 1);
 }
@@ -384,7 +399,7 @@ fn refusal_in_the_middle_of_a_message_is_reported() {
 /// All cases that need the whole time, at the same time.
 #[test]
 fn commands_time_out_after_five_seconds() {
-    type Script = fn(UnixStream, usize);
+    type Script = fn(Stream, usize);
     let silent: Script = |stream, _| read_to_end(&stream);
     let chatty: Script = |mut stream, _| {
         read_line(&stream);
@@ -468,8 +483,8 @@ fn token_is_not_in_arguments_environment_or_output() {
 fn client_makes_no_files() {
     let home = Home::new();
     let before = home.snapshot();
-    home.run(&["send", "uds:/nowhere/s", "text", "x"]).assert_code(1);
-    home.run(&["ping", "/nowhere/s"]).assert_code(1);
+    home.run(&["send", &format!("uds:{NOWHERE}"), "text", "x"]).assert_code(1);
+    home.run(&["ping", NOWHERE]).assert_code(1);
     assert_eq!(home.snapshot(), before);
     assert!(!Path::new(&home.config()).exists());
 }

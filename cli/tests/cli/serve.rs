@@ -3,25 +3,27 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::Shutdown;
+#[cfg(unix)]
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::net::{UnixListener, UnixStream};
+#[cfg(unix)]
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::util::{
-    Home, PING_LINE, Peer, Process, Serve, WATCHDOG, exists, mode, private_dir, scale, text_line, token_in,
-};
+use crate::system;
+use crate::util::{Home, Peer, Process, Serve, WATCHDOG, exists, private_dir, scale, text_line};
+#[cfg(unix)]
+use crate::util::{PING_LINE, mode, token_in};
 
 #[test]
 fn first_line_has_exactly_three_keys() {
     let home = Home::new();
-    let own = home.private("own").join("sock \"ü\" \\ 1").to_str().unwrap().to_owned();
+    // On Windows the backslashes are in front.
+    let own = home.socket(if cfg!(unix) { "own/sock \"ü\" \\ 1" } else { "sock \"ü\" 1" });
     for args in [&[][..], &["--socket", &own], &["--json"], &["--quiet"], &["--no-drain"]] {
         let serve = home.serve(args);
         let socket = Value::from(serve.socket.clone()).to_string();
@@ -31,10 +33,12 @@ fn first_line_has_exactly_three_keys() {
         if args.first() == Some(&"--socket") {
             assert_eq!(serve.socket, own);
         }
-        serve.stop(Signal::SIGTERM).assert_clean(0);
+        serve.stop().assert_clean(0);
     }
 }
 
+// A pipe stands in no directory, and files have no mode.
+#[cfg(unix)]
 #[test]
 fn default_path_names_the_process_and_is_private() {
     let home = Home::new();
@@ -65,7 +69,7 @@ fn default_path_names_the_process_and_is_private() {
     assert_eq!(published, 1, "the capability file is alone in its directory");
 
     let socket = serve.socket.clone();
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
     for gone in [Path::new(&socket), &own, &capability] {
         assert!(!exists(gone), "{gone:?} was left behind");
     }
@@ -73,6 +77,8 @@ fn default_path_names_the_process_and_is_private() {
     assert!(exists(home.capability_dir()));
 }
 
+// A pipe stands in no directory, and files have no mode.
+#[cfg(unix)]
 #[test]
 fn given_path_gets_private_parents_and_a_new_token_at_each_start() {
     let home = Home::new();
@@ -85,13 +91,15 @@ fn given_path_gets_private_parents_and_a_new_token_at_each_start() {
         }
         assert_eq!(mode(Path::new(&socket)), 0o600);
         assert!(tokens.insert(home.token(&socket)), "a token was used twice");
-        serve.stop(Signal::SIGINT).assert_clean(0);
+        serve.stop().assert_clean(0);
         home.assert_released(&socket);
     }
 }
 
 /// The name of the capability file is the hash of the path as it was given, so neither side may normalise a
 /// path.
+// A pipe stands in no directory, and files have no mode.
+#[cfg(unix)]
 #[test]
 fn paths_are_taken_literally() {
     let home = Home::new();
@@ -102,12 +110,14 @@ fn paths_are_taken_literally() {
         let address = format!("uds:{socket}");
         home.run(&["send", &address, "text", socket]).assert_code(0);
         home.run(&["ping", home.path().join(socket).to_str().unwrap()]).assert_refused("without auth token");
-        let stopped = serve.stop(Signal::SIGTERM);
+        let stopped = serve.stop();
         assert_eq!(stopped.assert_clean(0).entries.len(), 1);
         assert!(!exists(home.path().join(socket)) && !exists(home.capability_file(socket)));
     }
 }
 
+// A pipe stands in no directory, and files have no mode.
+#[cfg(unix)]
 #[test]
 fn names_follow_the_environment() {
     let home = Home::new();
@@ -134,11 +144,13 @@ fn names_follow_the_environment() {
         let token = token_in(&file, &serve.socket);
         assert!(Path::new(&serve.socket).starts_with(home.path().join(sockets)), "{}", serve.socket);
         serve.peer(&token).ping();
-        serve.stop(Signal::SIGTERM).assert_clean(0);
+        serve.stop().assert_clean(0);
         assert!(!exists(&file));
     }
 }
 
+// A pipe stands in no directory, and files have no mode.
+#[cfg(unix)]
 #[test]
 fn too_long_tmpdir_is_unused_and_reported() {
     for has_runtime_dir in [false, true] {
@@ -160,7 +172,7 @@ fn too_long_tmpdir_is_unused_and_reported() {
         let dir = Path::new(&socket).parent().unwrap().to_owned();
         assert_eq!(mode(&dir), 0o700);
         serve.peer(&home.token(&socket)).ping();
-        let stopped = serve.stop(Signal::SIGTERM);
+        let stopped = serve.stop();
         stopped.assert_clean(0);
         assert!(stopped.ended.stderr.contains("at most 107 fit"), "{stopped:?}");
         assert!(!exists(&dir), "{dir:?} was left behind");
@@ -236,7 +248,7 @@ fn messages_are_printed_byte_for_byte() {
             entry.received_at
         );
     }
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
 }
 
 #[test]
@@ -245,7 +257,7 @@ fn entry_lines_start_with_the_contract_keys_and_hold_no_token() {
     let serve = home.serve(&["--no-drain"]);
     let token = home.token(&serve.socket);
     serve.peer(&token).send_text("x");
-    let stopped = serve.stop(Signal::SIGTERM);
+    let stopped = serve.stop();
     let line = &stopped.assert_clean(0).ended.stdout;
     let rest = line.strip_prefix(r#"{"id":"uds-1","message":{"type":"text","data":"x"},"receivedAt":"#);
     let rest = rest.unwrap_or_else(|| panic!("{line}")).trim_start_matches(|c: char| c.is_ascii_digit());
@@ -264,7 +276,7 @@ fn quiet_option_drains_and_prints_nothing() {
         assert_eq!(peer.send_text("x"), format!("uds-{number}"));
     }
     serve.assert_prints_nothing_for(Duration::from_millis(100));
-    let stopped = serve.stop(Signal::SIGTERM);
+    let stopped = serve.stop();
     assert_eq!(stopped.assert_clean(0).ended.stdout, "");
 }
 
@@ -277,12 +289,12 @@ fn no_drain_prints_at_sigusr1_and_at_the_stop() {
     peer.send_text("one");
     peer.send_text("two");
     serve.assert_prints_nothing_for(Duration::from_millis(200));
-    serve.signal(Signal::SIGUSR1);
+    serve.ask_for_messages();
     assert_eq!(serve.entry().json()["data"], "one");
     assert_eq!(serve.entry().json()["data"], "two");
     peer.send_text("three");
     serve.assert_prints_nothing_for(Duration::from_millis(200));
-    let stopped = serve.stop(Signal::SIGTERM);
+    let stopped = serve.stop();
     let left: Vec<_> = stopped.assert_clean(0).entries.iter().map(|entry| entry.id.as_str()).collect();
     assert_eq!(left, ["uds-3"]);
 }
@@ -300,11 +312,13 @@ fn sigusr2_prints_a_summary_on_stderr() {
     peer.send_text("after it went");
     // Its end is counted in one of these turns at the latest.
     (0..3).for_each(|_| peer.ping());
-    serve.signal(Signal::SIGUSR2);
-    // A turn handles signals before messages: after this answer the summary is written.
-    peer.send_text("two");
-    let stopped = serve.stop(Signal::SIGTERM);
-    assert_eq!(stopped.entries.len(), 3);
+    serve.ask_for_summary();
+    if cfg!(unix) {
+        // A turn handles signals before messages: after this answer the summary is written.
+        peer.send_text("two");
+    }
+    let stopped = serve.stop();
+    assert_eq!(stopped.entries.len(), if cfg!(unix) { 3 } else { 2 });
     let line =
         stopped.ended.stderr.lines().find(|line| line.contains("summary")).expect("a summary on stderr");
     let summary: Value = serde_json::from_str(line).unwrap();
@@ -322,7 +336,7 @@ fn no_drain_refuses_messages_beyond_the_inbox_and_keeps_the_rest() {
     }
     assert_eq!(peer.ask(&text_line("y"))["data"], "inbox full");
     assert_eq!(peer.read(), "", "the connection is closed");
-    let stopped = serve.stop(Signal::SIGTERM);
+    let stopped = serve.stop();
     assert_eq!(stopped.assert_clean(0).entries.len(), 1_000);
 }
 
@@ -336,7 +350,7 @@ fn no_drain_remembers_sigusr1_while_stdout_is_behind() {
     for _ in 0..30 {
         peer.send_text(&data);
     }
-    serve.signal(Signal::SIGUSR1);
+    serve.ask_for_messages();
     // The messages are drained once the inbox takes as many again.
     for _ in 0..30 {
         let begun = Instant::now();
@@ -350,14 +364,14 @@ fn no_drain_remembers_sigusr1_while_stdout_is_behind() {
             peer = serve.peer(&token);
         }
     }
-    serve.signal(Signal::SIGUSR1);
+    serve.ask_for_messages();
     // The signal is handled before a ping that was sent after it is answered.
     peer.ping();
     peer.ping();
     for number in 1..=60 {
         assert_eq!(serve.entry().id, format!("uds-{number}"));
     }
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
 }
 
 #[test]
@@ -378,13 +392,13 @@ fn max_clients_option_limits_clients() {
     thread::sleep(Duration::from_millis(300));
     drop(second);
     process.end().assert_code(0);
-    let stopped = serve.stop(Signal::SIGTERM);
+    let stopped = serve.stop();
     assert_eq!(stopped.assert_clean(0).entries.len(), 1);
 }
 
 #[test]
 fn stop_signals_stop_cleanly() {
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+    for signal in system::STOPS {
         let home = Home::new();
         let serve = home.serve(&[]);
         let token = home.token(&serve.socket);
@@ -393,7 +407,7 @@ fn stop_signals_stop_cleanly() {
         let mut idle = serve.peer(&token);
         idle.ping();
         let silent = serve.peer(&token);
-        let stopped = serve.stop(signal);
+        let stopped = serve.stop_by(signal);
         stopped.assert_clean(0);
         assert_eq!(stopped.ended.stderr, "");
         home.assert_released(&socket);
@@ -402,6 +416,8 @@ fn stop_signals_stop_cleanly() {
     }
 }
 
+// A pipe of the tests cannot be written without waiting.
+#[cfg(unix)]
 #[test]
 fn client_that_reads_no_answers_does_not_delay_the_stop() {
     let home = Home::new();
@@ -423,7 +439,7 @@ fn client_that_reads_no_answers_does_not_delay_the_stop() {
         }
     }
     other.ping();
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
     home.assert_released(&socket);
 }
 
@@ -433,7 +449,7 @@ fn signal_right_after_the_first_line_stops_cleanly() {
         let home = Home::new();
         let serve = home.serve(&[]);
         let socket = serve.socket.clone();
-        serve.stop_as_is(Signal::SIGTERM).assert_clean(0);
+        serve.stop_as_is().assert_clean(0);
         home.assert_released(&socket);
     }
 }
@@ -449,8 +465,7 @@ fn acknowledged_messages_are_printed_by_a_stop() {
             .map(|number| {
                 let (socket, token) = (serve.socket.clone(), token.clone());
                 thread::spawn(move || {
-                    let Ok(stream) = UnixStream::connect(&socket) else { return Vec::new() };
-                    stream.set_read_timeout(Some(WATCHDOG)).unwrap();
+                    let Ok(stream) = system::connect(&socket) else { return Vec::new() };
                     let mut writer = stream.try_clone().unwrap();
                     let line = format!("{}\n", text_line(&number.to_string()).replace("TOKEN", &token));
                     thread::spawn(move || while writer.write_all(line.as_bytes()).is_ok() {});
@@ -470,7 +485,7 @@ fn acknowledged_messages_are_printed_by_a_stop() {
             .collect();
         let mut serve = serve;
         let mut printed: BTreeSet<String> = (0..50 * (round + 1)).map(|_| serve.entry().id).collect();
-        let stopped = serve.stop(Signal::SIGTERM);
+        let stopped = serve.stop();
         stopped.assert_clean(0);
         let before = printed.len() + stopped.entries.len();
         printed.extend(stopped.entries.iter().map(|entry| entry.id.clone()));
@@ -486,6 +501,8 @@ fn acknowledged_messages_are_printed_by_a_stop() {
     }
 }
 
+// On Windows a closed stdout is noticed at the next line.
+#[cfg(unix)]
 #[test]
 fn closed_stdout_stops_cleanly_with_exit_1() {
     for args in [&[][..], &["--no-drain"]] {
@@ -561,7 +578,7 @@ fn unread_stdout_does_not_block_clients() {
         serve.peer(&token).ping();
     }
     home.run(&["ping", &socket]).assert_code(0);
-    let stopped = serve.stop_as_is(Signal::SIGTERM);
+    let stopped = serve.stop_as_is();
     stopped.assert_clean(1);
     assert!(stopped.ended.stderr.contains("not printed"), "{stopped:?}");
     home.assert_released(&socket);
@@ -583,9 +600,11 @@ fn late_reader_gets_every_message() {
     // The server is in its ordinary state again.
     assert_eq!(peer.send_text("after"), format!("uds-{}", total + 1));
     assert_eq!(serve.entry().json()["data"], "after");
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
 }
 
+// A pipe stands in no directory, and files have no mode.
+#[cfg(unix)]
 #[test]
 fn refused_starts_say_why_and_change_no_files() {
     let home = Home::new();
@@ -627,10 +646,12 @@ fn refused_starts_say_why_and_change_no_files() {
     drop(live);
     // One byte less fits.
     let serve = home.serve(&["--socket", &fill(107)]);
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
 }
 
 /// Neither a shared directory nor a working directory is to be changed for a socket.
+// A pipe stands in no directory, and files have no mode.
+#[cfg(unix)]
 #[test]
 fn refused_start_suggests_a_private_subdirectory() {
     let home = Home::new();
@@ -648,14 +669,14 @@ fn refused_start_suggests_a_private_subdirectory() {
         assert!(!ended.stderr.contains("chmod"), "{ended:?}");
         private_dir(&own);
         let serve = home.serve(&["--socket", own.join("s").to_str().unwrap()]);
-        serve.stop(Signal::SIGTERM).assert_clean(0);
+        serve.stop().assert_clean(0);
     }
 }
 
 #[test]
 fn every_command_removes_the_address_prefix_once() {
     let home = Home::new();
-    let socket = home.private("d").join("s").to_str().unwrap().to_owned();
+    let socket = home.socket("d/s");
     let address = format!("uds:{socket}");
     let serve = home.serve(&["--socket", &address]);
     assert_eq!(serve.socket, socket);
@@ -671,18 +692,27 @@ fn every_command_removes_the_address_prefix_once() {
             Process::spawn(command).end().assert_code(0);
         }
     }
-    serve.stop(Signal::SIGTERM).assert_clean(0);
-    let ended = home.run(&["run", "--socket", &address, "sh", "-c", "echo $CLAUDE_CODE_MESSAGING_SOCKET"]);
+    serve.stop().assert_clean(0);
+    let shell = if cfg!(unix) {
+        ["sh", "-c", "echo $CLAUDE_CODE_MESSAGING_SOCKET"]
+    } else {
+        ["cmd", "/c", "echo %CLAUDE_CODE_MESSAGING_SOCKET%"]
+    };
+    let ended = home.run(&[&["run", "--socket", &address][..], &shell].concat());
     assert!(ended.assert_code(0).stdout.lines().any(|line| line == socket), "{ended:?}");
+    if cfg!(windows) {
+        home.run(&["serve", "--socket", &format!("uds:{address}")]).assert_refused("pipe");
+        return;
+    }
     let twice = home.serve(&["--socket", &format!("uds:{address}")]);
     assert_eq!(twice.socket, address);
-    twice.stop(Signal::SIGTERM).assert_clean(0);
+    twice.stop().assert_clean(0);
 }
 
 #[test]
 fn second_start_on_a_live_path_is_refused() {
     let home = Home::new();
-    let socket = home.private("d").join("s").to_str().unwrap().to_owned();
+    let socket = home.socket("d/s");
     let serve = home.serve(&["--socket", &socket]);
     let token = home.token(&socket);
     let before = home.snapshot();
@@ -694,7 +724,7 @@ fn second_start_on_a_live_path_is_refused() {
     assert_eq!(home.snapshot(), before);
     assert_eq!(home.token(&socket), token);
     home.run(&["send", &socket, "text", "still here"]).assert_code(0);
-    assert_eq!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.len(), 1);
+    assert_eq!(serve.stop().assert_clean(0).entries.len(), 1);
 }
 
 #[test]
@@ -702,11 +732,10 @@ fn start_that_cannot_publish_leaves_no_files() {
     let home = Home::new();
     private_dir(&home.config());
     fs::write(home.capability_dir(), "not a directory").unwrap();
-    let dir = home.private("d");
-    let socket = dir.join("s").to_str().unwrap().to_owned();
-    home.run(&["serve", "--socket", &socket]).assert_refused("messaging-capabilities");
-    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+    let socket = home.socket("d/s");
     let before = home.snapshot();
+    home.run(&["serve", "--socket", &socket]).assert_refused("messaging-capabilities");
+    assert!(home.snapshot().keys().eq(before.keys()));
     let ended = home.run(&["serve"]);
     ended.assert_refused("messaging-capabilities");
     assert!(home.snapshot().keys().eq(before.keys()));
@@ -716,18 +745,18 @@ fn start_that_cannot_publish_leaves_no_files() {
 #[test]
 fn killed_server_is_replaced() {
     let home = Home::new();
-    let socket = home.private("d").join("s").to_str().unwrap().to_owned();
+    let socket = home.socket("d/s");
     let serve = home.serve(&["--socket", &socket]);
     let token = home.token(&socket);
-    serve.signal(Signal::SIGKILL);
+    serve.kill();
     drop(serve);
-    assert!(exists(&socket), "a killed server cannot remove anything");
+    assert!(exists(home.capability_file(&socket)), "a killed server cannot remove anything");
     let ended = home.run(&["send", &socket, "text", "anybody?"]);
     ended.assert_refused(&socket);
     let serve = home.serve(&["--socket", &socket]);
     assert_ne!(home.token(&socket), token);
     home.run(&["send", &socket, "text", "hello"]).assert_code(0);
-    assert_eq!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.len(), 1);
+    assert_eq!(serve.stop().assert_clean(0).entries.len(), 1);
 }
 
 #[test]
@@ -773,11 +802,13 @@ fn serve_is_one_thread_in_the_started_process() {
         let bytes = fs::read(format!("/proc/{}/{file}", serve.pid())).unwrap();
         assert!(!String::from_utf8_lossy(&bytes).contains(&token), "{file}");
     }
-    let stopped = serve.stop(Signal::SIGTERM);
+    let stopped = serve.stop();
     assert!(!stopped.ended.stdout.contains(&token) && !stopped.ended.stderr.contains(&token));
 }
 
 /// The text of another program cannot control the terminal.
+// Terminals are those of Unix.
+#[cfg(unix)]
 #[test]
 fn terminal_gets_sentences_unless_json_is_asked_for() {
     use std::io::{BufRead, BufReader};
@@ -785,7 +816,7 @@ fn terminal_gets_sentences_unless_json_is_asked_for() {
     for is_json in [false, true] {
         let home = Home::new();
         let pty = nix::pty::openpty(None, None).unwrap();
-        let path = home.private("d").join("s").to_str().unwrap().to_owned();
+        let path = home.socket("d/s");
         let mut command = home.serve_command(&["--socket", &path]);
         command.args(is_json.then_some("--json")).stdout(pty.slave).stderr(Stdio::piped());
         let process = Process::spawn_as_is(command, WATCHDOG);
@@ -810,7 +841,7 @@ fn terminal_gets_sentences_unless_json_is_asked_for() {
             );
         }
         assert!(!second.contains('\u{1b}'), "{second}");
-        process.signal(Signal::SIGTERM);
+        process.ask_to_stop();
         process.end().assert_code(0);
     }
 }
@@ -832,7 +863,7 @@ fn every_message_of_fifty_clients_arrives_exactly_once() {
                     for name in &names {
                         peer.write(&text_line(name));
                     }
-                    peer.stream().shutdown(Shutdown::Write).unwrap();
+                    peer.end_writing();
                     let answers: Vec<(String, String)> = names
                         .into_iter()
                         .map(|name| {
@@ -841,7 +872,9 @@ fn every_message_of_fifty_clients_arrives_exactly_once() {
                             (id.unwrap_or_else(|| panic!("{answer}")).to_owned(), name)
                         })
                         .collect();
-                    assert_eq!(peer.read(), "", "the end comes after the last answer");
+                    if cfg!(unix) {
+                        assert_eq!(peer.read(), "", "the end comes after the last answer");
+                    }
                     answers
                 })
             })
@@ -857,10 +890,12 @@ fn every_message_of_fifty_clients_arrives_exactly_once() {
         assert_eq!(printed.iter().map(|(id, _)| id.clone()).collect::<Vec<_>>(), in_order);
         assert_eq!(printed.into_iter().collect::<BTreeMap<_, _>>(), answered);
     }
-    assert!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.is_empty());
+    assert!(serve.stop().assert_clean(0).entries.is_empty());
 }
 
 /// More messages than one turn handles, and more answers than may be unread.
+// A pipe has no half-close.
+#[cfg(unix)]
 #[test]
 fn half_closed_client_gets_every_answer() {
     let home = Home::new();
@@ -870,7 +905,7 @@ fn half_closed_client_gets_every_answer() {
     let total = 900;
     let sender = thread::spawn(move || {
         (0..total).for_each(|_| writer.write(&text_line("x")));
-        writer.stream().shutdown(Shutdown::Write).unwrap();
+        writer.end_writing();
     });
     // Long enough for the server to reach its limit, and then the end of the input.
     thread::sleep(Duration::from_millis(300));
@@ -880,7 +915,7 @@ fn half_closed_client_gets_every_answer() {
     }
     assert_eq!(peer.read(), "");
     sender.join().unwrap();
-    assert_eq!(serve.stop(Signal::SIGTERM).assert_clean(0).entries.len(), total);
+    assert_eq!(serve.stop().assert_clean(0).entries.len(), total);
 }
 
 /// An owner that drains after every turn has room for every message: no client reads `inbox full`.
@@ -928,7 +963,7 @@ fn reads_everything(pace: Duration) -> bool {
     let first: Value = serde_json::from_str(&first).unwrap();
     let socket = first["socket"].as_str().unwrap();
     let line = text_line(&"x".repeat(30_000)).replace("TOKEN", &home.token(socket));
-    let mut stream = BufReader::new(UnixStream::connect(socket).unwrap());
+    let mut stream = BufReader::new(system::connect(socket).unwrap());
     let mut accepted = 0;
     loop {
         stream.get_mut().write_all(format!("{line}\n").as_bytes()).unwrap();
@@ -940,7 +975,7 @@ fn reads_everything(pace: Duration) -> bool {
         accepted += 1;
     }
     drop(stream);
-    process.signal(Signal::SIGTERM);
+    process.ask_to_stop();
     let begun = Instant::now();
     let bytes = accepted * 30_000;
     let (mut read, mut scrap) = (Vec::new(), vec![0; 16_384]);
@@ -974,10 +1009,12 @@ fn carriage_return_in_a_message_is_printed_as_a_space() {
     assert!(!line.contains('\r'), "{line:?}");
     let entry: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(entry["message"], json!({"type": "text", "x": {"a": "\r"}}));
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
 }
 
 /// The parent process may have blocked the signals that stop `serve`.
+// Windows has no signals.
+#[cfg(unix)]
 #[test]
 fn inherited_blocked_signals_stop_serve() {
     const BLOCK: &str = "\
@@ -988,7 +1025,7 @@ os.execv(sys.argv[1], sys.argv[1:])
     let home = Home::new();
     let mut command = home.command("python3");
     command.args(["-c", BLOCK, env!("CARGO_BIN_EXE_udsmsg"), "serve"]);
-    Serve::start(command).stop(Signal::SIGTERM).assert_clean(0);
+    Serve::start(command).stop().assert_clean(0);
 }
 
 #[test]
@@ -998,6 +1035,8 @@ fn empty_path_is_refused() {
 }
 
 /// More signals than one turn takes must not leave the loop awake for ever.
+// Windows has no signals.
+#[cfg(unix)]
 #[test]
 fn burst_of_signals_does_not_keep_serve_awake() {
     let home = Home::new();
@@ -1009,7 +1048,7 @@ fn burst_of_signals_does_not_keep_serve_awake() {
     stdout.read_line(&mut first).unwrap();
     let burst = Instant::now();
     while burst.elapsed() < Duration::from_millis(500) {
-        serve.signal(Signal::SIGUSR2);
+        serve.ask_for_summary();
     }
     let cpu = || {
         let stat = std::fs::read_to_string(format!("/proc/{}/schedstat", serve.pid())).unwrap();
@@ -1023,6 +1062,6 @@ fn burst_of_signals_does_not_keep_serve_awake() {
     };
     let least = (0..20).map(spent).find(|spent| *spent < Duration::from_millis(100));
     assert!(least.is_some(), "awake with nothing to do");
-    serve.signal(Signal::SIGTERM);
+    serve.ask_to_stop();
     assert!(serve.end().status.success());
 }

@@ -125,7 +125,7 @@ fn interrupted_question_leaves_no_files_and_ends_by_the_signal() {
         assert_ended_by(signal, &ended);
         assert!(ended.stderr.contains("interrupted; "), "{ended:?}");
         assert_eq!((ended.stdout.as_str(), home.traces()), ("", before));
-        serve.stop(Signal::SIGTERM).assert_clean(0);
+        serve.stop().assert_clean(0);
     }
 }
 
@@ -167,8 +167,8 @@ fn full_stdout_does_not_delay_the_end_by_a_signal() {
             let _ = writeln!(input, "{{\"type\":\"text\"}}");
             fake.received();
         }
-        process.signal(Signal::SIGTERM);
+        process.ask_to_stop();
         assert_eq!(process.wait().signal(), Some(Signal::SIGTERM as i32), "{args:?}");
-        serve.stop(Signal::SIGTERM).assert_clean(0);
+        serve.stop().assert_clean(0);
     }
 }

@@ -7,7 +7,6 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::signal::Signal;
 
 use crate::util::{Ended, Home, Process, WATCHDOG, full_pipe};
 
@@ -54,7 +53,7 @@ fn failing_stdout_is_a_failure_with_a_reason() {
             assert!(ended.stderr.starts_with("accepted as uds-"), "{ended:?}");
         }
     }
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
 }
 
 /// Stderr says how many messages were accepted.
@@ -73,7 +72,7 @@ fn lost_receipts_of_ndjson_are_summed_up_on_stderr() {
     assert!([Some(1), Some(3)].contains(&ended.status.code()), "{ended:?}");
     let words = ["No space left on device", "until then: ", "accepted"];
     assert!(words.iter().all(|word| ended.stderr.contains(word)), "{ended:?}");
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
 }
 
 /// The reader closed stdout on purpose; only an accepted message is worth a line.
@@ -91,7 +90,7 @@ fn closed_stdout_is_a_failure_that_reports_accepted_messages() {
             assert_eq!(ended.stderr, "", "{args:?}: {ended:?}");
         }
     }
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
 }
 
 /// Another process has set `O_NONBLOCK` on stdout.
@@ -115,5 +114,5 @@ fn full_nonblocking_stdout_is_waited_for() {
         let printed = printed.get(filled..).unwrap();
         assert!(printed.starts_with("{\"") && printed.ends_with("}\n"), "{args:?}: {printed:?}");
     }
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
 }

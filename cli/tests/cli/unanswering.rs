@@ -27,7 +27,7 @@ fn commands_do_not_wait_for_a_planted_path_on_a_hung_mount() {
             let contents = json!({
                 "socketPath": path, "authToken": "0".repeat(64), "pid": pid, "process": start,
             });
-            home.write_capability(path, &contents.to_string(), 0o600);
+            home.write_capability(path, &contents.to_string());
         }
         let lines = |args: &[&str]| -> Vec<Value> {
             let mut command = home.udsmsg(args);
@@ -60,6 +60,6 @@ fn doctor_and_serve_do_not_wait_for_a_hung_default_directory() {
         let ended = home.run(&["doctor"]);
         ended.assert_code(0);
         assert!(ended.stdout.contains("may not answer (fuse.hung at"), "{ended:?}");
-        home.serve(&[]).stop(nix::sys::signal::Signal::SIGTERM).assert_clean(0);
+        home.serve(&[]).stop().assert_clean(0);
     });
 }

@@ -4,9 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,14 +13,16 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
+
+pub(crate) use crate::system::private_dir;
+use crate::system::{self, Listener, Signal, Stream};
+#[cfg(unix)]
+pub(crate) use crate::system::{leave_stale, mode};
 
 /// How long anything may take before the watchdog ends it.
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(60);
@@ -31,6 +31,9 @@ pub(crate) const WATCHDOG: Duration = Duration::from_secs(60);
 pub(crate) fn scale() -> usize {
     std::env::var("UDSMSG_TEST_SCALE").ok().and_then(|text| text.parse().ok()).unwrap_or(1).max(1)
 }
+
+/// Variables that programs of some systems cannot do without.
+const KEPT: [&str; 3] = ["SystemRoot", "WINEPREFIX", "WINEDEBUG"];
 
 /// Bytes that a line may have.
 pub(crate) const FRAME_BYTES_MAX: usize = 65_536;
@@ -64,30 +67,13 @@ pub(crate) struct Home {
     dir: TempDir,
 }
 
-/// Whether `nohup`, or a background job of a script, has us ignore a signal that stops programs. The tool would ignore it too.
-fn ignores_stop_signals() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT]
-        .iter()
-        .any(|signal| mask >> (*signal as i32 - 1) & 1 == 1)
-}
-
-/// Leaves the socket of a listener that is gone at `path`.
-pub(crate) fn leave_stale(path: &Path) {
-    drop(UnixListener::bind(path).unwrap());
-    // A process that another test starts may hold a copy of the listener for a moment.
-    while UnixStream::connect(path).is_ok() {
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
 impl Home {
     pub(crate) fn new() -> Self {
-        // Directly in /tmp: a long $TMPDIR could make socket paths too long.
-        let private = fs::Permissions::from_mode(0o700);
-        let dir = tempfile::Builder::new().prefix("udsmsg-").permissions(private).tempdir_in("/tmp").unwrap();
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("udsmsg-");
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+        let dir = builder.tempdir_in(system::temp_dir()).unwrap();
         private_dir(&dir.path().join("t"));
         Self { dir }
     }
@@ -103,6 +89,11 @@ impl Home {
 
     pub(crate) fn config(&self) -> PathBuf {
         self.path().join("config")
+    }
+
+    /// The address `name` of this test alone, where nothing listens yet.
+    pub(crate) fn socket(&self, name: &str) -> String {
+        system::socket(self.path(), name)
     }
 
     /// A new private directory.
@@ -129,28 +120,19 @@ impl Home {
     /// Publishes a token for `socket` as a server would, and returns it.
     pub(crate) fn publish(&self, socket: &str) -> String {
         let token = "0123456789abcdef".repeat(4);
-        private_dir(&self.capability_dir());
         let contents = serde_json::json!({"socketPath": socket, "authToken": token}).to_string();
-        self.write_capability(socket, &contents, 0o600);
+        self.write_capability(socket, &contents);
         token
     }
 
-    pub(crate) fn write_capability(&self, socket: &str, contents: &str, mode: u32) {
-        let file = self.capability_file(socket);
-        private_dir(&self.capability_dir());
-        fs::write(&file, contents).unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    /// Publishes `contents` for `socket`, in a file that is as private as a server's.
+    pub(crate) fn write_capability(&self, socket: &str, contents: &str) {
+        system::write_capability(&self.capability_dir(), socket, contents);
     }
 
     /// `program` with an environment that names only this home.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = if ignores_stop_signals() {
-            let mut env = Command::new("env");
-            env.arg("--default-signal=HUP,INT,QUIT").arg(program);
-            env
-        } else {
-            Command::new(program)
-        };
+        let mut command = system::command(program.as_ref());
         // Another user's directories in it cannot be read here.
         let path = std::env::var_os("PATH").unwrap_or_default();
         let readable = std::env::split_paths(&path).filter(|dir| dir.read_dir().is_ok());
@@ -160,6 +142,7 @@ impl Home {
             .env("TMPDIR", self.tmp())
             .env("HOME", self.path())
             .env("CLAUDE_CONFIG_DIR", self.config())
+            .envs(KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
             .current_dir(self.path())
             .stdin(Stdio::null());
         command
@@ -191,7 +174,7 @@ impl Home {
     pub(crate) fn traces(&self) -> Vec<PathBuf> {
         let is_trace = |path: &PathBuf| {
             let facts = fs::symlink_metadata(path).unwrap();
-            facts.file_type().is_socket() || path.extension().is_some_and(|extension| extension == "json")
+            system::is_socket(&facts) || path.extension().is_some_and(|extension| extension == "json")
         };
         self.snapshot().into_keys().filter(is_trace).collect()
     }
@@ -210,6 +193,7 @@ impl Home {
     pub(crate) fn serve_command(&self, args: &[&str]) -> Command {
         let mut command = self.udsmsg(&["serve"]);
         command.args(args);
+        system::prepare_serve(&mut command);
         command
     }
 
@@ -221,7 +205,7 @@ impl Home {
             for entry in fs::read_dir(&dir).unwrap() {
                 let path = entry.unwrap().path();
                 let meta = fs::symlink_metadata(&path).unwrap();
-                let facts = format!("{:o} {} {} {}", meta.mode(), meta.ino(), meta.size(), meta.mtime_nsec());
+                let facts = system::facts(&meta);
                 if meta.is_dir() {
                     pending.push(path.clone());
                 }
@@ -233,7 +217,10 @@ impl Home {
 }
 
 /// A pipe without room for one more byte, and how many it holds. A write to it waits.
-pub(crate) fn full_pipe() -> (PipeReader, PipeWriter, usize) {
+#[cfg(unix)]
+pub(crate) fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter, usize) {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
     let (reader, mut writer) = std::io::pipe().unwrap();
     fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     let mut filled = 0;
@@ -242,11 +229,6 @@ pub(crate) fn full_pipe() -> (PipeReader, PipeWriter, usize) {
     }
     fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
     (reader, writer, filled)
-}
-
-/// Makes a directory 0700 with its missing parents.
-pub(crate) fn private_dir(path: &Path) {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).unwrap();
 }
 
 /// The name of the capability file for `socket`.
@@ -262,11 +244,6 @@ pub(crate) fn token_in(file: &Path, socket: &str) -> String {
     let capability: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(capability["socketPath"], socket);
     capability["authToken"].as_str().unwrap().to_owned()
-}
-
-/// The permission bits of the file at `path`.
-pub(crate) fn mode(path: &Path) -> u32 {
-    fs::symlink_metadata(path).unwrap_or_else(|error| panic!("{path:?}: {error}")).mode() & 0o7777
 }
 
 /// Whether there is something at `path`.
@@ -339,7 +316,27 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.pid).unwrap()), signal).unwrap();
+        system::signal(&self.child.lock().unwrap(), signal);
+    }
+
+    /// Asks it to stop, in the way that is common on this system.
+    pub(crate) fn ask_to_stop(&self) {
+        self.signal(system::STOPS[0]);
+    }
+
+    /// Has `serve` print what is in its inbox.
+    pub(crate) fn ask_for_messages(&self) {
+        system::ask_for_messages(&mut self.child.lock().unwrap());
+    }
+
+    /// Has `serve` print its counters.
+    pub(crate) fn ask_for_summary(&self) {
+        system::ask_for_summary(&mut self.child.lock().unwrap());
+    }
+
+    /// Ends it at once.
+    pub(crate) fn kill(&self) {
+        self.child.lock().unwrap().kill().unwrap();
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -479,8 +476,21 @@ impl Serve {
         self.process.pid()
     }
 
+    #[cfg(unix)]
     pub(crate) fn signal(&self, signal: Signal) {
         self.process.signal(signal);
+    }
+
+    pub(crate) fn ask_for_messages(&self) {
+        self.process.ask_for_messages();
+    }
+
+    pub(crate) fn ask_for_summary(&self) {
+        self.process.ask_for_summary();
+    }
+
+    pub(crate) fn kill(&self) {
+        self.process.kill();
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -545,17 +555,24 @@ impl Serve {
         }
     }
 
-    /// Stops it with `signal`, reading what it prints.
+    /// Stops it, reading what it prints.
     #[track_caller]
-    pub(crate) fn stop(mut self, signal: Signal) -> Stopped {
-        self.lines();
-        self.stop_as_is(signal)
+    pub(crate) fn stop(self) -> Stopped {
+        self.stop_by(system::STOPS[0])
     }
 
-    /// Stops it with `signal`; a stdout that was not read so far stays unread until the end.
+    /// Stops it with `signal`, reading what it prints.
     #[track_caller]
-    pub(crate) fn stop_as_is(self, signal: Signal) -> Stopped {
-        self.signal(signal);
+    pub(crate) fn stop_by(mut self, signal: Signal) -> Stopped {
+        self.lines();
+        self.process.signal(signal);
+        self.end()
+    }
+
+    /// Stops it; a stdout that was not read so far stays unread until the end.
+    #[track_caller]
+    pub(crate) fn stop_as_is(self) -> Stopped {
+        self.process.ask_to_stop();
         self.end()
     }
 
@@ -597,15 +614,13 @@ impl Stopped {
 
 /// A client that is only a socket and a token.
 pub(crate) struct Peer {
-    stream: BufReader<UnixStream>,
+    stream: BufReader<Stream>,
     token: String,
 }
 
 impl Peer {
     pub(crate) fn connect(socket: &str, token: &str) -> Self {
-        let stream = UnixStream::connect(socket).unwrap();
-        stream.set_read_timeout(Some(WATCHDOG)).unwrap();
-        stream.set_write_timeout(Some(WATCHDOG)).unwrap();
+        let stream = system::connect(socket).unwrap();
         Self { stream: BufReader::new(stream), token: token.to_owned() }
     }
 
@@ -615,8 +630,13 @@ impl Peer {
         Self { stream: BufReader::new(stream), token: self.token.clone() }
     }
 
-    pub(crate) fn stream(&self) -> &UnixStream {
+    pub(crate) fn stream(&self) -> &Stream {
         self.stream.get_ref()
+    }
+
+    /// Says that no more is written, where a connection has a way to say so.
+    pub(crate) fn end_writing(&self) {
+        system::end_writing(self.stream());
     }
 
     /// Writes `line`, with the token where it says `TOKEN`, and a newline.
@@ -680,7 +700,7 @@ impl Fake {
     /// channel for the lines that it reads.
     pub(crate) fn start(
         home: &Home,
-        script: impl Fn(UnixStream, usize, &mpsc::Sender<String>) + Send + 'static,
+        script: impl Fn(Stream, usize, &mpsc::Sender<String>) + Send + 'static,
     ) -> Self {
         Self::start_at(home, "fake", script)
     }
@@ -689,22 +709,21 @@ impl Fake {
     pub(crate) fn start_at(
         home: &Home,
         name: &str,
-        script: impl Fn(UnixStream, usize, &mpsc::Sender<String>) + Send + 'static,
+        script: impl Fn(Stream, usize, &mpsc::Sender<String>) + Send + 'static,
     ) -> Self {
-        let socket = home.private(name).join("s").to_str().unwrap().to_owned();
-        let listener = UnixListener::bind(&socket).unwrap();
+        let socket = home.socket(&format!("{name}/s"));
+        let mut listener = Listener::bind(&socket);
         let connections = Arc::new(AtomicUsize::new(0));
         let is_over = Arc::new(AtomicBool::new(false));
         let (sender, received) = mpsc::channel();
         let (count, over) = (Arc::clone(&connections), Arc::clone(&is_over));
         thread::spawn(move || {
-            for stream in listener.incoming() {
+            loop {
+                let stream = listener.accept();
                 if over.load(Ordering::SeqCst) {
                     break;
                 }
                 let number = count.fetch_add(1, Ordering::SeqCst);
-                let stream = stream.unwrap();
-                stream.set_read_timeout(Some(WATCHDOG)).unwrap();
                 script(stream, number, &sender);
             }
         });
@@ -725,18 +744,18 @@ impl Fake {
 impl Drop for Fake {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::SeqCst);
-        let _ = UnixStream::connect(&self.socket);
+        let _ = system::connect(&self.socket);
     }
 }
 
 /// Reads one line of `stream`, without its newline.
-pub(crate) fn read_line(stream: &UnixStream) -> String {
+pub(crate) fn read_line(stream: &Stream) -> String {
     let mut line = String::new();
     let _ = BufReader::new(stream).read_line(&mut line);
     line.trim_end_matches('\n').to_owned()
 }
 
 /// Reads `stream` to its end.
-pub(crate) fn read_to_end(mut stream: &UnixStream) {
+pub(crate) fn read_to_end(mut stream: &Stream) {
     let _ = std::io::copy(&mut stream, &mut std::io::sink());
 }

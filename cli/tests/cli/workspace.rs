@@ -4,7 +4,6 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::util::{Home, Process, Serve, scale};
@@ -46,5 +45,5 @@ fn cargo_run_starts_the_command_at_the_workspace_root() {
     let entry = serve.entry();
     assert_eq!((entry.id.as_str(), &entry.json()["data"]), ("uds-1", &json!("hello")));
     // The command replaces the cargo process that was started.
-    serve.stop(Signal::SIGTERM).assert_clean(0);
+    serve.stop().assert_clean(0);
 }
