@@ -27,8 +27,8 @@ pub(crate) fn wait(server: &mut Server, signals: &Signals, lines: Option<&mut Li
     output::wait(&mut [Source::Server(server), Source::Signals(signals)], lines, None)
 }
 
-/// Lets the server work without waiting, after a wait. If its name or its capability file was removed, clients
-/// cannot find it any more: both are made again.
+/// Lets the server work without waiting, after a wait. If its name or its capability file was removed,
+/// clients cannot find it any more: both are made again.
 pub(crate) fn turn(server: &mut Server, woken: &Woken) -> io::Result<()> {
     let turn = server.process().map_err(io::Error::other)?;
     if turn.name_lost || woken.name_lost {
