@@ -3,6 +3,8 @@
 //! Results go to stdout, as JSON lines unless it is a terminal; complaints go to stderr. The exit status is 0
 //! for success, 1 for failure, 2 for a command that was not understood.
 
+#![forbid(unsafe_code)]
+
 // A module imports only from the groups above its own.
 mod args;
 mod checks;

@@ -2,12 +2,23 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is how a failure is reported")]
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
+
+/// One file for each run of cargo, which is the parent of all test programs.
+#[cfg(unix)]
+fn file_of_this_run() -> Option<PathBuf> {
+    let name = format!("skipped-{}", std::os::unix::process::parent_id());
+    Some(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name))
+}
+
+/// The standard library does not tell the parent here: there is only what the test programs print at once.
+#[cfg(windows)]
+fn file_of_this_run() -> Option<PathBuf> {
+    None
+}
 
 fn main() {
-    // One file for each run of cargo, which is the parent of all test programs.
-    let name = format!("skipped-{}", std::os::unix::process::parent_id());
-    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let Some(file) = file_of_this_run() else { return };
     let lines = std::fs::read_to_string(&file).unwrap_or_default();
     let _ = std::fs::remove_file(&file);
     let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

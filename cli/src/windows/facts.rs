@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use udsmsg::os::Random;
-use udsmsg::{Environment, Error, Location, Namespace, PeerIdentity};
+use udsmsg::{Address, Environment, Error, Location, Namespace, PeerIdentity};
 
 use crate::checks::Checks;
 
@@ -55,7 +55,8 @@ pub(crate) fn check_default_location(
     match Location::preview(namespace, environment, &mut Random::from_os()?) {
         Ok(location) => {
             let path = location.address().path();
-            checks.ok(NAME, format!("{path}, {} of at most 256 characters", path.encode_utf16().count()));
+            let (len, max) = (path.encode_utf16().count(), Address::UNITS_MAX);
+            checks.ok(NAME, format!("{path:?}, {len} of at most {max} UTF-16 units"));
         }
         Err(error) => checks.fault(NAME, error.to_string(), "give a name with --socket"),
     }

@@ -6,6 +6,7 @@
     clippy::panic,
     reason = "in a test a panic is how a failure is reported"
 )]
+#![cfg_attr(windows, allow(unused_imports, dead_code, reason = "what the tests that are for Unix only need"))]
 
 mod ask;
 #[cfg(unix)]

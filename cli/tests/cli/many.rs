@@ -357,8 +357,10 @@ fn worst_outcome_decides_the_exit_status() {
     let ended = home.run_with(&["send", "--ndjson", NOWHERE], TWO);
     assert_eq!(counts(ended.assert_code(1)), [0, 0, 2, 0, 0]);
     assert_eq!(parsed(&ended.stdout).first().unwrap()["code"], "no_such_peer");
-    let ended = home.run_with(&["send", "--ndjson", NOWHERE], TWO.repeat(3_000));
-    assert_eq!(counts(ended.assert_code(1)), [0, 0, 6_000, 0, 0]);
+    // Wine takes milliseconds to say that there is no such pipe.
+    let pairs = if cfg!(unix) { 3_000 } else { 300 };
+    let ended = home.run_with(&["send", "--ndjson", NOWHERE], TWO.repeat(pairs));
+    assert_eq!(counts(ended.assert_code(1)), [0, 0, 2 * pairs as u64, 0, 0]);
     assert!(!ended.stdout.contains("outbox_full"));
     let ended = home.run_with(&["send", "--ndjson", NOWHERE], "");
     assert_eq!(counts(ended.assert_code(0)), [0; 5]);

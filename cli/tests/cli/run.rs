@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+#[cfg(unix)]
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -20,11 +21,10 @@ fn command_gets_messages_as_lines_on_stdin() {
     let home = Home::new();
     // The command sends to itself, through the variable.
     let shell = if cfg!(unix) {
-        let script =
-            r#""$0" send text 'to my parent' >&2 && read -r line && printf '%s\n' "$line" && exit 7"#;
+        let script = r#""$0" send text to-my-parent >&2 && read -r line && printf '%s\n' "$line" && exit 7"#;
         ["sh", "-c", script, UDSMSG]
     } else {
-        let script = "udsmsg send text \"to my parent\" 1>&2 & set /p line=& echo !line!& exit 7";
+        let script = "udsmsg send text to-my-parent 1>&2 & set /p line=& echo !line!& exit 7";
         ["cmd", "/v:on", "/c", script]
     };
     let mut command = home.udsmsg(&[&["run", "--stdin", "--"][..], &shell].concat());
@@ -33,7 +33,7 @@ fn command_gets_messages_as_lines_on_stdin() {
     ended.assert_code(7);
     let entry: Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{ended:?}"));
     assert_eq!((&entry["id"], &entry["status"]), (&json!("uds-1"), &json!("processed")));
-    assert_eq!(entry["message"]["data"], "to my parent");
+    assert_eq!(entry["message"]["data"], "to-my-parent");
     assert!(home.traces().is_empty(), "{:?}", home.traces());
 }
 

@@ -752,7 +752,7 @@ fn killed_server_is_replaced() {
     drop(serve);
     assert!(exists(home.capability_file(&socket)), "a killed server cannot remove anything");
     let ended = home.run(&["send", &socket, "text", "anybody?"]);
-    ended.assert_refused(&socket);
+    ended.assert_refused(&format!("{socket:?}"));
     let serve = home.serve(&["--socket", &socket]);
     assert_ne!(home.token(&socket), token);
     home.run(&["send", &socket, "text", "hello"]).assert_code(0);
@@ -1064,4 +1064,24 @@ fn burst_of_signals_does_not_keep_serve_awake() {
     assert!(least.is_some(), "awake with nothing to do");
     serve.ask_to_stop();
     assert!(serve.end().status.success());
+}
+
+/// What stands in for signals, at the edges.
+#[cfg(windows)]
+#[test]
+fn other_lines_on_stdin_are_complaints_and_its_end_means_nothing() {
+    let home = Home::new();
+    let mut serve = home.serve(&["--no-drain"]);
+    let mut peer = serve.peer(&home.token(&serve.socket));
+    peer.send_text("one");
+    let mut stdin = serve.take_stdin();
+    stdin.write_all(format!("DRAIN\n\n{}\n drain ", "drain".repeat(100)).as_bytes()).unwrap();
+    // The last line needs no newline.
+    drop(stdin);
+    assert_eq!(serve.entry().id, "uds-1");
+    peer.ping();
+    assert!(serve.is_running());
+    let stopped = serve.stop();
+    let complaints = stopped.assert_clean(0).ended.stderr.matches("neither `drain` nor `stats`").count();
+    assert_eq!(complaints, 2, "{stopped:?}");
 }
