@@ -293,7 +293,7 @@ fn live_process_at(place: &Place, path: &Path) -> Part {
 
 #[test]
 fn refusing_socket_is_not_replaced_while_its_publisher_runs() {
-    if !crate::peers::can_prove() {
+    if !crate::published::can_prove() {
         crate::machine::skip("nothing can be proven of a process on this machine");
         return;
     }
@@ -333,11 +333,11 @@ fn a_capability_file_of_an_unknown_process_keeps_no_name_on_a_local_file_system(
         crate::machine::skip("the temporary directory is on no file system that is known to be local");
         return;
     }
-    let mut contents = crate::peers::contents(&path);
+    let mut contents = crate::published::contents(&path);
     contents["process"] = json!({"machineId": "0".repeat(32), "bootId": "0".repeat(32)});
     for contents in [contents.to_string(), String::from("not what a server writes")] {
         leave_stale(&path);
-        let file = crate::peers::publish(&place, &path, &json!({}));
+        let file = crate::published::publish(&place, &path, &json!({}));
         fs::write(file, contents).unwrap();
         let (listener, mut claim) = place.bind(&path).unwrap();
         claim.release(&listener).unwrap();
@@ -374,7 +374,7 @@ fn a_live_server_seen_through_an_overlay_keeps_its_name() {
         crate::machine::skip("no overlay can be mounted here");
         return;
     }
-    if crate::peers::can_prove() {
+    if crate::published::can_prove() {
         assert!(said.starts_with("already_running: "), "{said}");
     }
     assert!(claim.still_there() && claim.still_published(), "{said}");
@@ -382,27 +382,27 @@ fn a_live_server_seen_through_an_overlay_keeps_its_name() {
 
     // One whose process cannot be seen from here is not replaced either.
     leave_stale(&path);
-    let mut contents = crate::peers::contents(&path);
+    let mut contents = crate::published::contents(&path);
     contents["process"] = json!({"machineId": "0".repeat(32), "bootId": "0".repeat(32)});
-    let file = crate::peers::publish(&place, &path, &contents);
+    let file = crate::published::publish(&place, &path, &contents);
     let before = fs::read(&file).unwrap();
     let said = Part::start(&variables).step();
     assert!(said.starts_with("path_occupied: ") && said.contains("cannot be told"), "{said}");
     assert!(path.exists() && before == fs::read(&file).unwrap());
 
     // One of this boot that has ended is, also if the machine has no id.
-    let mut contents = crate::peers::contents(&path);
+    let mut contents = crate::published::contents(&path);
     contents["process"].as_object_mut().unwrap().remove("machineId");
     contents["pid"] = json!(i32::MAX);
-    crate::peers::publish(&place, &path, &contents);
+    crate::published::publish(&place, &path, &contents);
     let said = Part::start(&variables).step();
     assert!(said.starts_with("bound "), "{said}");
 
     // So is one of an earlier boot, if no other machine can have written that down.
-    if crate::peers::can_prove() && is_local(capabilities.path()) {
-        let mut contents = crate::peers::contents(&path);
+    if crate::published::can_prove() && is_local(capabilities.path()) {
+        let mut contents = crate::published::contents(&path);
         contents["process"]["bootId"] = json!("0".repeat(36));
-        crate::peers::publish(&place, &path, &contents);
+        crate::published::publish(&place, &path, &contents);
         let said = Part::start(&variables).step();
         assert!(said.starts_with("bound "), "{said}");
     }

@@ -104,7 +104,7 @@ impl Scene {
     /// A sweep removes all files of dead servers and no foreign ones; returns how many half-made files it
     /// removed.
     fn check_sweep(&self, what: &str) -> usize {
-        let report = crate::peers::sweep(&self.place, false);
+        let report = crate::published::sweep(&self.place, false);
         assert!(report.swept.iter().all(|swept| swept.fate == Fate::Removed), "{what}: {report:#?}");
         let mut left = self.place.everything();
         left.retain(|name| name != "tmp" && name != "tmp/claude-code-socks");
@@ -197,7 +197,7 @@ fn check(stage: Stage) {
     }
     // Every system call is a stop on the way in and one on the way out. Short runs take some of them.
     let stride = 8_usize.div_ceil(rounds(1));
-    let can_sweep = crate::peers::can_prove();
+    let can_sweep = crate::published::can_prove();
     let (mut at, mut crashes, mut temporary) = (0, 0, 0);
     loop {
         let scene = Scene::new(stage);

@@ -1,8 +1,9 @@
 //! Families of servers and the names that follow from theirs.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::path::Path;
+#[cfg(unix)]
+use std::path::PathBuf;
 
 use udsmsg::os::CapabilityDir;
 use udsmsg::{Environment, ErrorKind, Namespace};
@@ -39,6 +40,19 @@ fn the_config_home_is_the_variable_byte_for_byte_or_a_default() {
     let own = Namespace::new("my-app").unwrap();
     let default = Namespace::default();
     type Variables<'a> = &'a [(&'a str, &'a str)];
+    #[cfg(windows)]
+    let table: [(&Namespace, Variables<'_>, &str); 9] = [
+        (&default, &[("USERPROFILE", r"C:\h")], r"C:\h\.claude"),
+        (&default, &[("USERPROFILE", r"C:\h"), ("CLAUDE_CONFIG_DIR", "")], r"C:\h\.claude"),
+        (&default, &[("USERPROFILE", r"C:\h"), ("APPDATA", r"C:\a"), ("HOME", r"C:\x")], r"C:\h\.claude"),
+        (&default, &[("USERPROFILE", r"C:\h"), ("CLAUDE_CONFIG_DIR", r"C:\c\\d/")], r"C:\c\\d/"),
+        (&default, &[("USERPROFILE", r"C:\h"), ("CLAUDE_CONFIG_DIR", "rel")], "rel"),
+        (&default, &[("USERPROFILE", r"C:\h"), ("MY_APP_CONFIG_DIR", r"C:\m")], r"C:\h\.claude"),
+        (&own, &[("APPDATA", r"C:\a"), ("MY_APP_CONFIG_DIR", r"C:\m")], r"C:\m"),
+        (&own, &[("APPDATA", r"C:\a"), ("CLAUDE_CONFIG_DIR", r"C:\c")], r"C:\a\my-app"),
+        (&own, &[("USERPROFILE", r"C:\h"), ("APPDATA", "")], r"C:\h\AppData\Roaming\my-app"),
+    ];
+    #[cfg(unix)]
     let table: [(&Namespace, Variables<'_>, &str); 9] = [
         (&default, &[("HOME", "/h")], "/h/.claude"),
         (&default, &[("HOME", "/h"), ("CLAUDE_CONFIG_DIR", "")], "/h/.claude"),
@@ -61,11 +75,16 @@ fn the_config_home_is_the_variable_byte_for_byte_or_a_default() {
         assert_eq!(dir, Path::new(home).join("messaging-capabilities"));
         assert_eq!(CapabilityDir::of(namespace, &environment).unwrap().path(), dir);
     }
-    let bytes = OsString::from_vec(b"/c\xff".to_vec());
-    let environment = Environment::from_pairs([("CLAUDE_CONFIG_DIR", bytes)]);
-    assert_eq!(default.config_home(&environment).unwrap().as_os_str().as_bytes(), b"/c\xff");
+    #[cfg(unix)]
+    let other: std::ffi::OsString = std::os::unix::ffi::OsStringExt::from_vec(b"/c\xff".to_vec());
+    #[cfg(windows)]
+    let other: std::ffi::OsString = std::os::windows::ffi::OsStringExt::from_wide(&[0x63, 0xd800]);
+    let environment = Environment::from_pairs([("CLAUDE_CONFIG_DIR", &other)]);
+    assert_eq!(default.config_home(&environment).unwrap().as_os_str(), other);
 }
 
+/// Windows asks the system for the profile, which only the environment of this process could change.
+#[cfg(unix)]
 #[test]
 fn without_home_the_user_database_says_where_it_is() {
     let Some(user) = nix::unistd::User::from_uid(nix::unistd::Uid::effective()).unwrap() else {

@@ -104,7 +104,7 @@ fn another_user_who_reaches_the_socket_is_closed_unread() {
     let place = Place::open();
     let path = place.path("d/s.sock");
     let address = udsmsg::Address::from_path(&path).unwrap();
-    let environment = crate::peers::environment(&place);
+    let environment = crate::published::environment(&place);
     let mut server = udsmsg::Server::builder().address(address).environment(environment).start().unwrap();
     chmod(&place.path("d"), 0o755);
     chmod(&path, 0o666);
@@ -212,7 +212,7 @@ fn paths_of_100_to_120_bytes_fit_or_are_refused_on_both_ends() {
     use udsmsg::{Address, Client, ErrorKind, SendOutcome, Server};
 
     let place = Place::new();
-    let environment = crate::peers::environment(&place);
+    let environment = crate::published::environment(&place);
     let mut client = Client::in_namespace(&udsmsg::Namespace::default(), &environment).unwrap();
     let parent = place.make_dir("d", 0o700);
     let mut reached = Vec::new();

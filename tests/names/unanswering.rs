@@ -10,7 +10,8 @@ use udsmsg::Address;
 use udsmsg::peers::{Fate, PeerState, SweepReport};
 
 use crate::fuse::with_hung_mount;
-use crate::peers::{answering, contents, environment, peers, publish};
+use crate::peers::answering;
+use crate::published::{contents, environment, peers, publish};
 use crate::shared_mount::with_shared_mount;
 use crate::util::Place;
 

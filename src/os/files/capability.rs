@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::private_dir::{MadeDirs, PrivateDir, Purpose};
 use super::process::{Origin, ProcessIdentity, ProcessStart, ProcessState};
-use crate::os::names::address::Address;
+use crate::os::names::address::{Address, SOCKET};
 use crate::os::names::namespace::{Environment, Namespace, drawn_pid, is_hex};
 use crate::os::random::Random;
 use crate::os::sys::{self, Facts, FileId, FileKind};
@@ -520,7 +520,7 @@ impl Reading<'_> {
         let address = Address::from_path(&read.socket_path)
             .ok()
             .filter(fits)
-            .ok_or_else(|| self.refuse(&format!("it is for the socket {:?}", read.socket_path)))?;
+            .ok_or_else(|| self.refuse(&format!("it is for the {SOCKET} {:?}", read.socket_path)))?;
         let auth_token = AuthToken::parse(&read.auth_token)
             .map_err(|_| self.refuse("its \"authToken\" is not 64 lower-case hex digits"))?;
         let pid = read.pid.as_u64().and_then(|pid| u32::try_from(pid).ok());

@@ -10,8 +10,8 @@ use crate::proto::error::{Error, ErrorKind};
 /// What an address is written with.
 const SCHEME: &str = "uds:";
 
-/// What an address is, in its errors.
-const NOUN: &str = if cfg!(windows) { "pipe path" } else { "socket path" };
+/// What stands at an address, in errors.
+pub(crate) const SOCKET: &str = if cfg!(windows) { "pipe" } else { "socket" };
 
 /// The address of a server: its socket path, UTF-8, exactly as given. Nothing is made absolute or tidied,
 /// because the name of the capability file is the hash of these very bytes.
@@ -96,7 +96,7 @@ impl Address {
             return Ok(());
         }
         let sentence =
-            format!("the {NOUN} {:?} is {len} {unit} long and at most {max} fit; {mend}", self.path);
+            format!("the {SOCKET} path {:?} is {len} {unit} long and at most {max} fit; {mend}", self.path);
         Err(Error::new(ErrorKind::PathTooLong, sentence))
     }
 
@@ -107,10 +107,11 @@ impl Address {
             return Err(Error::new(ErrorKind::InlineAuthToken, sentence));
         }
         if path.is_empty() {
-            return Err(Error::new(ErrorKind::InvalidAddress, format!("the {NOUN} is empty")));
+            return Err(Error::new(ErrorKind::InvalidAddress, format!("the {SOCKET} path is empty")));
         }
         if path.contains('\0') {
-            let sentence = format!("the {NOUN} {path:?} contains a NUL byte, which no file name can have");
+            let sentence =
+                format!("the {SOCKET} path {path:?} contains a NUL byte, which no file name can have");
             return Err(Error::new(ErrorKind::InvalidAddress, sentence));
         }
         #[cfg(windows)]
@@ -134,7 +135,7 @@ fn utf8(text: &OsStr) -> Result<&str, Error> {
                 "the target must not include an inline auth token, and is not UTF-8",
             );
         }
-        let sentence = format!("the {NOUN} {text:?} is not UTF-8; messages could not name it");
+        let sentence = format!("the {SOCKET} path {text:?} is not UTF-8; messages could not name it");
         Error::new(ErrorKind::InvalidAddress, sentence)
     })
 }

@@ -49,9 +49,9 @@ impl PrivateDir {
     ///
     /// As for [`PrivateDir::open_or_create`].
     pub(crate) fn open_existing(path: &Path, purpose: Purpose) -> Result<Option<Self>, Error> {
-        match exists(path, path, purpose)? {
-            true => Self::open(path, purpose).map(Some),
-            false => Ok(None),
+        match look(path, path, purpose)? {
+            Some(_) => Self::open(path, purpose).map(Some),
+            None => Ok(None),
         }
     }
 
@@ -107,19 +107,23 @@ fn make_missing(given: &Path, purpose: Purpose, made: &mut MadeDirs) -> Result<(
 fn missing(given: &Path, purpose: Purpose) -> Result<Vec<&Path>, Error> {
     let mut missing = Vec::new();
     for path in given.ancestors().take_while(|path| !path.as_os_str().is_empty()) {
-        if exists(given, path, purpose)? {
-            break;
+        match look(given, path, purpose)? {
+            None => missing.push(path),
+            Some(found) if found.kind == FileKind::Regular && path != given => {
+                let why = format!("{path:?} on the way to it is {}, not a directory", found.kind.name());
+                return Err(purpose.fault(given, &why, "name another directory"));
+            }
+            Some(_) => break,
         }
-        missing.push(path);
     }
     Ok(missing)
 }
 
-/// Whether something stands at `path`, on the way to `given` or at its end.
-fn exists(given: &Path, path: &Path, purpose: Purpose) -> Result<bool, Error> {
+/// What stands at `path`, on the way to `given` or at its end.
+fn look(given: &Path, path: &Path, purpose: Purpose) -> Result<Option<Facts>, Error> {
     match sys::facts_of_path(path) {
-        Ok(_) => Ok(true),
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
+        Ok(facts) => Ok(Some(facts)),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(cause) => Err(purpose.cannot_look(given, path, cause)),
     }
 }

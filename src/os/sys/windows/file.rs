@@ -8,10 +8,12 @@ use std::os::windows::fs::{MetadataExt, OpenOptionsExt};
 use std::os::windows::io::{AsRawHandle, FromRawHandle};
 use std::path::{self, Component, Path, PathBuf, Prefix};
 use std::ptr;
-use std::time::UNIX_EPOCH;
+use std::thread;
+use std::time::{Duration, UNIX_EPOCH};
 
 use windows_sys::Win32::Foundation::{
-    ERROR_CALL_NOT_IMPLEMENTED, ERROR_INVALID_PARAMETER, GENERIC_READ, GENERIC_WRITE, INVALID_HANDLE_VALUE,
+    ERROR_ACCESS_DENIED, ERROR_CALL_NOT_IMPLEMENTED, ERROR_INVALID_PARAMETER, ERROR_SHARING_VIOLATION,
+    GENERIC_READ, GENERIC_WRITE, INVALID_HANDLE_VALUE,
 };
 use windows_sys::Win32::Storage::FileSystem::{
     BY_HANDLE_FILE_INFORMATION, CREATE_NEW, CreateDirectoryW, CreateFileW, FILE_ADD_FILE,
@@ -262,14 +264,32 @@ pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
     })
 }
 
+/// How often what another process holds open is tried again, and the pause before it: a reader, a sweep or a
+/// virus scanner does for a moment.
+const ATTEMPTS_MAX: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Does `attempt` again while it is refused because another process may hold the file open.
+fn insist(attempt: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    for _ in 1..ATTEMPTS_MAX {
+        let done = attempt();
+        let error = done.as_ref().err().and_then(io::Error::raw_os_error).map(i32::cast_unsigned);
+        if !matches!(error, Some(ERROR_ACCESS_DENIED | ERROR_SHARING_VIOLATION)) {
+            return done;
+        }
+        thread::sleep(PAUSE);
+    }
+    attempt()
+}
+
 /// Removes the file `name` from `dir`.
 pub(crate) fn remove_at(dir: &Dir, name: &str) -> io::Result<()> {
-    fs::remove_file(dir.path.join(name))
+    insist(|| fs::remove_file(dir.path.join(name)))
 }
 
 /// Renames the file `from` in `dir` to `to`, in place of what has that name.
 pub(crate) fn rename_in(dir: &Dir, from: &str, to: &str) -> io::Result<()> {
-    fs::rename(dir.path.join(from), dir.path.join(to))
+    insist(|| fs::rename(dir.path.join(from), dir.path.join(to)))
 }
 
 /// Gives the file `from` in `dir` the name `to` as well; `AlreadyExists` if something has that name.
