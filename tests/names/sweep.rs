@@ -127,11 +127,14 @@ fn temporary_capability_files_are_removed_if_they_name_a_dead_owner() {
     let dead = of_dead(&path).to_string();
     let live = contents(&path).to_string();
     let own_pid = std::process::id();
-    let mark = own_mark().unwrap();
+    let mark = own_mark(0).unwrap();
+    let recycled = own_mark(1).unwrap();
     let expected = [
         write(format!(".{hash}.{NOBODYS_PID}-{nonce}.tmp"), &dead),
         write(format!(".{hash}.{NOBODYS_PID}-{nonce}.{mark}.tmp"), ""),
+        write(format!(".{hash}.{own_pid}-{nonce}.{recycled}.tmp"), ""),
     ];
+    write(format!(".{hash}.{own_pid}-{nonce}.{mark}.tmp"), &dead);
     // Empty, cut short, with another pid than in its name, of a running process; and names that are not ours.
     write(format!(".{hash}.{NOBODYS_PID}-{}.tmp", "b".repeat(32)), "");
     write(format!(".{hash}.{NOBODYS_PID}-{}.tmp", "c".repeat(32)), &dead[..40]);
@@ -247,27 +250,28 @@ fn another_boot_on_a_shared_file_system_proves_nothing() {
     }
 }
 
-/// What identifies this process in the names of its temporary files.
-fn own_mark() -> Option<String> {
+/// What identifies this process in the names of its temporary files, or one that started `earlier` by so much.
+fn own_mark(earlier: u64) -> Option<String> {
     let start = ProcessIdentity::current().start;
+    let start_time = start.start_time? - earlier;
     let digest = |id: String| {
         let digest: [u8; 32] = sha2::Sha256::digest(id.as_bytes()).into();
         digest[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>()
     };
     let machine = digest(start.machine_id?);
     if cfg!(windows) {
-        return Some(format!("{machine}-{}", start.start_time?));
+        return Some(format!("{machine}-{start_time}"));
     }
     let boot = digest(start.boot_id?);
     let clock = start.time_namespace.map_or_else(String::new, |inode| format!("-{inode}"));
-    Some(format!("{machine}-{boot}-{}-{}{clock}", start.pid_namespace?, start.start_time?))
+    Some(format!("{machine}-{boot}-{}-{start_time}{clock}", start.pid_namespace?))
 }
 
 /// A file that a crash leaves before a publication shows the same in its name.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_temporary_file_of_another_boot_on_a_shared_file_system_is_kept() {
-    let Some(mark) = own_mark() else { return };
+    let Some(mark) = own_mark(0) else { return };
     let place = Place::new();
     let dir = place.make_dir("config/messaging-capabilities", 0o700);
     let mut parts: Vec<_> = mark.split('-').map(str::to_owned).collect();
