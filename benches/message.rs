@@ -67,14 +67,18 @@ fn lines(c: &mut Criterion) {
         ("330 bytes, spaced", spaced),
         ("32 KiB of text", line(&"x".repeat(32_500))),
         ("32 KiB, three escapes in 20 bytes", escaped),
+        ("32 KiB, every fourth letter beyond ASCII", line(&"über Größe ".repeat(2_300))),
     ] {
         let mut group = c.benchmark_group(name);
         group.throughput(Throughput::Bytes(line.len() as u64));
-        group
-            .bench_function("from_utf8", |b| b.iter(|| std::str::from_utf8(black_box(&line)).unwrap().len()));
-        group.bench_function("from_utf8 and scan", |b| {
-            b.iter(|| scan(std::str::from_utf8(black_box(&line)).unwrap()).unwrap());
+        group.bench_function("UTF-8, std", |b| {
+            b.iter(|| std::str::from_utf8(black_box(&line)).unwrap().len())
         });
+        group.bench_function("UTF-8, simdutf8", |b| {
+            b.iter(|| simdutf8::basic::from_utf8(black_box(&line)).unwrap().len());
+        });
+        let text = std::str::from_utf8(&line).unwrap();
+        group.bench_function("scan", |b| b.iter(|| scan(black_box(text)).unwrap()));
         group.bench_function("request", |b| {
             b.iter(|| {
                 let read = Request::from_line(black_box(&line), black_box(&token));

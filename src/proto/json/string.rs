@@ -8,39 +8,27 @@ pub fn quote(text: &str) -> String {
 
 /// Whether `text` can stand between quotes as it is.
 pub(crate) fn is_plain(text: &str) -> bool {
-    skip_plain(text.as_bytes()).is_empty()
+    plain_len(text.as_bytes()) == text.len()
 }
 
-/// The rest of `bytes` from the first one on that a JSON string cannot hold as it is: `"`, `\` or a control
+/// How many of the first `bytes` a JSON string can hold as they are: all up to the first `"`, `\` or control
 /// character.
 #[inline(always)]
-pub(super) fn skip_plain(bytes: &[u8]) -> &[u8] {
-    let mut rest = bytes;
-    let mut is_long = false;
-    while let Some((word, behind)) = rest.split_first_chunk() {
-        let special = special_bytes(u64::from_le_bytes(*word));
-        if special != 0 {
-            return rest.get((special.trailing_zeros() / 8) as usize..).unwrap_or_default();
-        }
-        rest = behind;
-        if !is_long {
-            is_long = true;
-            // Branch-free in each block, so that it becomes vector instructions.
-            while let Some((block, behind)) = rest.split_first_chunk::<32>() {
-                if block.iter().fold(false, |found, byte| found | ((byte ^ 2) < 0x21) | (*byte == b'\\')) {
-                    break;
-                }
-                rest = behind;
-            }
-        }
+pub(super) fn plain_len(bytes: &[u8]) -> usize {
+    match bytes.first_chunk().map(|word| special_bytes(u64::from_le_bytes(*word))) {
+        Some(special) if special != 0 => (special.trailing_zeros() / 8) as usize,
+        _ => long_plain_len(bytes),
     }
-    while let Some((byte, behind)) = rest.split_first() {
-        if matches!(byte, b'"' | b'\\' | ..b' ') {
-            break;
-        }
-        rest = behind;
-    }
-    rest
+}
+
+/// The same for what is not very short. Two passes of vector instructions: the second is one because it has no
+/// branch for each byte.
+#[inline(never)]
+fn long_plain_len(bytes: &[u8]) -> usize {
+    let len = memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
+    let text = bytes.get(..len).unwrap_or_default();
+    let least = text.iter().fold(u8::MAX, |least, byte| least.min(*byte));
+    if least < b' ' { text.iter().position(|byte| *byte < b' ').unwrap_or(len) } else { len }
 }
 
 /// Finds the bytes of `word` that are `"`, `\` or below 0x20: the top bit of the lowest such byte is set, and

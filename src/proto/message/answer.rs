@@ -1,7 +1,6 @@
 //! What a client reads: the answers of a server.
 
 use std::borrow::Cow;
-use std::str;
 
 use crate::proto::error::Error;
 use crate::proto::json::{self, Kind};
@@ -34,7 +33,7 @@ impl<'a> Answer<'a> {
     /// [`ErrorKind::InvalidMessage`](crate::ErrorKind::InvalidMessage) if it is not a JSON object in UTF-8
     /// within the bounds of [`json::scan`].
     pub fn from_line(line: &'a [u8]) -> Result<Self, Error> {
-        let line = str::from_utf8(line)
+        let line = simdutf8::basic::from_utf8(line)
             .map_err(|reason| Error::invalid_message("the answer is not UTF-8").with_source(reason))?;
         let scan = json::scan(line)?;
         if !scan.is_object() {

@@ -1,7 +1,5 @@
 //! What a line asks for: rules 1 to 4 of the protocol, in their order.
 
-use std::str;
-
 use super::has_valid_types;
 use crate::proto::auth::AuthToken;
 use crate::proto::error::CloseReason;
@@ -31,7 +29,7 @@ impl<'a> Request<'a> {
             return (Self::Blank, false);
         }
         let unreadable = (Self::Refuse(CloseReason::InvalidFrame), false);
-        let Ok(line) = str::from_utf8(line) else { return unreadable };
+        let Ok(line) = simdutf8::basic::from_utf8(line) else { return unreadable };
         let Ok(scan) = json::scan(line) else { return unreadable };
         if !carries(&scan, line, auth_token) {
             return (Self::Refuse(CloseReason::Unauthorized), false);
