@@ -15,13 +15,17 @@ pub(crate) fn is_plain(text: &str) -> bool {
 /// character.
 #[inline(always)]
 pub(super) fn plain_len(bytes: &[u8]) -> usize {
-    match bytes.first_chunk().map(|word| special_bytes(u64::from_le_bytes(*word))) {
-        Some(special) if special != 0 => (special.trailing_zeros() / 8) as usize,
-        _ => long_plain_len(bytes),
+    for at in [0, 8] {
+        let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk) else { break };
+        let special = special_bytes(u64::from_le_bytes(*word));
+        if special != 0 {
+            return at + (special.trailing_zeros() / 8) as usize;
+        }
     }
+    long_plain_len(bytes)
 }
 
-/// The same for what is not very short. Two passes of vector instructions: the second is one because it has no
+/// The same for what is not very short: two passes with vector instructions, the second because it has no
 /// branch for each byte.
 #[inline(never)]
 fn long_plain_len(bytes: &[u8]) -> usize {
