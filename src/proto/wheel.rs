@@ -117,9 +117,13 @@ impl Wheel {
     /// nothing is filed within a lap, every occupied slot is looked at each time, 256 at most. If
     /// [`Wheel::next_expired`] was not asked to the end, all that is left due is looked at.
     pub fn next_deadline(&mut self, mut truth: impl FnMut(ConnKey) -> Option<Mono>) -> Option<Mono> {
+        if self.is_empty() {
+            return None;
+        }
+        // Mostly it has moved since: then it is filed anew at once.
         if let Some((key, deadline)) = self.earliest
             && self.holds(key)
-            && truth(key) == Some(deadline)
+            && self.confirm(node_of(key), &mut truth) == Some(deadline)
         {
             return Some(deadline);
         }
@@ -148,16 +152,20 @@ impl Wheel {
     /// Keys filed that early whose truth is later are filed anew, those that `truth` knows nothing of are
     /// dropped. A `now` before one that was given already counts as that one.
     ///
-    /// One look for each key returned, dropped or filed anew, and for each slot since the last `now`: 256 at
-    /// most, however far that is away.
+    /// One look before the deadline that [`Wheel::next_deadline`] gave last. Then one for each key returned,
+    /// dropped or filed anew, and for each slot since the last `now`: 256 at most, however far that is away.
     pub fn next_expired(
         &mut self,
         now: Mono,
         mut truth: impl FnMut(ConnKey) -> Option<Mono>,
     ) -> Option<ConnKey> {
-        if now > self.reached {
-            self.reach(now);
+        let now = now.max(self.reached);
+        // No slot holds anything that is filed before the earliest deadline.
+        if self.is_empty() || self.earliest.is_some_and(|(_, earliest)| now < earliest) {
+            self.reached = now;
+            return None;
         }
+        self.reach(now);
         while let Some(at) = self.first_in(DUE) {
             if self.confirm(at, &mut truth).is_some() {
                 self.unlink(at);
@@ -281,6 +289,10 @@ impl Wheel {
                 debug_assert!(list == DUE || follows, "list {list} is not in order");
             }
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.occupied.iter().all(|word| *word == 0)
     }
 
     /// The first occupied slot whose distance from `start` is in `ahead`, with that distance.
