@@ -94,7 +94,9 @@ impl Framer {
 
     /// Goes on with the search in `waiting`, all that is in the ring.
     fn search(&mut self, waiting: &[u8]) -> Search {
-        if let Search::Open { searched } = self.search {
+        if let Search::Open { searched } = self.search
+            && searched != waiting.len()
+        {
             debug_assert!(searched <= waiting.len(), "{searched} of {} bytes searched", waiting.len());
             // The newline of the longest frame comes right behind it.
             let end = waiting.len().min(self.frame_bytes_max.saturating_add(1));

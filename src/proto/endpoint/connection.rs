@@ -284,8 +284,8 @@ impl Connection {
     /// How much space the next read may use. Before a connection is closed for a timeout its line is read
     /// whole.
     pub(super) fn read_max(&self, limits: &Limits, now: Mono) -> usize {
-        let is_due = self.next_deadline(limits).is_some_and(|(deadline, _)| deadline <= now);
-        if self.is_authenticated() && !is_due { limits.turn_bytes_max } else { usize::MAX }
+        let is_due = || self.next_deadline(limits).is_some_and(|(deadline, _)| deadline <= now);
+        if self.is_authenticated() && !is_due() { limits.turn_bytes_max } else { usize::MAX }
     }
 
     /// The shell wanted to read and must not now; it is told when it can.

@@ -97,6 +97,8 @@ impl Turns {
     pub(super) fn end(&mut self) {
         self.number = self.number.wrapping_add(1);
         self.has_enqueued = false;
-        self.ready.append(&mut self.next);
+        if !self.next.is_empty() {
+            self.ready.append(&mut self.next);
+        }
     }
 }

@@ -480,7 +480,9 @@ impl Outbox {
     /// The turn is over: keys retired in it may be used again.
     pub fn turn_ended(&mut self) {
         self.wires.release_retired();
-        self.steps.append(&mut self.parked);
+        if !self.parked.is_empty() {
+            self.steps.append(&mut self.parked);
+        }
         self.check_invariants();
         self.check_links();
     }
