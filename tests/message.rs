@@ -9,7 +9,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use udsmsg::parts::json::{Kind, Redacted, quote};
 use udsmsg::parts::{Answer, AuthToken, CloseReason, Reply, Request};
-use udsmsg::{ErrorKind, Message, Outgoing};
+use udsmsg::{ErrorKind, Message, Outgoing, Wall};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const NOW: &str = "2026-11-22T10:00:00.000Z";
@@ -366,4 +366,17 @@ fn answers_are_read() {
     let mut own = Vec::new();
     Reply::Response { number: 12 }.encode(NOW, &mut own);
     assert_eq!(Answer::from_line(&own).unwrap(), accepted(Some("uds-12")), "a newline is white space");
+}
+
+#[test]
+fn wall_time_is_shown_in_utc_with_milliseconds() {
+    for (millis, shown) in [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+        (951_827_696_078, "2000-02-29T12:34:56.078Z"),
+        (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+        (u64::MAX, "9999-12-31T23:59:59.999Z"),
+    ] {
+        assert_eq!(Wall::from_millis(millis).to_string(), shown);
+    }
 }

@@ -62,7 +62,30 @@ impl fmt::Display for Wall {
         let (days, millis) = (self.0 / 86_400_000, self.0 % 86_400_000);
         let (year, month, day) = civil_from_days(days);
         let (hour, minute, second) = (millis / 3_600_000, millis / 60_000 % 60, millis / 1000 % 60);
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", millis % 1000)
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        let numbers = [
+            (0..4, year),
+            (5..7, month),
+            (8..10, day),
+            (11..13, hour),
+            (14..16, minute),
+            (17..19, second),
+            (20..23, millis % 1000),
+        ];
+        for (place, number) in numbers {
+            put_decimal(text.get_mut(place).unwrap_or_default(), number);
+        }
+        // Digits are ASCII.
+        f.write_str(str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
+/// Fills `digits` with the last decimal digits of `number`.
+fn put_decimal(digits: &mut [u8], number: u64) {
+    let mut left = number;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + u8::try_from(left % 10).unwrap_or_default();
+        left /= 10;
     }
 }
 
