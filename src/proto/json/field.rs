@@ -125,13 +125,19 @@ impl Fields {
     /// Keeps `value` as that of the key `name`, if that is one of the five.
     #[inline(always)]
     pub(super) fn put(&mut self, name: &[u8], value: Field) -> Result<(), Fault> {
-        let place = match name {
-            b"type" => &mut self.kind,
-            b"data" => &mut self.data,
-            b"from" => &mut self.from,
-            b"ts" => &mut self.ts,
-            b"meta" => &mut self.meta,
-            _ => return Ok(()),
+        // Each is one comparison of a word; the arms of a match would compare byte by byte.
+        let place = if name == b"type" {
+            &mut self.kind
+        } else if name == b"data" {
+            &mut self.data
+        } else if name == b"from" {
+            &mut self.from
+        } else if name == b"ts" {
+            &mut self.ts
+        } else if name == b"meta" {
+            &mut self.meta
+        } else {
+            return Ok(());
         };
         once(place, value)
     }

@@ -147,14 +147,14 @@ enum Cut {
     Everything(Span),
 }
 
-/// A key between its quotes.
-struct Key<'a> {
+/// A string, as it is written between its quotes.
+struct Quoted<'a> {
     raw: &'a [u8],
     escaped: bool,
 }
 
-impl Key<'_> {
-    /// The decoded key, if it is no longer than the longest key of the protocol.
+impl Quoted<'_> {
+    /// The decoded string of a key, if it is no longer than the longest key of the protocol.
     fn name<'b>(&'b self, buffer: &'b mut [u8; b"authToken".len()]) -> Option<&'b [u8]> {
         if self.escaped {
             unescape_into(str::from_utf8(self.raw).unwrap_or_default(), buffer)
@@ -252,7 +252,7 @@ impl<'a> Cursor<'a> {
 
     /// Reads the value of a key of the outermost object; says whether that member is to be cut out.
     #[inline(always)]
-    fn top_member(&mut self, key: &Key<'_>, found: &mut Found) -> Result<bool, Fault> {
+    fn top_member(&mut self, key: &Quoted<'_>, found: &mut Found) -> Result<bool, Fault> {
         let mut buffer = [0; _];
         let name = key.name(&mut buffer).unwrap_or_default();
         if name == b"meta" {
@@ -294,7 +294,7 @@ impl<'a> Cursor<'a> {
     #[inline(always)]
     fn members(
         &mut self,
-        mut read: impl FnMut(&mut Self, Key<'a>) -> Result<bool, Fault>,
+        mut read: impl FnMut(&mut Self, Quoted<'a>) -> Result<bool, Fault>,
     ) -> Result<Cut, Fault> {
         self.blank();
         if self.take(b'}') {
@@ -331,15 +331,13 @@ impl<'a> Cursor<'a> {
 
     /// Reads a key, its colon and the white space around that.
     #[inline(always)]
-    fn key(&mut self) -> Result<Key<'a>, Fault> {
+    fn key(&mut self) -> Result<Quoted<'a>, Fault> {
         self.expect(b'"')?;
-        let start = self.at;
-        let escaped = self.string()?;
-        let raw = self.line.get(start..self.at.saturating_sub(1)).unwrap_or_default();
+        let key = self.string()?;
         self.blank();
         self.expect(b':')?;
         self.blank();
-        Ok(Key { raw, escaped })
+        Ok(key)
     }
 
     /// Reads a value inside `depth` open arrays and objects, and says where it is.
@@ -356,7 +354,7 @@ impl<'a> Cursor<'a> {
         match self.next() {
             Some(b'"') => {
                 self.at += 1;
-                Ok(Kind::Text { escaped: self.string()? })
+                Ok(Kind::Text { escaped: self.string()?.escaped })
             }
             Some(b'{') => self.call(|cursor| cursor.nested(depth)).map(|()| Kind::Object),
             Some(b'[') => self.call(|cursor| cursor.nested(depth)).map(|()| Kind::Array),
@@ -453,12 +451,18 @@ impl<'a> Cursor<'a> {
         if self.at > before { Ok(()) } else { Err(Fault::Syntax) }
     }
 
-    /// Reads a string whose opening quote has been read, up to and with the closing one; says whether there
-    /// are escapes in it.
+    /// Reads a string whose opening quote has been read, up to and with the closing one.
     #[inline(always)]
-    fn string(&mut self) -> Result<bool, Fault> {
-        self.at += plain_len(self.rest());
-        if self.take(b'"') { Ok(false) } else { self.call(Self::escaped_string).map(|()| true) }
+    fn string(&mut self) -> Result<Quoted<'a>, Fault> {
+        let (start, rest) = (self.at, self.rest());
+        let len = plain_len(rest);
+        self.at += len;
+        if self.take(b'"') {
+            return Ok(Quoted { raw: rest.get(..len).unwrap_or_default(), escaped: false });
+        }
+        self.call(Self::escaped_string)?;
+        let raw = self.line.get(start..self.at - 1).unwrap_or_default();
+        Ok(Quoted { raw, escaped: true })
     }
 
     /// Reads the rest of a string from its first escape on.
