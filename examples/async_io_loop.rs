@@ -4,16 +4,24 @@
 
 #![allow(clippy::print_stdout, reason = "printing is what an example is for")]
 
-use std::error::Error;
-use std::os::fd::OwnedFd;
-use std::thread;
-use std::time::Duration;
+#[cfg(unix)]
+use {
+    async_io::{Async, Timer},
+    futures_lite::future,
+    std::error::Error,
+    std::os::fd::OwnedFd,
+    std::thread,
+    std::time::Duration,
+    udsmsg::{Batch, Client, Outgoing, Server},
+};
 
-use async_io::{Async, Timer};
-use futures_lite::future;
-use udsmsg::{Batch, Client, Outgoing, Server};
+#[cfg(not(unix))]
+fn main() {
+    println!("there is no descriptor to watch here: see the example mio_loop");
+}
 
 /// Waits until a turn of the server is due.
+#[cfg(unix)]
 async fn turn_is_due(fd: &Async<OwnedFd>, next: Option<Duration>) -> std::io::Result<()> {
     // Something is left to do: let other tasks run, then go on.
     if next == Some(Duration::ZERO) {
@@ -27,6 +35,7 @@ async fn turn_is_due(fd: &Async<OwnedFd>, next: Option<Duration>) -> std::io::Re
     future::or(fd.readable(), timer).await
 }
 
+#[cfg(unix)]
 async fn host(mut server: Server) -> Result<(), Box<dyn Error>> {
     // A copy of the descriptor, so that the server stays free to be turned.
     let queue = server.event_queue().ok_or("the server lives in another loop")?;
@@ -46,6 +55,7 @@ async fn host(mut server: Server) -> Result<(), Box<dyn Error>> {
     Ok(server.shutdown(Duration::from_millis(100))?)
 }
 
+#[cfg(unix)]
 fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder().start()?;
     println!("listening at {}", server.address());

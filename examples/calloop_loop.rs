@@ -4,22 +4,31 @@
 
 #![allow(clippy::print_stdout, reason = "printing is what an example is for")]
 
-use std::error::Error;
-use std::thread;
-use std::time::Duration;
+#[cfg(unix)]
+use {
+    calloop::generic::Generic,
+    calloop::timer::{TimeoutAction, Timer},
+    calloop::{EventLoop, Interest, Mode, PostAction},
+    std::error::Error,
+    std::thread,
+    std::time::Duration,
+    udsmsg::{Batch, Client, Outgoing, Server},
+};
 
-use calloop::generic::Generic;
-use calloop::timer::{TimeoutAction, Timer};
-use calloop::{EventLoop, Interest, Mode, PostAction};
-use udsmsg::{Batch, Client, Outgoing, Server};
+#[cfg(not(unix))]
+fn main() {
+    println!("there is no descriptor to watch here: see the example mio_loop");
+}
 
 /// What every callback of this host gets.
+#[cfg(unix)]
 struct Host {
     server: Server,
     batch: Batch,
     ticks: usize,
 }
 
+#[cfg(unix)]
 fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder().start()?;
     println!("listening at {}", server.address());

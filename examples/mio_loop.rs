@@ -5,29 +5,31 @@
 #![allow(clippy::print_stdout, reason = "printing is what an example is for")]
 
 use std::error::Error;
-use std::io::{ErrorKind, Read, Write};
+use std::io::ErrorKind;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use mio::{Events, Interest, Poll, Token, unix::pipe};
+use mio::{Events, Poll, Token, Waker};
 use udsmsg::{Batch, Client, Outgoing, Server};
 
 /// The host's own source, and the first of the server's tokens.
-const PIPE: Token = Token(0);
+const CHANNEL: Token = Token(0);
 const SERVER: usize = 1;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(256);
-    let (mut pipe_in, mut pipe_out) = pipe::new()?;
-    poll.registry().register(&mut pipe_out, PIPE, Interest::READABLE)?;
+    let (say, heard) = mpsc::channel();
+    let waker = Waker::new(poll.registry(), CHANNEL)?;
     let mut server = Server::builder().start_in(poll.registry(), SERVER)?;
     println!("listening at {}, tokens {:?}", server.address(), server.tokens());
 
-    // Writes to the pipe and sends messages; usually another process does.
+    // Says something to the host and sends messages; usually another process does.
     let target = server.address().clone();
     let sender = thread::spawn(move || -> std::io::Result<[String; 2]> {
-        pipe_in.write_all(b"the host's own bytes")?;
+        say.send("the host's own words").map_err(std::io::Error::other)?;
+        waker.wake()?;
         let mut client = Client::new().map_err(std::io::Error::other)?;
         let text = Outgoing::new("text").with_text("hello from mio");
         Ok([client.ping(&target).to_string(), client.send(&target, &text).to_string()])
@@ -43,11 +45,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         // Every event is offered to the server; what it does not take is the host's.
         for event in &events {
-            if !server.on_event(event) && event.token() == PIPE {
-                let mut space = [0; 64];
-                let n = pipe_out.read(&mut space)?;
-                println!("the host read {:?}", String::from_utf8_lossy(space.get(..n).unwrap_or_default()));
-                host_heard = true;
+            if !server.on_event(event) && event.token() == CHANNEL {
+                for words in heard.try_iter() {
+                    println!("the host heard {words:?}");
+                    host_heard = true;
+                }
             }
         }
         // Then one turn, which never waits here.

@@ -5,18 +5,26 @@
 
 #![allow(clippy::print_stdout, reason = "printing is what an example is for")]
 
-use std::error::Error;
-use std::io::{PipeReader, Read, Write};
-use std::os::fd::AsFd;
-use std::thread;
-use std::time::Duration;
+#[cfg(unix)]
+use {
+    nix::errno::Errno,
+    nix::poll::{PollFd, PollFlags, PollTimeout, poll},
+    std::error::Error,
+    std::io::{PipeReader, Read, Write},
+    std::os::fd::AsFd,
+    std::thread,
+    std::time::Duration,
+    udsmsg::os::poll_timeout,
+    udsmsg::{Batch, Client, Outgoing, Server},
+};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use udsmsg::os::poll_timeout;
-use udsmsg::{Batch, Client, Outgoing, Server};
+#[cfg(not(unix))]
+fn main() {
+    println!("there is no descriptor to watch here: see the example mio_loop");
+}
 
 /// Waits; returns whether the pipe can be read.
+#[cfg(unix)]
 fn wait(server: &mut Server, pipe: &PipeReader) -> Result<bool, Box<dyn Error>> {
     let timeout = PollTimeout::try_from(poll_timeout(server.next_timeout()))?;
     let queue = server.event_queue().ok_or("the server lives in another loop")?;
@@ -28,6 +36,7 @@ fn wait(server: &mut Server, pipe: &PipeReader) -> Result<bool, Box<dyn Error>> 
     }
 }
 
+#[cfg(unix)]
 fn main() -> Result<(), Box<dyn Error>> {
     let (mut pipe_out, mut pipe_in) = std::io::pipe()?;
     let mut server = Server::builder().start()?;

@@ -4,16 +4,24 @@
 
 #![allow(clippy::print_stdout, reason = "printing is what an example is for")]
 
-use std::error::Error;
-use std::os::fd::OwnedFd;
-use std::thread;
-use std::time::Duration;
+#[cfg(unix)]
+use {
+    std::error::Error,
+    std::os::fd::OwnedFd,
+    std::thread,
+    std::time::Duration,
+    tokio::io::Interest,
+    tokio::io::unix::AsyncFd,
+    udsmsg::{Batch, Client, Outgoing, Server},
+};
 
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use udsmsg::{Batch, Client, Outgoing, Server};
+#[cfg(not(unix))]
+fn main() {
+    println!("there is no descriptor to watch here: see the example mio_loop");
+}
 
 /// Waits until a turn of the server is due.
+#[cfg(unix)]
 async fn turn_is_due(fd: &AsyncFd<OwnedFd>, next: Option<Duration>) -> std::io::Result<()> {
     match next {
         // Something is left to do: let the other tasks run, then go on.
@@ -35,11 +43,13 @@ async fn turn_is_due(fd: &AsyncFd<OwnedFd>, next: Option<Duration>) -> std::io::
     deprecated,
     reason = "its safe form is; what `register` asks for in `unsafe` is kept by owning the copy"
 )]
+#[cfg(unix)]
 fn watch(server: &Server) -> Result<AsyncFd<OwnedFd>, Box<dyn Error>> {
     let queue = server.event_queue().ok_or("the server lives in another loop")?;
     Ok(AsyncFd::with_interest(queue.try_clone_to_owned()?, Interest::READABLE)?)
 }
 
+#[cfg(unix)]
 async fn host(mut server: Server) -> Result<(), Box<dyn Error>> {
     let fd = watch(&server)?;
     let mut batch = Batch::new();
@@ -57,6 +67,7 @@ async fn host(mut server: Server) -> Result<(), Box<dyn Error>> {
     Ok(server.shutdown(Duration::from_millis(100))?)
 }
 
+#[cfg(unix)]
 fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder().start()?;
     println!("listening at {}", server.address());

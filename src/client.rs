@@ -154,6 +154,9 @@ impl Client {
             let sentence = format!("{OUTCOMES_MAX} outcomes wait to be taken; ask for them first");
             return Err(Error::new(ErrorKind::OutboxFull, sentence));
         }
+        // The queue of a pipe reads ahead: what has come before the message is no answer to it.
+        #[cfg(windows)]
+        self.links.wait(&mut self.waiter, Some(Duration::ZERO))?;
         let now = self.clock.now();
         let id = self.links.send(target, message, self.from.as_ref(), self.timeout, now)?;
         // What fails at once has its outcome then, and leaves its place to others.

@@ -136,7 +136,6 @@ impl EventLoop {
     }
 
     /// Whether it is the host's.
-    #[cfg(windows)]
     pub(super) fn is_lent(&self) -> bool {
         matches!(self.source, Source::Lent(_))
     }

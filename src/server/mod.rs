@@ -437,6 +437,9 @@ impl Server {
     /// answers are written (within `closing_timeout`), and messages on their way get their outcomes, all of
     /// it for at most `grace`. What is in the inbox can still be drained.
     ///
+    /// On Windows in a lent loop this does not wait, because what it would wait for comes to the host's loop:
+    /// turns that follow write the pending answers, and dropping the server cuts the connections.
+    ///
     /// Another start or stop can hold the lock on the directory of the socket. The wait for it is part of
     /// `grace`; a grace of zero is one try.
     ///
@@ -454,7 +457,9 @@ impl Server {
         self.reactor.endpoint.shutdown(begun);
         self.reactor.take_steps(begun);
         let flushed = self.flush(deadline);
-        self.reactor.close_all();
+        if cfg!(unix) || !self.event_loop.is_lent() {
+            self.reactor.close_all();
+        }
         // The system closes a pipe when the queue is asked the next time.
         #[cfg(windows)]
         let flushed = flushed.and_then(|()| self.take_events(Some(Duration::ZERO)));

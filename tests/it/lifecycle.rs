@@ -1,19 +1,24 @@
 //! A real server from start to stop.
 
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+#[cfg(unix)]
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+#[cfg(unix)]
+use nix::sys::{
+    signal::{SigSet, Signal},
+    signalfd::{SfdFlags, SignalFd},
+};
 
 use crate::util::real::{Home, RawPeer, Real};
+use crate::util::stream::can_connect;
 use crate::util::{error, matches, ping, stored, text, watchdog};
 
+#[cfg(unix)]
 fn mode(path: &Path) -> u32 {
     path.symlink_metadata().unwrap().permissions().mode() & 0o7777
 }
@@ -38,13 +43,20 @@ fn files_are_private_and_removed_with_the_server() {
         let home = Home::new();
         let mut server = home.start(|_| ());
         let socket = Path::new(server.address().path()).to_owned();
-        assert_eq!(mode(&socket), 0o600);
-        assert_eq!(mode(socket.parent().unwrap()), 0o700);
-        assert_eq!(mode(socket.parent().unwrap().parent().unwrap()), 0o700);
         let capabilities = home.path().join("config/messaging-capabilities");
-        assert_eq!(mode(&capabilities), 0o700);
+        // Access lists are another test's.
+        #[cfg(unix)]
+        for (path, expected) in [
+            (&*socket, 0o600),
+            (socket.parent().unwrap(), 0o700),
+            (socket.parent().unwrap().parent().unwrap(), 0o700),
+            (&capabilities, 0o700),
+        ] {
+            assert_eq!(mode(path), expected, "{path:?}");
+        }
         let files = names(&capabilities);
         assert_eq!(files.len(), 1, "{files:?}");
+        #[cfg(unix)]
         assert_eq!(mode(Path::new(&files[0])), 0o600);
         let [(variable, value)] = server.child_env();
         assert_eq!(
@@ -57,6 +69,8 @@ fn files_are_private_and_removed_with_the_server() {
             drop(server);
         }
         assert_eq!(names(&capabilities), Vec::<String>::new());
+        assert!(!can_connect(&socket));
+        #[cfg(unix)]
         assert!(!socket.exists() && !socket.parent().unwrap().exists());
     }
 }
@@ -133,7 +147,7 @@ fn stopped_server_accepts_and_reads_nothing() {
     let mut late = RawPeer::connect(&path, &token);
     late.send(&text("a"));
     server.shutdown(Duration::from_millis(200)).unwrap();
-    assert!(UnixStream::connect(&path).is_err());
+    assert!(!can_connect(&path));
     let turn = server.turn(Some(Duration::ZERO)).unwrap();
     assert_eq!((turn.enqueued, turn.more), (0, false));
     assert_eq!(server.inbox_len(), 0);
@@ -213,8 +227,14 @@ fn the_error_line_can_be_read_by_a_client_that_goes_on_writing() {
             peer.send(first);
             // How much is written depends on the server.
             let written = peer.stream.write_all(&vec![b'x'; 1 << 20]);
-            assert!(written.is_ok(), "it is read to its end: {written:?}");
-            peer.half_close();
+            // A pipe is closed when the error line is written.
+            #[cfg(unix)]
+            {
+                assert!(written.is_ok(), "it is read to its end: {written:?}");
+                peer.half_close();
+            }
+            #[cfg(windows)]
+            drop(written);
             let line = peer.line().unwrap_or_else(|| panic!("{reason}, round {round}: no line"));
             assert!(matches(&error(reason), &line), "{line}");
             assert_eq!(peer.line(), None);
@@ -260,6 +280,7 @@ fn client_beyond_the_limit_reads_the_reason() {
 
 /// The host may have the default action of SIGPIPE, which would end it.
 #[test]
+#[cfg(unix)] // Windows has no such signal.
 fn writing_to_a_client_that_is_gone_raises_no_signal() {
     let _watchdog = watchdog::watch("writing_to_a_client_that_is_gone_raises_no_signal");
     // Blocked in this thread, a signal would stay pending here and could be seen.
@@ -268,7 +289,7 @@ fn writing_to_a_client_that_is_gone_raises_no_signal() {
     pipe.thread_block().unwrap();
     let pending = SignalFd::with_flags(&pipe, SfdFlags::SFD_NONBLOCK).unwrap();
 
-    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     drop(theirs);
     assert!(nix::unistd::write(&ours, b"x").is_err());
     assert!(pending.read_signal().unwrap().is_some(), "this is how a signal would be seen");
@@ -324,6 +345,7 @@ fn a_stopped_server_ends_its_connections() {
 
 /// As a cleaner of temporary files does: the whole directory of the socket is removed.
 #[test]
+#[cfg(unix)] // The name of a pipe cannot vanish while its server is there.
 fn removed_socket_is_noticed_and_can_be_made_again() {
     let _watchdog = watchdog::watch("removed_socket_is_noticed_and_can_be_made_again");
     for whole_directory in [true, false] {
@@ -342,7 +364,7 @@ fn removed_socket_is_noticed_and_can_be_made_again() {
         }
         // Nothing else happens: the check alone wakes it.
         while !server.turn(None).unwrap().name_lost {}
-        assert!(!server.is_reachable() && UnixStream::connect(&socket).is_err());
+        assert!(!server.is_reachable() && !can_connect(&socket));
 
         server.rebind().unwrap();
         assert!(server.is_reachable() && mode(&socket) == 0o600);
@@ -364,10 +386,14 @@ fn removed_socket_is_noticed_and_can_be_made_again() {
 fn removed_capability_file_is_noticed_and_published_again() {
     let _watchdog = watchdog::watch("removed_capability_file_is_noticed_and_published_again");
     type Spoil = fn(&Path, &Path);
-    let ways: [(&str, Spoil); 5] = [
+    let ways: &[(&str, Spoil)] = &[
         ("the file", |_, file| std::fs::remove_file(file).unwrap()),
+        // Windows lets nobody remove a directory that is held open.
+        #[cfg(unix)]
         ("its directory", |dir, _| std::fs::remove_dir_all(dir).unwrap()),
+        #[cfg(unix)]
         ("its directory, moved away", |dir, _| std::fs::rename(dir, dir.with_extension("old")).unwrap()),
+        #[cfg(unix)]
         ("its mode", |_, file| {
             std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).unwrap();
         }),
@@ -380,7 +406,8 @@ fn removed_capability_file_is_noticed_and_published_again() {
             udsmsg::Server::builder().environment(home.environment()).name_check(every).start().unwrap();
         let token = home.token_of(&server);
         let socket = Path::new(server.address().path()).to_owned();
-        let inode = std::os::unix::fs::MetadataExt::ino(&socket.metadata().unwrap());
+        #[cfg(unix)]
+        let inode = socket.metadata().unwrap().ino();
         let dir = home.path().join("config/messaging-capabilities");
         let file = dir.join(udsmsg::os::CapabilityDir::file_name(server.address()));
         // A check that finds everything in place reports nothing.
@@ -396,18 +423,22 @@ fn removed_capability_file_is_noticed_and_published_again() {
         server.rebind().unwrap();
         assert!(server.is_reachable(), "{what}");
         assert_eq!(home.token_of(&server), token, "{what}");
-        assert_eq!(std::os::unix::fs::MetadataExt::ino(&socket.metadata().unwrap()), inode, "{what}");
+        #[cfg(unix)]
+        assert_eq!(socket.metadata().unwrap().ino(), inode, "{what}");
         RawPeer::connect(&socket, &token).send(&text("found again"));
         while server.inbox_len() == 0 {
             assert!(!server.turn(None).unwrap().name_lost, "{what}");
         }
         drop(server);
-        assert!(!socket.exists() && !file.exists(), "{what}");
+        assert!(!can_connect(&socket) && !file.exists(), "{what}");
+        #[cfg(unix)]
+        assert!(!socket.exists(), "{what}");
     }
 }
 
 /// The same path can lead to another socket in another container: two servers must not publish in turns.
 #[test]
+#[cfg(unix)] // The name of a pipe leads to one server only.
 fn a_capability_file_of_another_live_server_is_not_replaced() {
     let _watchdog = watchdog::watch("a_capability_file_of_another_live_server_is_not_replaced");
     let home = Home::new();
@@ -426,6 +457,7 @@ fn a_capability_file_of_another_live_server_is_not_replaced() {
 }
 
 /// Holds the lock on the directory of the socket of `server`, as a start or a stop of another one does.
+#[cfg(unix)]
 fn hold_lock(server: &udsmsg::Server) -> std::fs::File {
     let lock = std::fs::File::open(Path::new(server.address().path()).parent().unwrap()).unwrap();
     lock.lock().unwrap();
@@ -433,6 +465,7 @@ fn hold_lock(server: &udsmsg::Server) -> std::fs::File {
 }
 
 #[test]
+#[cfg(unix)] // On Windows there is no lock.
 fn a_stop_waits_for_the_lock_no_longer_than_its_grace_and_can_be_finished_later() {
     let _watchdog =
         watchdog::watch("a_stop_waits_for_the_lock_no_longer_than_its_grace_and_can_be_finished_later");
@@ -471,6 +504,7 @@ fn a_stop_waits_for_the_lock_no_longer_than_its_grace_and_can_be_finished_later(
 }
 
 #[test]
+#[cfg(unix)] // On Windows there is no lock.
 fn a_stop_gets_the_lock_that_becomes_free_in_time() {
     let _watchdog = watchdog::watch("a_stop_gets_the_lock_that_becomes_free_in_time");
     let home = Home::new();
@@ -490,6 +524,7 @@ fn a_stop_gets_the_lock_that_becomes_free_in_time() {
 /// The socket is compared with what was made while its listener is open, so there is no other time to remove
 /// it.
 #[test]
+#[cfg(unix)] // On Windows there is no lock.
 fn dropping_a_server_does_not_wait_for_a_held_lock() {
     let _watchdog = watchdog::watch("dropping_a_server_does_not_wait_for_a_held_lock");
     let home = Home::new();
@@ -503,7 +538,7 @@ fn dropping_a_server_does_not_wait_for_a_held_lock() {
         let asked = Instant::now();
         drop(server);
         let took = asked.elapsed();
-        assert!(socket.exists() && UnixStream::connect(&socket).is_err(), "it is left behind, and dead");
+        assert!(socket.exists() && !can_connect(&socket), "it is left behind, and dead");
         drop(lock);
         took
     };
@@ -544,6 +579,7 @@ fn start_that_fails_at_the_last_step_leaves_no_files() {
 
 /// A name that another server has taken meanwhile is not removed.
 #[test]
+#[cfg(unix)] // The name of a pipe cannot be taken while its server is there.
 fn name_taken_by_another_server_is_not_removed() {
     let _watchdog = watchdog::watch("name_taken_by_another_server_is_not_removed");
     let home = Home::new();
@@ -566,6 +602,7 @@ fn name_taken_by_another_server_is_not_removed() {
 
 /// As with a service manager: the listener exists before the server, and stays after it.
 #[test]
+#[cfg(unix)] // Pipes cannot be handed over.
 fn listener_of_a_service_manager_is_adopted() {
     let _watchdog = watchdog::watch("listener_of_a_service_manager_is_adopted");
     let home = Home::new();
@@ -573,7 +610,7 @@ fn listener_of_a_service_manager_is_adopted() {
     std::fs::create_dir(&directory).unwrap();
     std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o700)).unwrap();
     let path = directory.join("s.sock");
-    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let listener = crate::util::stream::Listener::bind(&path).unwrap();
     let builder = || udsmsg::Server::builder().environment(home.environment());
     let open_to_all = builder().listener(listener.try_clone().unwrap()).start();
     assert_eq!(open_to_all.unwrap_err().kind(), udsmsg::ErrorKind::InvalidListener, "its mode is not 0600");

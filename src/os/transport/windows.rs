@@ -126,12 +126,20 @@ pub(crate) fn write_through(stream: &mut ReadyStream, bytes: &[u8]) -> Progress 
     stream.write_through(bytes)
 }
 
+/// What both ends of a waker know.
+#[derive(Debug, Default)]
+struct Wakes {
+    /// A byte is in the pipe, or will be at once: wakers write no other, so that none has to wait.
+    is_asked: AtomicBool,
+    /// The end in the loop was dropped; the system may close it later.
+    is_over: AtomicBool,
+}
+
 /// The end of a waker that stands in the loop.
 #[derive(Debug)]
 pub(crate) struct WakeSource {
     pipe: NamedPipe,
-    /// A byte is in the pipe, or will be at once: wakers write no other, so that none has to wait.
-    is_asked: Arc<AtomicBool>,
+    wakes: Arc<Wakes>,
 }
 
 impl WakeSource {
@@ -139,8 +147,14 @@ impl WakeSource {
     pub(crate) fn drain(&mut self) {
         // Only with the byte in hand: one that is still to come is waited for by its event.
         if matches!(self.pipe.read(&mut [0; 8]), Ok(1..)) {
-            self.is_asked.swap(false, Ordering::AcqRel);
+            self.wakes.is_asked.swap(false, Ordering::AcqRel);
         }
+    }
+}
+
+impl Drop for WakeSource {
+    fn drop(&mut self) {
+        self.wakes.is_over.store(true, Ordering::Release);
     }
 }
 
@@ -148,18 +162,21 @@ impl WakeSource {
 #[derive(Debug)]
 pub(crate) struct WakeHandle {
     pipe: File,
-    is_asked: Arc<AtomicBool>,
+    wakes: Arc<Wakes>,
 }
 
 impl WakeHandle {
     /// Makes the loop wake up.
     pub(crate) fn wake(&self) -> io::Result<()> {
-        if self.is_asked.swap(true, Ordering::AcqRel) {
+        if self.wakes.is_over.load(Ordering::Acquire) {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        if self.wakes.is_asked.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         let written = (&self.pipe).write(&[1]);
         // The next one fails too, and says so.
-        written.map(drop).inspect_err(|_| self.is_asked.store(false, Ordering::Release))
+        written.map(drop).inspect_err(|_| self.wakes.is_asked.store(false, Ordering::Release))
     }
 }
 
@@ -172,9 +189,9 @@ pub(crate) fn wake_pair() -> io::Result<(WakeSource, WakeHandle)> {
     let source = sys::new_instance(path, true, &OwnerOnly::pipe()?)?;
     // Nobody else knows the name, and no other instance can be made.
     let handle = OpenOptions::new().write(true).open(path)?;
-    let is_asked = Arc::new(AtomicBool::new(false));
-    let source = WakeSource { pipe: source, is_asked: Arc::clone(&is_asked) };
-    Ok((source, WakeHandle { pipe: handle, is_asked }))
+    let wakes = Arc::new(Wakes::default());
+    let source = WakeSource { pipe: source, wakes: Arc::clone(&wakes) };
+    Ok((source, WakeHandle { pipe: handle, wakes }))
 }
 
 impl Input for WakeSource {

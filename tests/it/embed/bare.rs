@@ -11,7 +11,8 @@ use nix::poll::{PollFd, PollFlags, poll};
 use udsmsg::parts::{AuthToken, ConnKey, Mono, Now, Step};
 use udsmsg::{Endpoint, PeerIdentity, Server, Wall};
 
-use super::ways::{Guest, Start, poll_timeout};
+use super::descriptor::poll_timeout;
+use super::ways::{Guest, Start};
 
 /// A stream and whether it is to be read and written when it can be.
 struct Peer {

@@ -1,7 +1,6 @@
 //! Mistakes of a host, and their results.
 
 use std::io::Write;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -68,15 +67,25 @@ impl Host {
     }
 }
 
+/// A source of the host's, which is readable as soon as what is beside it is dropped.
+fn source() -> (mio::net::TcpStream, std::net::TcpStream) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let ours = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    ours.set_nonblocking(true).unwrap();
+    (mio::net::TcpStream::from_std(ours), listener.accept().unwrap().0)
+}
+
 /// Tokens are told apart, at both ends of the range.
 #[test]
 fn events_of_other_sources_are_not_taken() {
     let _watchdog = watchdog::watch("events_of_other_sources_are_not_taken");
     let mut host = Host::new();
+    // A pipe says that it is watched.
+    host.run();
     let tokens = host.server.tokens();
     assert_eq!(tokens.start, FIRST);
     for foreign in [0, tokens.start - 1, tokens.end, tokens.end + 1, usize::MAX] {
-        let (mut ours, theirs) = mio::net::UnixStream::pair().unwrap();
+        let (mut ours, theirs) = source();
         host.poll.registry().register(&mut ours, Token(foreign), Interest::READABLE).unwrap();
         drop(theirs);
         let events = host.events();
@@ -89,7 +98,7 @@ fn events_of_other_sources_are_not_taken() {
     }
     // Any token in its range is taken, also one without a connection.
     for own in tokens {
-        let (mut ours, theirs) = mio::net::UnixStream::pair().unwrap();
+        let (mut ours, theirs) = source();
         host.poll.registry().register(&mut ours, Token(own), Interest::READABLE).unwrap();
         drop(theirs);
         let mut events = Events::with_capacity(8);
@@ -116,7 +125,8 @@ fn stale_events_do_nothing() {
     // for a moment.
     let stale = loop {
         let events = host.events();
-        if events.iter().any(|event| event.is_read_closed()) {
+        // A pipe does not tell its end before it is read.
+        if events.iter().any(|event| event.is_read_closed() || (cfg!(windows) && event.is_readable())) {
             break events;
         }
     };
@@ -156,6 +166,9 @@ fn events_of_a_dropped_server_do_not_reach_the_next() {
     host.server = Host::start(&host.home, &host.poll);
     // A process that another test starts may hold copies of all descriptors for a moment.
     while waker.wake().is_ok() || old.stream.write(b"x").is_ok() {
+        // A pipe is closed when its loop is asked the next time.
+        #[cfg(windows)]
+        assert!(host.events().is_empty());
         std::thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(
@@ -180,6 +193,8 @@ fn turn_after_each_event_works() {
     for round in 1..10 {
         let mut peer = host.connect();
         peer.send(&text("a"));
+        // A pipe has no half-close.
+        #[cfg(unix)]
         peer.half_close();
         for _ in 0..10 {
             let events = host.events();
@@ -190,6 +205,7 @@ fn turn_after_each_event_works() {
             let _ = host.server.turn(None).unwrap();
         }
         assert!(matches(&ok(round), &peer.line().unwrap()));
+        #[cfg(unix)]
         assert_eq!(peer.line(), None);
     }
 }
@@ -226,6 +242,7 @@ fn a_turn_in_a_lent_loop_does_not_wait() {
 
 /// The descriptor of a lent loop belongs to the host: the server does not offer it for watching.
 #[test]
+#[cfg(unix)]
 fn event_queue_of_a_lent_loop_is_not_given_out() {
     let host = Host::new();
     assert!(host.server.event_queue().is_none());
@@ -233,12 +250,13 @@ fn event_queue_of_a_lent_loop_is_not_given_out() {
 }
 
 #[test]
+#[cfg(unix)]
 fn a_stream_that_is_adopted_too_late_is_refused() {
     let _watchdog = watchdog::watch("a_stream_that_is_adopted_too_late_is_refused");
     let home = Home::new();
     let mut server = home.start(|_| ());
     server.shutdown(Duration::from_millis(100)).unwrap();
-    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     assert_eq!(server.adopt_stream(ours).unwrap_err().kind(), ErrorKind::ShutDown);
 }
 

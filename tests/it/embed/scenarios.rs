@@ -1,7 +1,6 @@
 //! One table of scenarios, run in every way to host a server: the same happens in all of them.
 
 use std::io::Write;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,8 @@ use udsmsg::{Address, Limits, Outgoing};
 
 use super::ways::{Hosted, all};
 use crate::util::real::RawPeer;
-use crate::util::{error, matches, ok, ping, pong, stored, text, watchdog, with_time_enough};
+use crate::util::stream::can_connect;
+use crate::util::{error, in_json, matches, ok, ping, pong, stored, text, watchdog, with_time_enough};
 
 const SHORT: Duration = Duration::from_millis(100);
 /// Longer than the watchdog waits.
@@ -114,6 +114,7 @@ fn dripping(host: &mut Hosted, seen: &mut Vec<String>) {
     seen_at_deadline(begun, &mut peer, seen);
 }
 
+#[cfg(unix)]
 fn half_closed(host: &mut Hosted, seen: &mut Vec<String>) {
     let mut peer = host.connect();
     peer.send(&text("a"));
@@ -171,7 +172,7 @@ fn outbound(host: &mut Hosted, seen: &mut Vec<String>) {
 }
 
 fn outbound_to_nowhere(host: &mut Hosted, seen: &mut Vec<String>) {
-    let nowhere = Address::from_path(&host.home.path().join("nowhere.sock")).unwrap();
+    let nowhere = Address::from_path(&host.home.path_for("nowhere.sock")).unwrap();
     send(host, &nowhere, LONG);
     seen.push(host.told().split(':').next().unwrap().to_owned());
 }
@@ -195,8 +196,9 @@ fn outbound_to_the_deaf(host: &mut Hosted, seen: &mut Vec<String>) {
     seen.extend([first.clone().min(second.clone()), first.max(second)]);
 }
 
+#[cfg(unix)]
 fn adopted(host: &mut Hosted, seen: &mut Vec<String>) {
-    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     let mut peer = RawPeer::adopt(theirs, &host.path, &host.token);
     // Before it is adopted.
     peer.send(&text("a"));
@@ -223,7 +225,7 @@ fn stopped(host: &mut Hosted, seen: &mut Vec<String>) {
     }
     peer.stream.set_nonblocking(false).unwrap();
     host.ask(|guest| guest.shutdown(LONG));
-    while UnixStream::connect(&host.path).is_ok() {
+    while can_connect(&host.path) {
         std::thread::sleep(Duration::from_millis(1));
     }
     // The end comes with the last answer, not when the grace is over.
@@ -260,7 +262,7 @@ fn asked_to_stop(host: &mut Hosted, seen: &mut Vec<String>) {
     std::thread::spawn(move || from_elsewhere.ask_to_stop()).join().unwrap().unwrap();
     host.join();
     seen.push(seen_line("the loop has ended"));
-    seen.push(format!("connect: {}", UnixStream::connect(&host.path).is_ok()));
+    seen.push(format!("connect: {}", can_connect(&host.path)));
     // A process that another test starts may hold copies of all descriptors for a moment.
     while waker.wake().is_ok() {
         std::thread::sleep(Duration::from_millis(1));
@@ -280,6 +282,8 @@ fn table() -> Vec<Scenario> {
             .with(|l| l.idle_timeout = SHORT),
         scenario("frame timeout", dripping, [pong(), error("idle timeout")])
             .with(|l| l.frame_timeout = SHORT),
+        // A pipe has none.
+        #[cfg(unix)]
         scenario("half-close", half_closed, [ok(1), end(), stored("a")]),
         scenario(
             "a flood and a small budget",
@@ -297,6 +301,8 @@ fn table() -> Vec<Scenario> {
             [seen_line("unknown"), seen_line("unanswered"), seen_line("unknown")],
         )
         .for_servers(),
+        // Pipes cannot be handed over.
+        #[cfg(unix)]
         scenario("an adopted stream", adopted, [ok(1), stored("a"), pong()]).for_servers(),
         scenario("stop", stopped, [seen_line("many: true"), seen_line("all answered: true")]).with(|l| {
             l.closing_timeout = LONG;
@@ -335,7 +341,7 @@ fn every_way_of_hosting_gives_the_same_results() {
                     let place = format!("{}, in {}", scenario.name, way.name);
                     assert_eq!(seen.len(), scenario.expected.len(), "{place}: {seen:#?}");
                     for (expected, seen) in scenario.expected.iter().zip(&seen) {
-                        let expected = expected.replace("$PATH", host.path.to_str().unwrap());
+                        let expected = expected.replace("$PATH", &in_json(&host.path));
                         assert!(matches(&expected, seen), "{place}: expected {expected}, saw {seen}");
                     }
                 }

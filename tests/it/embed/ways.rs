@@ -1,7 +1,6 @@
 //! The ways to host a server, each as a loop that a scenario can be played in.
 
 use std::ops::ControlFlow;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
@@ -9,14 +8,11 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use udsmsg::{Limits, Server, ServerBuilder, ServerEvent, Waker};
 
-use super::bare;
+#[cfg(unix)]
+use super::{bare, descriptor};
 use crate::util::real::{Home, PATIENCE, RawPeer, patient_limits};
-
-const NOT_AT_ALL: Option<Duration> = Some(Duration::ZERO);
 
 /// What a host has in its loop: a server, or the core alone.
 pub trait Guest {
@@ -62,6 +58,7 @@ pub struct Owner {
     delivered: Sender<String>,
     told: Sender<String>,
     turns: Arc<AtomicUsize>,
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux tells what a thread does"))]
     thread_id: Arc<AtomicI32>,
 }
 
@@ -104,6 +101,7 @@ impl Owner {
 /// What a way needs to begin.
 pub struct Start {
     pub builder: ServerBuilder,
+    #[cfg_attr(windows, expect(dead_code, reason = "for the core alone"))]
     pub limits: Limits,
     home: PathBuf,
     hello: Sender<Hello>,
@@ -120,7 +118,10 @@ struct Hello {
 
 impl Start {
     /// Starts a server as `start` does it.
-    fn server(self, start: impl FnOnce(ServerBuilder) -> Result<Server, udsmsg::Error>) -> (Server, Owner) {
+    pub fn server(
+        self,
+        start: impl FnOnce(ServerBuilder) -> Result<Server, udsmsg::Error>,
+    ) -> (Server, Owner) {
         let server = start(self.builder).unwrap();
         let waker = server.waker();
         let token = Home::token_at(&self.home, &server);
@@ -137,12 +138,14 @@ impl Start {
     }
 
     /// Marks a way that hosts the core alone.
+    #[cfg(unix)]
     pub fn bare(self, path: PathBuf, token: String, wake: impl Fn() + Send + Sync + 'static) -> Owner {
         assert!(self.hello.send(Hello { path, token, wake: Box::new(wake), waker: None }).is_ok());
         self.owner
     }
 
     /// A path for a socket of the test's own.
+    #[cfg(unix)]
     pub fn path(&self) -> PathBuf {
         self.home.join("bare.sock")
     }
@@ -167,15 +170,22 @@ pub fn all() -> Vec<Way> {
         server("its own run", own_run),
         server("busy-polling", busy),
         server("a lent mio::Poll", lent),
-        server("poll(2)", poll_loop),
+        // A queue of Windows is no descriptor.
+        #[cfg(unix)]
+        server("poll(2)", descriptor::poll_loop),
         #[cfg(target_os = "linux")]
-        server("poll(2) with the timer inside", poll_timer),
-        server("calloop", calloop_loop),
+        server("poll(2) with the timer inside", descriptor::poll_timer),
+        #[cfg(unix)]
+        server("calloop", descriptor::calloop_loop),
         #[cfg(target_os = "linux")]
-        server("calloop with the timer inside", calloop_timer),
-        server("tokio", tokio_loop),
-        server("async-io", async_io_loop),
+        server("calloop with the timer inside", descriptor::calloop_timer),
+        #[cfg(unix)]
+        server("tokio", descriptor::tokio_loop),
+        #[cfg(unix)]
+        server("async-io", descriptor::async_io_loop),
         Way { waits: false, ..server("frames without a loop", frames) },
+        // Its host is written with sockets and poll(2).
+        #[cfg(unix)]
         Way { has_server: false, ..server("Endpoint alone", bare::host) },
     ]
 }
@@ -220,143 +230,6 @@ fn lent(start: Start) {
             break;
         }
     }
-}
-
-pub fn poll_timeout(timeout: Option<Duration>) -> PollTimeout {
-    PollTimeout::try_from(udsmsg::os::poll_timeout(timeout)).unwrap()
-}
-
-fn wait(server: &Server, timeout: PollTimeout) {
-    match poll(&mut [PollFd::new(server.event_queue().unwrap(), PollFlags::POLLIN)], timeout) {
-        Ok(_) | Err(Errno::EINTR) => {}
-        Err(error) => panic!("{error}"),
-    }
-}
-
-fn poll_loop(start: Start) {
-    let (mut server, mut owner) = start.server(ServerBuilder::start);
-    loop {
-        let timeout = poll_timeout(server.next_timeout());
-        wait(&server, timeout);
-        let _ = server.process().unwrap();
-        if owner.after_turn(&mut server).is_break() {
-            break;
-        }
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn poll_timer(start: Start) {
-    let (mut server, mut owner) = start.server(|builder| builder.timer().start());
-    loop {
-        wait(&server, PollTimeout::NONE);
-        let _ = server.process().unwrap();
-        if owner.after_turn(&mut server).is_break() {
-            break;
-        }
-    }
-}
-
-struct State {
-    server: Server,
-    owner: Owner,
-    is_over: bool,
-}
-
-impl State {
-    fn turn(&mut self) {
-        let _ = self.server.process().unwrap();
-        self.is_over = self.owner.after_turn(&mut self.server).is_break();
-    }
-}
-
-fn in_calloop<'l>(server: &Server, on_ready: impl Fn(&mut State) + 'l) -> calloop::EventLoop<'l, State> {
-    use calloop::{EventLoop, Interest, Mode, PostAction, generic::Generic};
-    let event_loop = EventLoop::try_new().unwrap();
-    let fd = server.event_queue().unwrap().try_clone_to_owned().unwrap();
-    event_loop
-        .handle()
-        .insert_source(Generic::new(fd, Interest::READ, Mode::Level), move |_, _, state| {
-            on_ready(state);
-            Ok(PostAction::Continue)
-        })
-        .unwrap();
-    event_loop
-}
-
-fn calloop_loop(start: Start) {
-    let (server, owner) = start.server(ServerBuilder::start);
-    let mut event_loop = in_calloop(&server, |_| ());
-    let mut state = State { server, owner, is_over: false };
-    while !state.is_over {
-        let timeout = state.server.next_timeout();
-        event_loop.dispatch(timeout, &mut state).unwrap();
-        state.turn();
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn calloop_timer(start: Start) {
-    let (server, owner) = start.server(|builder| builder.timer().start());
-    let mut event_loop = in_calloop(&server, State::turn);
-    let mut state = State { server, owner, is_over: false };
-    while !state.is_over {
-        event_loop.dispatch(None, &mut state).unwrap();
-    }
-}
-
-#[allow(deprecated, reason = "its safe form is; the copy of the descriptor is owned")]
-fn async_fd(fd: OwnedFd) -> tokio::io::unix::AsyncFd<OwnedFd> {
-    tokio::io::unix::AsyncFd::with_interest(fd, tokio::io::Interest::READABLE).unwrap()
-}
-
-fn tokio_loop(start: Start) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (mut server, mut owner) = start.server(ServerBuilder::start);
-    runtime.block_on(async {
-        let fd = async_fd(server.event_queue().unwrap().try_clone_to_owned().unwrap());
-        loop {
-            match server.next_timeout() {
-                NOT_AT_ALL => tokio::task::yield_now().await,
-                timeout => {
-                    let timeout = timeout.unwrap_or(Duration::MAX);
-                    if let Ok(guard) = tokio::time::timeout(timeout, fd.readable()).await {
-                        guard.unwrap().clear_ready();
-                    }
-                }
-            }
-            let _ = server.process().unwrap();
-            if owner.after_turn(&mut server).is_break() {
-                break;
-            }
-        }
-    });
-}
-
-fn async_io_loop(start: Start) {
-    use futures_lite::future;
-    let (mut server, mut owner) = start.server(ServerBuilder::start);
-    async_io::block_on(async {
-        let fd =
-            async_io::Async::new_nonblocking(server.event_queue().unwrap().try_clone_to_owned().unwrap())
-                .unwrap();
-        loop {
-            match server.next_timeout() {
-                NOT_AT_ALL => future::yield_now().await,
-                timeout => {
-                    let timer = async {
-                        timeout.map_or_else(async_io::Timer::never, async_io::Timer::after).await;
-                        Ok(())
-                    };
-                    future::or(fd.readable(), timer).await.unwrap();
-                }
-            }
-            let _ = server.process().unwrap();
-            if owner.after_turn(&mut server).is_break() {
-                break;
-            }
-        }
-    });
 }
 
 fn frames(start: Start) {

@@ -51,6 +51,7 @@ pub fn print(line: &str) {
 /// `cli/tests/skipped.rs` and `.ci/run` print all of them at the end. `UDSMSG_TEST_SKIPPED` names another
 /// file.
 #[track_caller]
+#[allow(dead_code, reason = "not every test program skips a test on every system")]
 pub fn skip(reason: &str) {
     let program = std::env::current_exe().unwrap();
     let program = program.file_stem().unwrap().to_string_lossy().into_owned();

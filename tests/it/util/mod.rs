@@ -8,6 +8,11 @@ pub mod real;
 #[cfg(unix)]
 pub mod rights;
 pub mod sim;
+#[cfg(feature = "server")]
+pub mod stream;
+#[cfg(feature = "server")]
+#[allow(dead_code, reason = "not every test program needs it")]
+pub mod thread_time;
 pub mod trace;
 pub mod watchdog;
 
@@ -101,6 +106,12 @@ pub fn fill(template: &[u8], token: &str, path: &str) -> Vec<u8> {
     }
     filled.extend_from_slice(rest);
     filled
+}
+
+/// A path as it stands in JSON.
+#[allow(dead_code, reason = "not every test program needs it")]
+pub fn in_json(path: &std::path::Path) -> String {
+    path.to_str().unwrap().replace('\\', "\\\\")
 }
 
 fn memchr_dollar(bytes: &[u8]) -> Option<usize> {

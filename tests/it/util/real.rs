@@ -1,7 +1,6 @@
 //! The real world: a `Server` on a thread of its own, with files of its own, and raw sockets as peers.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
@@ -10,6 +9,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use udsmsg::os::CapabilityDir;
 use udsmsg::{Environment, Limits, Namespace, Server, Waker};
+
+use super::stream::{Stream, path_in};
 
 /// How long a peer waits for the next bytes: the end of a test that hangs.
 pub const PATIENCE: Duration = Duration::from_secs(45);
@@ -27,6 +28,7 @@ impl Home {
     }
 
     /// One that other users can reach, if its modes let them.
+    #[cfg(unix)]
     pub fn open() -> Self {
         Self::below(&super::machine::open_temp_base())
     }
@@ -39,6 +41,11 @@ impl Home {
 
     pub fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// A path for a server of the test's own.
+    pub fn path_for(&self, name: &str) -> PathBuf {
+        path_in(self.path(), name)
     }
 
     pub fn environment(&self) -> Environment {
@@ -76,6 +83,7 @@ fn environment(home: &Path) -> Environment {
         ("CLAUDE_CONFIG_DIR", home.join("config")),
         ("TMPDIR", home.join("t")),
         ("HOME", home.join("home")),
+        ("USERPROFILE", home.join("home")),
     ])
 }
 
@@ -146,7 +154,7 @@ impl Drop for Real {
 
 /// A client that sends and reads plain bytes.
 pub struct RawPeer {
-    pub stream: UnixStream,
+    pub stream: Stream,
     token: String,
     path: String,
     received: Vec<u8>,
@@ -154,13 +162,13 @@ pub struct RawPeer {
 
 impl RawPeer {
     pub fn connect(path: &Path, token: &str) -> Self {
-        Self::adopt(UnixStream::connect(path).unwrap(), path, token)
+        Self::adopt(Stream::connect(path).unwrap(), path, token)
     }
 
     /// One whose connection is there already.
-    pub fn adopt(stream: UnixStream, path: &Path, token: &str) -> Self {
+    pub fn adopt(stream: Stream, path: &Path, token: &str) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let path = path.to_str().unwrap().to_owned();
+        let path = super::in_json(path);
         Self { stream, token: token.to_owned(), path, received: Vec::new() }
     }
 
@@ -182,8 +190,12 @@ impl RawPeer {
         }
     }
 
+    /// Only for a socket: a pipe has no half-close.
     pub fn half_close(&mut self) {
+        #[cfg(unix)]
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
+        #[cfg(windows)]
+        panic!("a pipe has no half-close");
     }
 
     /// The next line without its newline; `None` at the end.

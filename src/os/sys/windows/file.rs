@@ -110,6 +110,12 @@ pub(crate) struct Dir {
 }
 
 impl Dir {
+    /// Its path, absolute.
+    #[cfg(test)]
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The open directory itself.
     pub(crate) fn file(&self) -> &File {
         &self.file
