@@ -105,8 +105,8 @@ impl Server {
         flushed
     }
 
-    /// The same. A pipe cannot leave the host's loop, which does not turn while we are here: there, turns that
-    /// follow go on with it.
+    /// The same. A pipe cannot leave the host's loop, which does not turn while we are here: there, turns
+    /// that follow go on with it.
     #[cfg(windows)]
     pub(super) fn flush(&mut self, deadline: Mono) -> Result<(), Error> {
         if self.event_loop.is_lent() { self.process().map(drop) } else { self.flush_here(deadline) }

@@ -154,6 +154,38 @@ fn stopped_server_accepts_and_reads_nothing() {
     server.shutdown(Duration::from_millis(200)).unwrap();
 }
 
+/// The one that is there goes on, and its name is free when it is gone.
+#[test]
+fn second_server_at_the_same_address_is_told_who_has_it() {
+    let _watchdog = watchdog::watch("second_server_at_the_same_address_is_told_who_has_it");
+    let home = Home::new();
+    let address = udsmsg::Address::from_path(&home.path_for("new/s.sock")).unwrap();
+    let start = || {
+        let builder = udsmsg::Server::builder().environment(home.environment());
+        builder.address(address.clone()).start()
+    };
+    let mut first = start().unwrap();
+    let token = home.token_of(&first);
+    for _ in 0..20 {
+        let refused = start().unwrap_err();
+        assert_eq!(refused.kind(), udsmsg::ErrorKind::AlreadyRunning, "{refused}");
+        let pid = format!("(pid {})", std::process::id());
+        // A pipe of which every instance has a client does not say whose it is.
+        let is_busy = cfg!(windows) && refused.to_string().starts_with("a live server has");
+        assert!(is_busy || refused.to_string().contains(&pid), "{refused}");
+        let _ = first.turn(Some(Duration::ZERO)).unwrap();
+    }
+    assert_eq!(home.token_of(&first), token, "what it has published stays");
+    let mut peer = RawPeer::connect(Path::new(address.path()), &token);
+    peer.send(&text("a"));
+    while first.inbox_len() == 0 {
+        let _ = first.turn(None).unwrap();
+    }
+    drop(first);
+    assert!(peer.line().unwrap().contains("uds-1") && peer.line().is_none(), "its last answer and the end");
+    drop(start().unwrap());
+}
+
 #[test]
 fn the_hook_is_called_once_in_each_turn_that_brought_messages() {
     let _watchdog = watchdog::watch("the_hook_is_called_once_in_each_turn_that_brought_messages");
