@@ -3,7 +3,8 @@
 //!
 //! Public are the few things that a tool needs to examine an installation, and a host that drives the core
 //! to get a name and a token: [`Claim`] takes a name, [`CapabilityDir`] publishes and reads the right to
-//! talk. **They may change in a minor version.** A server does all of this itself.
+//! talk. **They may change in a minor version.** A server does all of this itself. On Windows only a server
+//! takes names: there is no [`Claim`].
 //!
 //! The core is told everything; it asks for nothing. A server's name is made in three steps:
 //!
