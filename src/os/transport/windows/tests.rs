@@ -529,3 +529,37 @@ fn no_wake_up_of_other_threads_is_lost() {
         }
     });
 }
+
+/// Nobody can be asked who it was: the access list of the pipe has let it in.
+#[test]
+fn a_client_whose_process_has_ended_is_our_user_without_a_pid() {
+    let path = name("ended");
+    let mut instance = sys::new_instance(&path, true, &OwnerOnly::pipe().unwrap()).unwrap();
+    let mut poll = Poll::new().unwrap();
+    wait_for_client(&mut instance, poll.registry(), LISTENER).unwrap();
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["os::transport::windows::tests::ended_entry", "--exact"])
+        .env("UDSMSG_ENDED", &path)
+        .output()
+        .unwrap();
+    assert!(child.status.success(), "{child:?}");
+    let mut events = Events::with_capacity(8);
+    for _ in 0..TURNS_MAX {
+        poll.poll(&mut events, Some(Duration::from_millis(1))).unwrap();
+        let peer = sys::client_identity(&instance).unwrap();
+        assert!(sys::Owner::current().trusts(peer), "{peer}");
+        if peer.pid().is_none() {
+            let mut received = [0; 16];
+            let n = instance.read(&mut received).unwrap();
+            return assert_eq!(&received[..n], b"last words");
+        }
+    }
+    panic!("the system remembers the process for ever");
+}
+
+/// The child: a client that writes, and ends before it is accepted.
+#[test]
+fn ended_entry() {
+    let Some(path) = std::env::var_os("UDSMSG_ENDED") else { return };
+    OpenOptions::new().read(true).write(true).open(path).unwrap().write_all(b"last words").unwrap();
+}
