@@ -15,7 +15,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use udsmsg::os::{CapabilityDir, Random};
-use udsmsg::{Address, Client, ErrorKind, Namespace, Outgoing, SendId, SendOutcome};
+use udsmsg::peers::PeerState;
+use udsmsg::{Address, Client, ErrorKind, Namespace, Outgoing, Peers, SendId, SendOutcome};
 
 #[cfg(unix)]
 use crate::util::machine;
@@ -654,6 +655,21 @@ fn server_that_closes_after_each_answer_loses_no_message() {
         assert!(matches!(outcome.code(), "accepted" | "unknown"), "{n}: {outcome}");
     }
     assert!(fake.accepted() <= 50, "{} connections for 50 messages", fake.accepted());
+}
+
+/// Beside one that has published and is not there.
+#[test]
+fn live_server_is_listed_as_live() {
+    let _watchdog = watchdog::watch("live_server_is_listed_as_live");
+    let real = Real::start(|_| ());
+    let (absent, _) = real.home.publish("absent.sock");
+    let peers = Peers::in_namespace(&Namespace::default(), &real.home.environment()).unwrap();
+    let list = peers.with_timeout(PATIENCE).list().unwrap();
+    let found: Vec<(PeerState, &str)> =
+        list.peers.iter().map(|peer| (peer.state, peer.address.as_ref().unwrap().path())).collect();
+    let live = real.path.to_str().unwrap();
+    assert_eq!(found, [(PeerState::Live, live), (PeerState::Unknown, absent.path())]);
+    assert!(list.is_complete && list.peers.iter().all(|peer| peer.pid() == Some(std::process::id())));
 }
 
 #[test]
