@@ -9,6 +9,8 @@
 #![cfg_attr(windows, allow(unused_imports, dead_code, reason = "what the tests that are for Unix only need"))]
 
 mod ask;
+#[cfg(windows)]
+mod c_peer;
 #[cfg(unix)]
 mod dispositions;
 #[cfg(target_os = "linux")]
