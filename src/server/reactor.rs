@@ -146,7 +146,7 @@ impl Reactor {
             Progress::Moved(n) => space.received(n),
             Progress::Blocked => space.received(0),
             Progress::End | Progress::Gone => {
-                space.received(0);
+                drop(space);
                 if progress == Progress::Gone {
                     self.endpoint.output_failed(key);
                 }
