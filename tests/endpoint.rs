@@ -520,6 +520,39 @@ fn step_pending_between_turns_is_announced() {
     assert!(!endpoint.has_work());
 }
 
+/// A turn can be extended while one client alone is out of its budget; not if another one is too, nor for a
+/// client that waits for something else.
+#[test]
+fn turn_is_extended_for_a_client_that_is_alone() {
+    let lines = |n: usize| line(&text("a").repeat(n));
+    // How many lines two clients send, the room in the inbox, and what the turn and its extension take.
+    let cases = [
+        ((40, 0), 1_000, 16, 16),
+        ((20, 0), 1_000, 16, 4),
+        ((16, 0), 1_000, 16, 0),
+        ((40, 16), 1_000, 32, 0),
+        ((40, 40), 1_000, 32, 0),
+        ((40, 0), 10, 10, 0),
+    ];
+    for ((first, second), room, taken, more) in cases {
+        let mut sim = Sim::new(|l| l.inbox_entries_max = room);
+        let peers = [sim.join_known(), sim.join_known()].map(|peer| sim.key(peer));
+        let endpoint = &mut sim.endpoint;
+        endpoint.turn_ended();
+        for (key, n) in peers.into_iter().zip([first, second]) {
+            endpoint.received_bytes(key, &lines(n), at(0));
+        }
+        assert_eq!(endpoint.inbox_len(), taken, "{first} and {second} lines");
+        assert_eq!(endpoint.only_busy(), (more > 0).then_some(peers[0]), "{first} and {second} lines");
+        endpoint.extend_turn(at(0));
+        assert_eq!(endpoint.inbox_len(), taken + more, "{first} and {second} lines");
+        // Nothing is lost, and the next turn goes on.
+        endpoint.turn_ended();
+        endpoint.work(at(0));
+        assert_eq!(endpoint.inbox_len() > taken + more, first + second > taken + more && room > 10);
+    }
+}
+
 // Many.
 
 /// Processor time of this thread to stop an endpoint with `clients` served and as many refused connections

@@ -55,7 +55,8 @@ pub struct Limits {
     pub closing_timeout: Duration,
     /// How long a client that has not authenticated keeps its slot from a newcomer. Default 100 ms.
     pub eviction_age: Duration,
-    /// Lines of one client that one turn handles. Default 16.
+    /// Lines of one client that one turn handles. Default 16. A server in a loop of its own gives up to four
+    /// times as many to a client while no other one waits, and looks for others before each.
     pub turn_frames_max: usize,
     /// Bytes of one client that one read takes, and a turn reads each client once. Default 16 KiB. One that
     /// has not authenticated, or whose timeout has come, is read as far as its line may go: no client is

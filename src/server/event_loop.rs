@@ -122,6 +122,11 @@ impl EventLoop {
         self.timer.is_some()
     }
 
+    /// Whether it is a loop of its own, whose events it can take at any time.
+    pub(super) fn is_own(&self) -> bool {
+        matches!(self.source, Source::Own { .. })
+    }
+
     pub(super) fn registry(&self) -> &Registry {
         self.source.registry()
     }

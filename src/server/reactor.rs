@@ -135,6 +135,18 @@ impl Reactor {
         }
     }
 
+    /// Whether one client has lines left over, and nothing is to be done for any other.
+    pub(super) fn has_one_busy(&self) -> bool {
+        let Some(busy) = self.endpoint.only_busy() else { return false };
+        self.unblocked.is_empty() && self.ready.iter().all(|&key| key == busy)
+    }
+
+    /// Goes on with the only client that is busy.
+    pub(super) fn extend_turn(&mut self, now: Now) {
+        self.endpoint.extend_turn(now);
+        self.read_ready(now);
+    }
+
     /// One read of the stream of `key`.
     fn read(&mut self, key: ConnKey, now: Now) {
         let Some(served) = served(&mut self.served, key) else { return };

@@ -109,6 +109,11 @@ impl Actions {
         self.pop();
     }
 
+    /// Whether nothing is to be told but of this connection.
+    pub(super) fn are_only_of(&self, key: ConnKey) -> bool {
+        self.0.iter().all(|entry| matches!(entry, Entry::Connection(other) if *other == key))
+    }
+
     /// Whether there is nothing to be told.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()

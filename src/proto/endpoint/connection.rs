@@ -388,6 +388,11 @@ impl Connection {
         self.pause.take_if(|pause| pause.ends_next_turn()).is_some()
     }
 
+    /// Whether lines were left over because the budget of a turn was spent.
+    pub(super) fn is_out_of_budget(&self) -> bool {
+        matches!(self.pause, Some(Pause::NextTurn))
+    }
+
     /// Whether lines were left over that are looked at before it is closed. Its pause ends.
     pub(super) fn resume_early(&mut self) -> bool {
         let has_lines = |pause: &mut Pause| !matches!(pause, Pause::OutputFull { .. });

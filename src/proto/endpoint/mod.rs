@@ -188,6 +188,27 @@ impl Endpoint {
         self.check_invariants();
     }
 
+    /// The connection whose lines were left over because its budget is spent, if no other one has work and no
+    /// step is to be done for another one.
+    pub fn only_busy(&self) -> Option<ConnKey> {
+        let key = self.turns.only_one()?;
+        let is_alone = self.slots.get(key)?.is_out_of_budget() && self.actions.are_only_of(key);
+        is_alone.then_some(key)
+    }
+
+    /// Gives [`only_busy`](Self::only_busy) another budget in this turn, and takes that many lines of it.
+    /// Before that a host makes sure that no other client waits.
+    pub fn extend_turn(&mut self, now: Now) {
+        let now = self.latest.or_later(now);
+        let Some(key) = self.only_busy() else { return };
+        let Some(connection) = self.slots.get_mut(key) else { return };
+        self.turns.extend(connection.share_mut());
+        if connection.resume_in_turn() {
+            self.process(key, Scope::Budget, now);
+        }
+        self.check_invariants();
+    }
+
     // Bytes go.
 
     /// Answers not yet written; empty for a stale key.

@@ -88,6 +88,18 @@ impl Turns {
         share.is_queued = false;
     }
 
+    /// The connection that waits for its next turn, if it is the only one that waits.
+    pub(super) fn only_one(&self) -> Option<ConnKey> {
+        self.next.front().copied().filter(|_| self.ready.is_empty() && self.next.len() == 1)
+    }
+
+    /// Gives [`Self::only_one`] another budget in this turn.
+    pub(super) fn extend(&mut self, share: &mut Share) {
+        self.next.clear();
+        Self::dequeued(share);
+        share.lines = 0;
+    }
+
     /// Whether no connection waits for a turn.
     pub(super) fn is_idle(&self) -> bool {
         self.ready.is_empty() && self.next.is_empty()

@@ -338,9 +338,10 @@ mod outer {
             ((false, true, true, false), MESSAGES),
             ((false, false, false, true), MESSAGES),
             ((false, false, true, true), MESSAGES),
-            // The kernel reports nothing more: only the server knows that something is left.
-            ((false, false, false, false), 1),
-            ((true, false, false, false), 1),
+            // The kernel reports nothing more: only the server knows that something is left. A client that is
+            // alone gets four budgets in a turn.
+            ((false, false, false, false), 4),
+            ((true, false, false, false), 4),
             // Edges are enough for a host that makes a turn for each of them and follows `next_timeout`.
             ((true, true, false, false), MESSAGES),
             ((true, false, false, true), MESSAGES),

@@ -129,7 +129,11 @@ fn floods_share_evenly_with_a_budget_of_one_frame() {
     }
 }
 
-/// One turn takes no more than its budget in any flood, and reports that more is left.
+/// Budgets that one turn gives to a client while no other one waits.
+const BUDGETS_ALONE: usize = 4;
+
+/// While two clients flood, a turn takes one budget of each; while one does, four. It reports that more is
+/// left.
 #[test]
 fn a_turn_keeps_to_its_budget() {
     let _watchdog = watchdog::watch("a_turn_keeps_to_its_budget");
@@ -150,9 +154,40 @@ fn a_turn_keeps_to_its_budget() {
             assert!(is_due == turn.more, "`next_timeout` says the same as `more`");
             assert!(turn.more || taken == 0 || taken == 300, "{taken} taken, the rest is with us");
         }
-        assert!(most <= budget, "{most} in one turn with a budget of {budget}");
-        assert!(turns >= 300 / budget, "{turns} turns");
+        let most_allowed = BUDGETS_ALONE * budget;
+        assert!(most <= most_allowed, "{most} in one turn with a budget of {budget}");
+        assert!(turns >= 300 / most_allowed, "{turns} turns");
     }
+}
+
+/// Two clients that both have lines left over get one budget each in a turn.
+#[test]
+fn a_turn_gives_one_budget_to_each_of_two_floods() {
+    let _watchdog = watchdog::watch("a_turn_gives_one_budget_to_each_of_two_floods");
+    let home = Home::new();
+    let mut server = home.start(|l: &mut Limits| l.turn_frames_max = 3);
+    let token = home.token_of(&server);
+    let mut peers: Vec<RawPeer> =
+        (0..2).map(|_| RawPeer::connect(server.address().path().as_ref(), &token)).collect();
+    // Both are read before either is flooded, so that the first turn of the flood sees both.
+    for peer in &mut peers {
+        peer.send(&text("a"));
+    }
+    let mut taken = 0;
+    while taken < 2 {
+        taken += server.turn(Some(Duration::from_secs(5))).unwrap().enqueued;
+    }
+    for peer in &mut peers {
+        peer.send(&text("a").repeat(30));
+    }
+    let mut each_turn = Vec::new();
+    while each_turn.iter().sum::<usize>() < 60 {
+        each_turn.push(server.turn(Some(Duration::from_secs(5))).unwrap().enqueued);
+        server.drain();
+    }
+    each_turn.retain(|&enqueued| enqueued > 0);
+    assert!(each_turn.iter().all(|&enqueued| enqueued <= 6), "{each_turn:?}");
+    assert!(each_turn.len() >= 10, "{each_turn:?}");
 }
 
 /// The same with more than one read can take: what was left over and what is read anew are one budget.
@@ -175,7 +210,7 @@ fn a_turn_keeps_to_its_budget_in_a_long_flood() {
             taken += turn.enqueued;
             most = most.max(turn.enqueued);
         }
-        assert!(most <= budget, "{most} in one turn with a budget of {budget}");
+        assert!(most <= BUDGETS_ALONE * budget, "{most} in one turn with a budget of {budget}");
     }
 }
 
