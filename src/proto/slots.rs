@@ -52,10 +52,13 @@ pub(super) fn queue<T>(capacity: usize) -> Result<VecDeque<T>, Error> {
     Ok(queue)
 }
 
+/// Values for which a set that grows asks for memory at first.
+const SLOTS_MIN: usize = 4;
+
 /// A bounded set of values, each found in O(1) by the key it was inserted under and by no other.
 ///
 /// Every operation is O(1) unless it says otherwise; none allocates after [`Slots::new`]. The slot freed last
-/// is used next.
+/// is used next. Those that [grow](Slots::growing) allocate when there are more values than ever before.
 #[derive(Debug)]
 pub struct Slots<T> {
     slots: Slab<Slot<T>>,
@@ -95,11 +98,34 @@ impl<T> Slots<T> {
         Ok(Self { slots: Slab::with_capacity(capacity), capacity, generation: 0, retired })
     }
 
-    /// Stores `value` and gives its key; `None`, and `value` dropped, if no index is free.
+    /// The same without that memory: it is asked for as more values come.
+    pub(super) fn growing(capacity: usize) -> Self {
+        Self { slots: Slab::new(), capacity, generation: 0, retired: Vec::new() }
+    }
+
+    /// Asks for memory for more values, if there is none for another one. `false`: it cannot be had.
+    fn grow(&mut self) -> bool {
+        let (len, reserved) = (self.slots.len(), self.slots.capacity());
+        if len < reserved {
+            return true;
+        }
+        let more = len.max(SLOTS_MIN).min(self.capacity - len);
+        // As in `new`.
+        let mut probe = Vec::<(usize, Slot<T>)>::new();
+        if probe.try_reserve_exact(len + more).is_err() || self.retired.try_reserve(len + more).is_err() {
+            return false;
+        }
+        drop(probe);
+        self.slots.reserve_exact(more);
+        true
+    }
+
+    /// Stores `value` and gives its key; `None`, and `value` dropped, if no index is free, or there is no
+    /// memory for one more.
     ///
     /// Where the value must not be lost, ask [`Slots::has_room`] first.
     pub fn insert(&mut self, value: T) -> Option<ConnKey> {
-        if !self.has_room() {
+        if !self.has_room() || !self.grow() {
             return None;
         }
         let generation = self.generation;
@@ -157,9 +183,14 @@ impl<T> Slots<T> {
         self.len() == 0
     }
 
-    /// Whether [`Slots::insert`] would succeed now.
+    /// Whether an index is free: [`Slots::insert`] would succeed now, given memory.
     pub fn has_room(&self) -> bool {
         self.slots.len() < self.capacity
+    }
+
+    /// For how many values there is memory.
+    pub(super) fn reserved(&self) -> usize {
+        self.slots.capacity()
     }
 
     /// Every value with its key, by index. O(the most values there ever were at once).

@@ -34,7 +34,7 @@ const LISTS: usize = SLOTS + 1;
 
 /// At most one deadline for each key. The owner's `truth` says what the deadline of a key is now.
 ///
-/// Nothing allocates after [`Wheel::new`].
+/// Nothing allocates after [`Wheel::new`] but [`Wheel::make_room`].
 ///
 /// Each operation is about keys from one [`Slots`](super::slots::Slots). Of two keys with the same index the
 /// wheel holds the one scheduled last.
@@ -75,6 +75,20 @@ impl Wheel {
         let vacant = ConnKey::new(0, 0);
         nodes.extend((0..count).map(|at| Node { next: at, prev: at, key: vacant, filed: Mono::default() }));
         Ok(Self { nodes, occupied: Default::default(), reached: Mono::default(), earliest: None })
+    }
+
+    /// Makes room for keys whose index is below `capacity`, if there is none. `false`: there is no memory.
+    #[must_use]
+    pub(super) fn make_room(&mut self, capacity: usize) -> bool {
+        let Ok(count) = u32::try_from(capacity.saturating_add(LISTS)) else { return false };
+        let (from, more) = (link(self.nodes.len()), (count as usize).saturating_sub(self.nodes.len()));
+        if self.nodes.try_reserve(more).is_err() {
+            return false;
+        }
+        let vacant = ConnKey::new(0, 0);
+        let nodes = (from..count).map(|at| Node { next: at, prev: at, key: vacant, filed: Mono::default() });
+        self.nodes.extend(nodes);
+        true
     }
 
     /// Sees to it that `key` is looked at by `deadline`.

@@ -43,6 +43,8 @@ struct Lab {
     outbox: Outbox,
     now: u64,
     connect_result: ConnectResult,
+    /// Tokens are given as ones that were read for an earlier connection, unless the outbox wants a new one.
+    remembers: bool,
     room: usize,
     conns: Vec<Conn>,
     /// When connecting was tried.
@@ -61,6 +63,7 @@ impl Lab {
             outbox: Outbox::new(limits).unwrap(),
             now: 0,
             connect_result: ConnectResult::Accepted,
+            remembers: false,
             room: usize::MAX,
             conns: Vec::new(),
             attempts: Vec::new(),
@@ -132,7 +135,11 @@ impl Lab {
             has_ended: false,
             is_closed: false,
         });
-        self.outbox.connected(key, token, now);
+        if self.remembers && !self.outbox.is_token_refused(key) {
+            self.outbox.connected_as_before(key, token, now);
+        } else {
+            self.outbox.connected(key, token, now);
+        }
     }
 
     fn at(&self, key: ConnKey) -> Option<usize> {
@@ -1377,4 +1384,61 @@ fn messages_that_expire_behind_a_waiting_one_leave_it() {
     lab.send(1_000);
     lab.advance(50);
     assert_eq!(lab.got(0), ["0", "501"]);
+}
+
+/// A receiver that has started anew refuses a token that is remembered: nothing was taken, so all messages go
+/// over one more connection, with a new token. That one's refusal counts.
+#[test]
+fn refusal_of_a_remembered_token_is_tried_once_more() {
+    let unauthorized = r#"{"type":"error","data":"unauthorized"}"#;
+    let mut lab = Lab::new(|_| ());
+    lab.remembers = true;
+    (0..3).for_each(|_| _ = lab.send(5_000));
+    lab.run();
+    assert_eq!(lab.got(0), ["0", "1", "2"]);
+    lab.say(0, unauthorized);
+    assert_eq!((lab.conns.len(), lab.conns[0].is_closed), (2, true));
+    assert_eq!((lab.got(1), lab.codes()), (lab.got(0), "- - -".to_owned()));
+    lab.say(1, unauthorized);
+    assert_eq!((lab.codes(), lab.conns.len()), ("rejected unknown unknown".to_owned(), 2));
+}
+
+/// A remembered token that was accepted once is no old one, so its refusal counts.
+#[test]
+fn refusal_after_an_answer_counts_for_a_remembered_token() {
+    let mut lab = Lab::new(|_| ());
+    lab.remembers = true;
+    (0..2).for_each(|_| _ = lab.send(5_000));
+    lab.run();
+    lab.say(0, ok_line(1).as_str());
+    lab.say(0, r#"{"type":"error","data":"unauthorized"}"#);
+    assert_eq!((lab.codes(), lab.conns.len()), ("accepted rejected".to_owned(), 1));
+}
+
+fn ok_line(n: u32) -> String {
+    format!(r#"{{"type":"response","data":"ok","meta":{{"id":"uds-{n}"}}}}"#)
+}
+
+/// An outbox that has memory for none takes as many messages as another one, and answers of any length.
+#[test]
+fn growing_outbox_holds_what_its_limits_allow() {
+    let mut limits = Limits::default();
+    limits.outbox_entries_max = 100;
+    let mut lab = Lab::new(|_| ());
+    lab.outbox = Outbox::growing(limits).unwrap();
+    for n in 0..100 {
+        lab.try_send(&format!("/r{}", n % 64), "x", 5_000 + n).unwrap();
+    }
+    assert_eq!(lab.try_send(A, "x", 5_000).unwrap_err().kind(), ErrorKind::OutboxFull);
+    lab.run();
+    assert_eq!(lab.conns.len(), 64);
+    // A line that fills several buffers, and ends with the largest.
+    let answer = r#"{"type":"response","data":"","meta":{"id":"uds-1"}}"#;
+    let long = answer.replacen("\"\",", &format!("\"{}\",", "x".repeat(65_536 - answer.len())), 1);
+    lab.say(0, &long);
+    assert_eq!(lab.outcome(0), "accepted: accepted as uds-1");
+    lab.advance(5_050);
+    assert_eq!(lab.outcomes.values().filter(|(outcome, _)| outcome.code() == "unknown").count(), 50);
+    lab.advance(1_000);
+    assert_eq!(lab.outbox.outstanding(), 0);
 }

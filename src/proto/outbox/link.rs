@@ -25,6 +25,8 @@ pub(super) struct Link {
     pause: Duration,
     /// How the last attempt found the receiver busy, if it did. A message that expires meanwhile is told so.
     busy: Option<Busy>,
+    /// The receiver has refused a token that was read for an earlier connection.
+    is_token_refused: bool,
     is_in_steps: bool,
 }
 
@@ -82,6 +84,7 @@ impl Link {
             state: State::Wanted,
             pause: PAUSE_MIN,
             busy: None,
+            is_token_refused: false,
             is_in_steps: false,
         }
     }
@@ -192,8 +195,20 @@ impl Link {
     /// The connection was made.
     pub(super) fn connected(&mut self, wire: Wire) {
         debug_assert!(self.is_connecting(), "a connection that was asked for");
+        self.is_token_refused = false;
         self.state = State::Open(Box::new(wire));
         self.check_invariants();
+    }
+
+    /// The receiver has refused the token of the connection that was closed just now, which was an old one.
+    pub(super) fn token_refused(&mut self) {
+        debug_assert!(self.wire().is_none(), "a connection is closed first");
+        self.is_token_refused = true;
+    }
+
+    /// Whether the next connection needs a token that was read after now.
+    pub(super) fn is_token_refused(&self) -> bool {
+        self.is_token_refused
     }
 
     /// The receiver is busy: the next attempt is made when the pause is over, at the time that is returned.

@@ -88,13 +88,14 @@ pub(super) struct Messages {
 }
 
 impl Messages {
-    pub(super) fn new(limits: &Limits) -> Result<Self, Error> {
+    /// None, with the memory of `outstanding` for them.
+    pub(super) fn new(limits: &Limits, outstanding: Slots<Outstanding>) -> Result<Self, Error> {
         Ok(Self {
             entries_max: limits.outbox_entries_max,
             bytes_max: limits.outbox_bytes_max,
-            outstanding: Slots::new(limits.outbox_entries_max)?,
             bytes: 0,
-            wheel: Wheel::new(limits.outbox_entries_max)?,
+            wheel: Wheel::new(outstanding.reserved())?,
+            outstanding,
             outcomes: VecDeque::new(),
         })
     }
@@ -120,6 +121,10 @@ impl Messages {
     pub(super) fn insert(&mut self, link: ConnKey, line: Vec<u8>, deadline: Mono) -> Option<ConnKey> {
         let len = line.len();
         let key = self.outstanding.insert(Outstanding { link, line, deadline })?;
+        if !self.wheel.make_room(key.index() + 1) {
+            self.outstanding.remove(key);
+            return None;
+        }
         self.bytes += len;
         self.wheel.schedule(key, deadline);
         self.check_invariants();
@@ -129,6 +134,11 @@ impl Messages {
     /// How many have no outcome yet.
     pub(super) fn len(&self) -> usize {
         self.outstanding.len()
+    }
+
+    /// Bytes of their lines.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether a message has no outcome yet.

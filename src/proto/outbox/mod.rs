@@ -17,7 +17,7 @@ mod messages;
 mod query;
 mod wire;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -26,7 +26,7 @@ use self::link::{Busy, Link, Need, timed_out};
 use self::messages::Messages;
 pub use self::messages::{SendId, SendOutcome};
 pub use self::query::{Queries, QueryId};
-use self::wire::Wire;
+use self::wire::{TokenAge, Wire};
 use super::auth::AuthToken;
 use super::error::{CloseReason, Error, ErrorKind};
 use super::limits::Limits;
@@ -51,7 +51,8 @@ pub enum LinkStep {
 /// Messages on their way, the connections under them, and their outcomes.
 ///
 /// Bounded by `outbox_entries_max`, `outbox_bytes_max`, `receivers_max` and `in_flight_max` of [`Limits`].
-/// Every method is O(1) or linear in the bytes or messages that it moves. A `now` that is earlier than one
+/// Every method is O(1) or linear in the bytes or messages that it moves, but for finding a receiver among
+/// the others by its path. A `now` that is earlier than one
 /// that was given before counts as that one.
 ///
 /// # Driving it
@@ -80,7 +81,7 @@ pub struct Outbox {
     messages: Messages,
     links: Slots<Link>,
     link_wheel: Wheel,
-    by_target: HashMap<Box<str>, ConnKey>,
+    by_target: BTreeMap<Box<str>, ConnKey>,
     /// The link of each connection, and of each attempt to make one. A shell sees only the keys of these.
     wires: Slots<ConnKey>,
     /// Links for which there may be a step.
@@ -92,21 +93,46 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// An empty outbox within `limits`.
+    /// An empty outbox within `limits`, with memory for as many messages and receivers as they allow.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidLimit`] if `limits` do not pass [`Limits::check`], [`ErrorKind::OutOfMemory`].
     pub fn new(limits: Limits) -> Result<Self, Error> {
         limits.check()?;
+        let messages = Messages::new(&limits, Slots::new(limits.outbox_entries_max)?)?;
+        let links = Slots::new(limits.receivers_max)?;
+        // Keys retired in a turn stay occupied until its end, so there are more than can be in use.
+        let wires = Slots::new(2 * limits.receivers_max)?;
+        Self::empty(limits, messages, links, wires)
+    }
+
+    /// The same with memory for none: it is asked for as they come, and a message for which there is none is
+    /// refused as if there were too many.
+    ///
+    /// # Errors
+    ///
+    /// As [`Outbox::new`].
+    pub fn growing(limits: Limits) -> Result<Self, Error> {
+        limits.check()?;
+        let messages = Messages::new(&limits, Slots::growing(limits.outbox_entries_max))?;
+        let (links, wires) = (Slots::growing(limits.receivers_max), Slots::growing(2 * limits.receivers_max));
+        Self::empty(limits, messages, links, wires)
+    }
+
+    fn empty(
+        limits: Limits,
+        messages: Messages,
+        links: Slots<Link>,
+        wires: Slots<ConnKey>,
+    ) -> Result<Self, Error> {
         Ok(Self {
             latest: Latest::default(),
-            messages: Messages::new(&limits)?,
-            links: Slots::new(limits.receivers_max)?,
-            link_wheel: Wheel::new(limits.receivers_max)?,
-            by_target: HashMap::new(),
-            // Keys retired in a turn stay occupied until its end, so there are more than can be in use.
-            wires: Slots::new(2 * limits.receivers_max)?,
+            messages,
+            link_wheel: Wheel::new(links.reserved())?,
+            links,
+            by_target: BTreeMap::new(),
+            wires,
             steps: VecDeque::new(),
             parked: VecDeque::new(),
             closed: VecDeque::new(),
@@ -160,6 +186,11 @@ impl Outbox {
         self.messages.len()
     }
 
+    /// Bytes of the lines of these messages.
+    pub fn outstanding_bytes(&self) -> usize {
+        self.messages.bytes()
+    }
+
     /// The link to a receiver, made if need be.
     fn link_to(&mut self, target: &str) -> Result<ConnKey, Error> {
         if let Some(key) = self.by_target.get(target) {
@@ -171,7 +202,9 @@ impl Outbox {
                 self.forget(idle);
             }
         }
-        let Some(key) = self.links.insert(Link::new(target)) else {
+        let inserted = self.links.insert(Link::new(target));
+        let Some(key) = inserted.filter(|key| self.link_wheel.make_room(key.index() + 1)) else {
+            inserted.and_then(|key| self.links.remove(key));
             let sentence = format!(
                 "messages for {} receivers are on their way already; wait for their outcomes",
                 self.by_target.len()
@@ -230,12 +263,29 @@ impl Outbox {
         self.links.get(key)?.is_connecting().then_some(key)
     }
 
+    /// Whether the receiver that a key leads to has refused the token that was given to
+    /// [`connected_as_before`](Self::connected_as_before): then its capability is to be read again.
+    pub fn is_token_refused(&self, wire: ConnKey) -> bool {
+        self.link(wire).is_some_and(Link::is_token_refused)
+    }
+
     /// The connection was made, its other end is to be trusted, and `auth_token` is what it asks for.
     pub fn connected(&mut self, wire: ConnKey, auth_token: AuthToken, now: Now) {
+        self.open(wire, auth_token, TokenAge::New, now);
+    }
+
+    /// The same with a token that was read for an earlier connection. A receiver that has started anew has
+    /// another one. If it refuses this one before it has answered anything, no message was taken: all wait
+    /// for one more connection, for which [`is_token_refused`](Self::is_token_refused).
+    pub fn connected_as_before(&mut self, wire: ConnKey, auth_token: AuthToken, now: Now) {
+        self.open(wire, auth_token, TokenAge::Old, now);
+    }
+
+    fn open(&mut self, wire: ConnKey, auth_token: AuthToken, token_age: TokenAge, now: Now) {
         let now = self.latest.or_later(now);
         let Some(key) = self.connecting(wire) else { return };
         let Some(link) = self.links.get_mut(key) else { return };
-        match Wire::new(wire, auth_token, &self.limits) {
+        match Wire::new(wire, auth_token, token_age, &self.limits) {
             Ok(wire) => {
                 link.connected(wire);
                 self.advance(key);
@@ -330,9 +380,7 @@ impl Outbox {
     /// `n` bytes were read into the space for them: answers are given to the messages that they belong to.
     fn received(&mut self, wire: ConnKey, n: usize, now: Now) {
         let now = self.latest.or_later(now);
-        if let Some((_, wire)) = self.wire_mut(wire) {
-            wire.received(n);
-        }
+        let has_space = self.wire_mut(wire).map_or(Ok(()), |(_, wire)| wire.received(n));
         while let Some((key, open)) = self.wire_mut(wire) {
             match open.next_answer() {
                 Ok(Some((Answer::Accepted { id }, start))) => self.accepted(key, id, start),
@@ -349,6 +397,9 @@ impl Outbox {
                 }
                 Err(error) => self.cut(key, &error, now),
             }
+        }
+        if let (Err(error), Some((key, _))) = (has_space, self.wire_mut(wire)) {
+            self.cut(key, &error, now);
         }
         self.check_invariants();
     }
@@ -370,6 +421,14 @@ impl Outbox {
         if is(CloseReason::TooManyClients) || (wire.has_answered && is(CloseReason::IdleTimeout)) {
             self.disconnect(key);
             return self.back_off(key, Busy::Clients, now);
+        }
+        // Every line had this token, so none was taken, not even by a receiver that reads on after an error.
+        if is(CloseReason::Unauthorized) && wire.may_have_old_token() {
+            self.disconnect(key);
+            if let Some(link) = self.links.get_mut(key) {
+                link.token_refused();
+            }
+            return self.advance(key);
         }
         let Some(message) = wire.take_rejected() else {
             // It came before any byte of a message was written, so it is no answer to one.

@@ -110,6 +110,11 @@ impl Queries {
         self.open.remove(id.0).is_some()
     }
 
+    /// Whether none is open.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// The exact moment of the next deadline, if any.
     pub fn next_deadline(&mut self) -> Option<Mono> {
         let open = &self.open;

@@ -12,12 +12,18 @@ use crate::proto::output::Output;
 use crate::proto::ring::Ring;
 use crate::proto::slots::ConnKey;
 
+/// Bytes of the first input buffer of a connection: the answers to a few dozen messages.
+const INPUT_MIN: usize = 8 << 10;
+
 /// A connection to a receiver.
 pub(super) struct Wire {
     pub(super) key: ConnKey,
     auth_token: AuthToken,
+    token_age: TokenAge,
     framer: Framer,
     ring: Ring,
+    /// Bytes of the largest input buffer.
+    input_max: usize,
     /// Bytes ever received.
     received_total: u64,
     /// Empty once nothing more may be written.
@@ -29,6 +35,15 @@ pub(super) struct Wire {
     in_flight: VecDeque<InFlight>,
     /// The receiver has answered something: it is a server, and it took our token.
     pub(super) has_answered: bool,
+}
+
+/// When the token of a connection was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TokenAge {
+    /// For this connection.
+    New,
+    /// For an earlier one: the receiver may have another one by now.
+    Old,
 }
 
 /// Whether a connection can be written.
@@ -75,12 +90,20 @@ pub(super) enum Progress {
 impl Wire {
     /// The connection `key`, whose receiver asks for `auth_token`. Fails if there is no memory for an input
     /// buffer.
-    pub(super) fn new(key: ConnKey, auth_token: AuthToken, limits: &Limits) -> Result<Self, Error> {
+    pub(super) fn new(
+        key: ConnKey,
+        auth_token: AuthToken,
+        token_age: TokenAge,
+        limits: &Limits,
+    ) -> Result<Self, Error> {
+        let input_max = limits.frame_bytes_max + 1;
         Ok(Self {
             key,
             auth_token,
+            token_age,
             framer: Framer::new(limits.frame_bytes_max),
-            ring: Ring::new(limits.frame_bytes_max + 1)?,
+            ring: Ring::new(input_max.min(INPUT_MIN))?,
+            input_max,
             received_total: 0,
             output: Output::default(),
             sent_total: 0,
@@ -88,6 +111,11 @@ impl Wire {
             in_flight: VecDeque::new(),
             has_answered: false,
         })
+    }
+
+    /// Whether a refusal of its token may mean that this is an old one: no message was accepted with it.
+    pub(super) fn may_have_old_token(&self) -> bool {
+        self.token_age == TokenAge::Old && !self.has_answered
     }
 
     // Lines go.
@@ -193,11 +221,22 @@ impl Wire {
         self.ring.spare()
     }
 
-    /// `n` bytes were read into that space.
-    pub(super) fn received(&mut self, n: usize) {
+    /// `n` bytes were read into that space. If they fill it, there is more space for those to come; an error
+    /// if there is no memory for that.
+    pub(super) fn received(&mut self, n: usize) -> Result<(), Error> {
         self.ring.filled(n);
         self.received_total += n as u64;
+        let (len, capacity) = (self.ring.len(), self.ring.capacity());
+        if len == capacity && capacity < self.input_max {
+            let mut larger = Ring::new(self.input_max.min(4 * capacity))?;
+            if let Some(space) = larger.spare_mut().get_mut(..len) {
+                space.copy_from_slice(self.ring.view());
+            }
+            larger.filled(len);
+            self.ring = larger;
+        }
         self.check_invariants();
+        Ok(())
     }
 
     /// The next line that has come, and the byte of the connection that it began with; an error if it is no
