@@ -12,17 +12,30 @@ use crate::os::channel::waiter::Waiter;
 use crate::os::names::address::Address;
 use crate::proto::auth::AuthToken;
 use crate::proto::error::{Error, ErrorKind};
-use crate::proto::limits::Limits;
 use crate::proto::message::Outgoing;
 use crate::proto::outbox::{LinkStep, Outbox, SendId};
 use crate::proto::slots::ConnKey;
 use crate::proto::time::Now;
 
 /// A new connection to a receiver, and the token that the receiver asks for.
-pub(crate) type Connected = (ReadyStream, AuthToken);
+pub(crate) struct Connected {
+    pub(crate) stream: ReadyStream,
+    pub(crate) auth_token: AuthToken,
+    /// The token was read for an earlier connection.
+    pub(crate) is_remembered: bool,
+}
+
+/// Which token a connection may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Token {
+    /// One that was read for an earlier connection will do.
+    Any,
+    /// One that is read now: the receiver has refused another one.
+    New,
+}
 
 /// Makes a connection to a receiver, without waiting, and names it with the key from now on.
-pub(crate) type Connect<'c> = &'c mut dyn FnMut(ConnKey, &Address) -> Result<Connected, Error>;
+pub(crate) type Connect<'c> = &'c mut dyn FnMut(ConnKey, &Address, Token) -> Result<Connected, Error>;
 
 /// The stream of one connection to a receiver.
 #[derive(Debug)]
@@ -40,8 +53,9 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    pub(crate) fn new(limits: Limits) -> Result<Self, Error> {
-        Ok(Self { outbox: Outbox::new(limits)?, links: Vec::new() })
+    /// Those of an outbox that is empty.
+    pub(crate) fn new(outbox: Outbox) -> Self {
+        Self { outbox, links: Vec::new() }
     }
 
     /// As [`Outbox::send`], and refuses what [`Address::check_length`] refuses. Nothing is written yet.
@@ -77,6 +91,12 @@ impl Links {
         );
     }
 
+    /// Whether there is nothing at all: no message, and no connection.
+    #[cfg(feature = "server")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.links.is_empty() && self.outbox.outstanding() == 0 && !self.outbox.has_steps()
+    }
+
     /// Whether there is something to do without waiting.
     pub(crate) fn has_more(&self) -> bool {
         self.outbox.has_steps() || self.links.iter().any(|link| link.stream.is_readable())
@@ -107,7 +127,7 @@ impl Links {
     }
 
     /// Every stream, and the key that names it.
-    #[cfg(all(feature = "server", unix))]
+    #[cfg(feature = "server")]
     pub(crate) fn streams_mut(&mut self) -> impl Iterator<Item = (ConnKey, &mut ReadyStream)> {
         self.links.iter_mut().map(|link| (link.key, &mut link.stream))
     }
@@ -117,10 +137,14 @@ impl Links {
             match step {
                 LinkStep::Connect => {
                     let target = Address::from_path(self.outbox.target(key));
-                    match target.and_then(|target| connect(key, &target)) {
-                        Ok((stream, auth_token)) => {
+                    let token = if self.outbox.is_token_refused(key) { Token::New } else { Token::Any };
+                    match target.and_then(|target| connect(key, &target, token)) {
+                        Ok(Connected { stream, auth_token, is_remembered }) => {
                             self.links.push(Link { key, stream });
-                            self.outbox.connected(key, auth_token, now);
+                            match is_remembered {
+                                true => self.outbox.connected_as_before(key, auth_token, now),
+                                false => self.outbox.connected(key, auth_token, now),
+                            }
                         }
                         Err(error) => self.outbox.connect_failed(key, &error, now),
                     }

@@ -20,9 +20,14 @@ impl Clock {
 
     /// What time it is. Read it once per turn.
     pub fn now(&self) -> Now {
-        let mono = Mono::after_origin(self.origin.elapsed());
         // A wall clock before 1970 is taken as 1970: it is told to people, nothing is computed from it.
-        let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-        Now { mono, wall: Wall::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)) }
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let millis = since.as_secs().saturating_mul(1_000).saturating_add(u64::from(since.subsec_millis()));
+        Now { mono: self.mono(), wall: Wall::from_millis(millis) }
+    }
+
+    /// The same without the time of day: for how long a wait may be.
+    pub(crate) fn mono(&self) -> Mono {
+        Mono::after_origin(self.origin.elapsed())
     }
 }

@@ -29,6 +29,7 @@ use crate::proto::error::Error;
 #[cfg(unix)]
 use crate::proto::error::ErrorKind;
 use crate::proto::limits::Limits;
+use crate::proto::outbox::Outbox;
 
 /// The settings of a server; [`start`](Self::start) makes it.
 #[derive(Debug, Default)]
@@ -165,7 +166,7 @@ impl ServerBuilder {
             Claim::begin(location(&mut random)?, &capabilities, &auth_token, &mut random)?;
         let path = claim.address().path();
         let endpoint = Endpoint::new(path, auth_token, self.limits.clone())?;
-        let links = Links::new(self.limits.clone())?;
+        let links = Links::new(Outbox::new(self.limits.clone())?);
         let streams_max = endpoint.slots_max() + links.outbox.slots_max();
         // One wait takes all events that can be pending at once.
         let (event_loop, handle) = event_loop(STREAMS + streams_max)?;

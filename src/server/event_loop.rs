@@ -193,12 +193,12 @@ impl EventLoop {
         if spin_for.is_zero() {
             return wait(timeout).map(drop);
         }
-        let begun = clock.now().mono;
+        let begun = clock.mono();
         loop {
             if wait(Some(Duration::ZERO))? {
                 return Ok(());
             }
-            let spent = clock.now().mono.since(begun);
+            let spent = clock.mono().since(begun);
             if spent >= spin_for {
                 return wait(timeout.map(|timeout| timeout.saturating_sub(spent))).map(drop);
             }

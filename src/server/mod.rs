@@ -292,7 +292,7 @@ impl Server {
         let name = self.acceptor.listener().map(|_| self.name.check_at);
         let (core, sending) = (self.reactor.endpoint.next_deadline(), self.sending.next_deadline());
         let due = [core, sending, self.acceptor.next_deadline(), name].into_iter().flatten().min();
-        let due = due.map(|due| due.since(self.clock.now().mono));
+        let due = due.map(|due| due.since(self.clock.mono()));
         let lacks_memory = self.reactor.lacks_memory() || self.sending.links.lacks_memory();
         [due, lacks_memory.then_some(MEMORY_RETRY)].into_iter().flatten().min()
     }
@@ -455,7 +455,7 @@ impl Server {
         self.acceptor.stop();
         let released = self.release(Duration::ZERO);
         self.reactor.endpoint.shutdown(begun);
-        self.reactor.take_steps(begun);
+        self.reactor.take_steps(&self.event_loop, begun);
         let flushed = self.flush(deadline);
         if cfg!(unix) || !self.event_loop.is_lent() {
             self.reactor.close_all();
@@ -465,7 +465,7 @@ impl Server {
         let flushed = flushed.and_then(|()| self.take_events(Some(Duration::ZERO)));
         // While clients took their answers the lock may have become free. The rest of the time is for it
         // alone.
-        let released = released.or_else(|_| self.release(deadline.since(self.clock.now().mono)));
+        let released = released.or_else(|_| self.release(deadline.since(self.clock.mono())));
         if let Err(error) = &released {
             tracing::warn!(%error, "stopping left something behind");
         }

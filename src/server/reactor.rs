@@ -11,7 +11,7 @@ use crate::os::channel::stream::{Progress, Readiness, ReadyStream};
 use crate::os::sys::Owner;
 #[cfg(unix)]
 use crate::os::transport::unwatch;
-use crate::os::transport::{watch, write_through};
+use crate::os::transport::{rewatch, watch, write_through};
 use crate::proto::endpoint::{Endpoint, Step};
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::peer::PeerIdentity;
@@ -100,7 +100,7 @@ impl Reactor {
             // Most clients send at once, so this often saves a turn.
             self.read(key, now);
         }
-        self.take_steps(now);
+        self.take_steps(event_loop, now);
         match watched {
             Ok(()) => Ok(Some(key)),
             Err(cause) => Err(Error::new(ErrorKind::Io, "cannot watch a new connection").with_source(cause)),
@@ -119,7 +119,7 @@ impl Reactor {
     }
 
     /// Visits every ready stream once.
-    pub(super) fn read_ready(&mut self, now: Now) {
+    pub(super) fn read_ready(&mut self, event_loop: &EventLoop, now: Now) {
         for _ in 0..self.ready.len() {
             let Some(key) = self.ready.pop_front() else { break };
             if let Some(served) = served(&mut self.served, key) {
@@ -130,7 +130,7 @@ impl Reactor {
         self.unblocked.extend(self.postponed.drain(..));
         while let Some(key) = self.unblocked.pop_front() {
             if let Some(served) = served(&mut self.served, key) {
-                write(&mut self.endpoint, served, &mut self.postponed, now);
+                write(&mut self.endpoint, served, &mut self.postponed, event_loop, now);
             }
         }
     }
@@ -142,9 +142,9 @@ impl Reactor {
     }
 
     /// Goes on with the only client that is busy.
-    pub(super) fn extend_turn(&mut self, now: Now) {
+    pub(super) fn extend_turn(&mut self, event_loop: &EventLoop, now: Now) {
         self.endpoint.extend_turn(now);
-        self.read_ready(now);
+        self.read_ready(event_loop, now);
     }
 
     /// One read of the stream of `key`.
@@ -168,11 +168,11 @@ impl Reactor {
     }
 
     /// Does what the core asks for.
-    pub(super) fn take_steps(&mut self, now: Now) {
+    pub(super) fn take_steps(&mut self, event_loop: &EventLoop, now: Now) {
         while let Some((key, step)) = self.endpoint.next_step() {
             let Some(served) = served(&mut self.served, key) else { continue };
             match step {
-                Step::Write => write(&mut self.endpoint, served, &mut self.postponed, now),
+                Step::Write => write(&mut self.endpoint, served, &mut self.postponed, event_loop, now),
                 Step::Read => served.queue_if_readable(&mut self.ready),
                 Step::ShutWrite => {
                     served.stream.shut_write();
@@ -218,23 +218,29 @@ fn served(all: &mut [Option<Served>], key: ConnKey) -> Option<&mut Served> {
     all.get_mut(key.index())?.as_mut().filter(|served| served.key == key)
 }
 
-/// Writes what waits for a peer, for as long as its stream may take it. Noted in `postponed` if there is no
-/// memory.
-fn write(endpoint: &mut Endpoint, served: &mut Served, postponed: &mut Vec<ConnKey>, now: Now) {
+/// Writes what waits for a peer, for as long as its stream may take it, and has the stream watched for room
+/// if that is not all. Noted in `postponed` if there is no memory.
+fn write(
+    endpoint: &mut Endpoint,
+    served: &mut Served,
+    postponed: &mut Vec<ConnKey>,
+    event_loop: &EventLoop,
+    now: Now,
+) {
     while served.stream.is_writable() {
         let output = endpoint.output(served.key);
         if output.is_empty() {
-            return;
+            break;
         }
         match write_through(&mut served.stream, output) {
             Progress::Moved(n) => endpoint.sent(served.key, n, now),
-            Progress::Blocked => {
-                if served.stream.lacks_memory() && !postponed.contains(&served.key) {
-                    postponed.push(served.key);
-                }
-                return;
-            }
+            Progress::Blocked => break,
             Progress::End | Progress::Gone => return endpoint.output_failed(served.key),
         }
+    }
+    rewatch(event_loop.registry(), &mut served.stream, event_loop.stream_token(served.key.index()));
+    let is_unwritten = !endpoint.output(served.key).is_empty();
+    if served.stream.lacks_memory() && is_unwritten && !postponed.contains(&served.key) {
+        postponed.push(served.key);
     }
 }

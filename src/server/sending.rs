@@ -7,13 +7,13 @@ use std::time::Duration;
 use mio::{Registry, Token};
 
 use super::ServerEvent;
-use crate::links::Links;
-use crate::os::channel::connect::{ChosenBy, connect};
+use crate::links::{Connected, Links};
+use crate::os::channel::connect::{ChosenBy, connect, look_up};
 use crate::os::files::capability::CapabilityDir;
 use crate::os::names::address::Address;
 #[cfg(unix)]
 use crate::os::transport::unwatch;
-use crate::os::transport::watch;
+use crate::os::transport::{rewatch, watch};
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::inbox::InboxEntry;
 use crate::proto::limits::Limits;
@@ -124,16 +124,25 @@ impl Sending {
         self.queries.take_answered(&entry.message())
     }
 
-    /// One turn: reads what has come, writes what can go, and enforces what is due.
+    /// One turn: reads what has come, writes what can go, and enforces what is due. A server that sends
+    /// nothing has nothing to do.
     pub(super) fn turn(&mut self, registry: &Registry, capabilities: &CapabilityDir, now: Now) {
+        if self.is_idle() {
+            return;
+        }
         let (replies, own, base) = (&self.replies, &self.own, self.base.0);
-        self.links.turn(now, &mut |key, target| {
+        // A server reads each capability anew: it keeps its connections.
+        self.links.turn(now, &mut |key, target, _| {
             let is_claimed = replies.values().any(|claimed| claimed == target);
             let chosen_by = if is_claimed { ChosenBy::Peer(own) } else { ChosenBy::Us };
-            let (mut stream, auth_token) = connect(capabilities, target, chosen_by)?;
+            let capability = look_up(capabilities, target)?;
+            let mut stream = connect(&capability, chosen_by)?;
             watch(registry, &mut stream, Token(base + key.index()))
                 .map_err(|cause| Error::new(ErrorKind::Io, "cannot watch a connection").with_source(cause))?;
-            Ok((stream, auth_token))
+            Ok(Connected { stream, auth_token: capability.auth_token, is_remembered: false })
+        });
+        self.links.streams_mut().for_each(|(key, stream)| {
+            rewatch(registry, stream, Token(base + key.index()));
         });
         while let Some((id, outcome)) = self.links.outbox.next_outcome() {
             let query = self.asked.remove(&id);
@@ -154,7 +163,15 @@ impl Sending {
         self.events.pop_front()
     }
 
+    /// Whether nothing is on its way, and no question is open.
+    fn is_idle(&self) -> bool {
+        self.links.is_empty() && self.queries.is_empty()
+    }
+
     pub(super) fn next_deadline(&mut self) -> Option<Mono> {
+        if self.is_idle() {
+            return None;
+        }
         [self.links.outbox.next_deadline(), self.queries.next_deadline()].into_iter().flatten().min()
     }
 

@@ -37,12 +37,12 @@ impl Server {
         let now = self.clock.now();
         // First what was sent in time is read, then new connections are accepted, then timeouts are enforced.
         self.reactor.endpoint.work(now);
-        self.reactor.read_ready(now);
+        self.reactor.read_ready(&self.event_loop, now);
         self.extend(now);
-        self.reactor.take_steps(now);
+        self.reactor.take_steps(&self.event_loop, now);
         self.acceptor.accept(&mut self.reactor, &self.event_loop, self.name.address(), now);
         self.reactor.endpoint.deadlines_reached(now);
-        self.reactor.take_steps(now);
+        self.reactor.take_steps(&self.event_loop, now);
         self.reactor.endpoint.turn_ended();
         self.sending.turn(self.event_loop.registry(), &self.name.capabilities, now);
         let name_lost = self.acceptor.listener().is_some() && self.name.check(now);
@@ -68,7 +68,7 @@ impl Server {
             if self.take_events(Some(Duration::ZERO)).is_err() || !is_alone(self) {
                 return;
             }
-            self.reactor.extend_turn(now);
+            self.reactor.extend_turn(&self.event_loop, now);
         }
     }
 
@@ -135,7 +135,7 @@ impl Server {
 
     fn flush_here(&mut self, deadline: Mono) -> Result<(), Error> {
         while self.has_unfinished() {
-            let left = deadline.since(self.clock.now().mono);
+            let left = deadline.since(self.clock.mono());
             if left.is_zero() {
                 break;
             }

@@ -902,3 +902,138 @@ fn pipelined_messages_arrive_exactly_once_and_in_order() {
     assert!(found == expected, "{} of {count} were found, or not in order", found.len());
     assert!(told == expected, "{} of {count} were told, or not in order", told.len());
 }
+
+/// A server that reads what has come when it is told to, and says how many lines that was.
+fn told_to_read(home: &Home) -> (Fake, mpsc::Sender<bool>, mpsc::Receiver<String>) {
+    let (tell, told) = mpsc::channel::<bool>();
+    let (say, said) = mpsc::channel();
+    let fake = Fake::start(home, move |_, mut stream| {
+        // `true`: what comes next is waited for.
+        while let Ok(waits) = told.recv() {
+            stream.set_nonblocking(!waits).unwrap();
+            let mut space = vec![0; 1 << 20];
+            let n = stream.read(&mut space).unwrap_or(0);
+            let text = String::from_utf8(space[..n].to_vec()).unwrap();
+            for _ in text.lines() {
+                let _ = stream.write_all(OK);
+            }
+            say.send(text).unwrap();
+        }
+    });
+    (fake, tell, said)
+}
+
+/// The first message leaves at once; those that are started while it is unanswered leave together.
+#[test]
+fn messages_started_together_leave_together() {
+    let _watchdog = watchdog::watch("messages_started_together_leave_together");
+    let home = Home::new();
+    let (fake, tell, said) = told_to_read(&home);
+    let mut client = home.client();
+    let mut started = vec![client.start(&fake.address, &message("0")).unwrap()];
+    tell.send(true).unwrap();
+    assert_eq!(said.recv().unwrap().lines().count(), 1);
+    for n in 1..=40 {
+        started.push(client.start(&fake.address, &message(&n.to_string())).unwrap());
+    }
+    tell.send(false).unwrap();
+    assert_eq!(said.recv().unwrap(), "", "nothing is written before the client waits");
+    // It takes the answer that is there.
+    let mut told = vec![client.next_outcome().unwrap().unwrap()];
+    tell.send(true).unwrap();
+    let text = said.recv().unwrap();
+    let data: Vec<String> = text
+        .lines()
+        .map(|line| udsmsg::Message::from_json(line).unwrap().data().unwrap().text().unwrap().into())
+        .collect();
+    assert_eq!(data, (1..=40).map(|n| n.to_string()).collect::<Vec<_>>(), "one write, in order");
+    told.extend(std::iter::from_fn(|| client.next_outcome().unwrap()));
+    assert!(told.iter().all(|(_, outcome)| outcome.is_accepted()));
+    assert_eq!(told.into_iter().map(|(id, _)| id).collect::<Vec<_>>(), started, "each is told once");
+    drop(tell);
+}
+
+/// A client that never waits writes what has gathered.
+#[test]
+fn gathered_messages_leave_when_there_are_64_kib() {
+    let _watchdog = watchdog::watch("gathered_messages_leave_when_there_are_64_kib");
+    let home = Home::new();
+    let (fake, tell, said) = told_to_read(&home);
+    let mut client = home.client();
+    let long = message(&"x".repeat(10_000));
+    for (expected, count) in [(1, 1), (0, 6), (7, 1)] {
+        (0..count).for_each(|_| _ = client.start(&fake.address, &long).unwrap());
+        tell.send(expected > 0).unwrap();
+        let mut lines = said.recv().unwrap().lines().count();
+        // A long write can come in parts.
+        while expected > 0 && lines < expected {
+            tell.send(true).unwrap();
+            lines += said.recv().unwrap().lines().count();
+        }
+        assert!(lines >= expected && (expected > 0 || lines == 0), "{lines} lines, expected {expected}");
+    }
+    drop((client, tell));
+}
+
+/// A program may start messages and end: what was started has left by then.
+#[test]
+fn dropped_client_has_written_what_was_started() {
+    let _watchdog = watchdog::watch("dropped_client_has_written_what_was_started");
+    let home = Home::new();
+    let (say, said) = mpsc::channel();
+    let fake = Fake::start(&home, move |_, mut stream| {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        say.send(text.lines().count()).unwrap();
+    });
+    let mut client = home.client();
+    for n in 0..10 {
+        let _ = client.start(&fake.address, &message(&n.to_string())).unwrap();
+    }
+    drop(client);
+    assert_eq!(said.recv().unwrap(), 10);
+}
+
+/// A client that is kept does not need the capability file for another connection, until the server says that
+/// the token is old. Then it is read once more, and the message arrives once.
+#[test]
+fn capability_is_remembered_until_the_token_is_refused() {
+    let _watchdog = watchdog::watch("capability_is_remembered_until_the_token_is_refused");
+    let home = Home::new();
+    let (address, old) = home.publish("fake.sock");
+    let listener = Listener::bind(address.path()).unwrap();
+    let (say, said) = mpsc::channel();
+    let (set, right) = mpsc::channel::<String>();
+    set.send(old.clone()).unwrap();
+    let mut token = String::new();
+    let fake = Fake::listen(address, listener, move |_, mut stream| {
+        let line = read_line(&mut stream);
+        token = right.try_iter().last().unwrap_or_else(|| token.clone());
+        let is_right = line.contains(&token);
+        let no: &[u8] = b"{\"type\":\"error\",\"data\":\"unauthorized\"}\n";
+        say.send((line.contains(&old), is_right)).unwrap();
+        let _ = stream.write_all(if is_right { OK } else { no });
+    });
+    let mut client = home.client();
+    // Each connection ends after its answer, and the client must have seen that before the next message.
+    let send = |client: &mut Client| loop {
+        let outcome = client.send(&fake.address, &message("a"));
+        // Written before the end could be seen; it is never sent twice.
+        if outcome.code() != "unknown" {
+            break outcome;
+        }
+    };
+    assert!(send(&mut client).is_accepted());
+    let capabilities = CapabilityDir::of(&Namespace::default(), &home.environment()).unwrap();
+    std::fs::remove_file(capabilities.path().join(CapabilityDir::file_name(&fake.address))).unwrap();
+    assert!(send(&mut client).is_accepted(), "the file is not needed");
+    assert_eq!(said.try_iter().collect::<Vec<_>>(), [(true, true); 2]);
+    set.send(home.publish("fake.sock").1).unwrap();
+    assert!(send(&mut client).is_accepted());
+    assert_eq!(said.try_iter().collect::<Vec<_>>(), [(true, false), (false, true)], "it arrives once");
+    // A token that is published and refused is no old one.
+    set.send("of nothing that is published".to_owned()).unwrap();
+    let refused = send(&mut client);
+    assert_eq!(format!("{}: {refused}", refused.code()), "rejected: unauthorized");
+    assert_eq!(said.try_iter().collect::<Vec<_>>(), [(false, false); 2]);
+}

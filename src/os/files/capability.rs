@@ -24,7 +24,7 @@ use crate::proto::error::{Error, ErrorKind};
 use crate::proto::time::Wall;
 
 /// Bytes of a capability file that a reader takes at most.
-const FILE_BYTES_MAX: u64 = 4096;
+const FILE_BYTES_MAX: usize = 4096;
 
 /// Hex digits of the hash that a capability file is named after.
 const HASH_DIGITS: usize = 64;
@@ -176,6 +176,35 @@ impl CapabilityDir {
         }
     }
 
+    /// The same for a client, which needs it for each connection: a look at the file alone, and the walk
+    /// along the path only if that is not as it should be, to say why.
+    ///
+    /// The walk would add nothing to a file that passes. It is a regular file of our own, at the end of no
+    /// link, no other user may write to it, and it names this very socket: only root and we can have made it
+    /// so. One who can exchange a directory on the way can only hide it, or put another such file of ours in
+    /// its place, with a token from before. So he can keep us from this server, which he can do in any case.
+    /// The token is sent only to a process of ours or of root, so he does not learn it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`CapabilityDir::read`].
+    pub(crate) fn look_up(&self, address: &Address) -> Result<Capability, Error> {
+        #[cfg(unix)]
+        if let Some(capability) = self.read_at_once(address) {
+            return Ok(capability);
+        }
+        self.read(address)
+    }
+
+    #[cfg(unix)]
+    fn read_at_once(&self, address: &Address) -> Option<Capability> {
+        let name = Self::file_name(address);
+        let file = sys::open_path_to_read(&self.path, &name).ok()?;
+        let intent = Intent::ToBelieve;
+        let reading = Reading { dir: &self.path, intent, name: &name, wanted: Some(address) };
+        Some(reading.take(file).ok()?.capability)
+    }
+
     /// Removes what is published for `address`, if it still holds `auth_token`; says whether it did.
     ///
     /// # Errors
@@ -256,17 +285,17 @@ impl OpenCapabilityDir {
 
     fn read_for(&self, intent: Intent, address: &Address) -> Result<FoundCapability, Error> {
         let name = CapabilityDir::file_name(address);
-        Reading { dir: self, intent, name: &name, wanted: Some(address) }.run()
+        Reading { dir: &self.path, intent, name: &name, wanted: Some(address) }.run(&self.dir)
     }
 
     /// Reads the file `name` of this directory, for any server. The address in it fits the name.
     pub(crate) fn read_named(&self, name: &str) -> Result<FoundCapability, Error> {
-        Reading { dir: self, intent: Intent::ToBelieve, name, wanted: None }.run()
+        Reading { dir: &self.path, intent: Intent::ToBelieve, name, wanted: None }.run(&self.dir)
     }
 
     /// The same for a file that is on its way to its name, or was left there.
     pub(crate) fn read_temporary(&self, name: &str) -> Result<FoundCapability, Error> {
-        Reading { dir: self, intent: Intent::ToRemove, name, wanted: None }.run()
+        Reading { dir: &self.path, intent: Intent::ToRemove, name, wanted: None }.run(&self.dir)
     }
 
     /// The names in this directory that are `wanted`, and whether these are all: `max` at most, as
@@ -440,7 +469,8 @@ enum Intent {
 
 /// The reading of one file, checked at every step.
 struct Reading<'a> {
-    dir: &'a OpenCapabilityDir,
+    /// The path of its directory.
+    dir: &'a Path,
     intent: Intent,
     name: &'a str,
     /// The only address that it may be for; without one, any that fits its name.
@@ -448,8 +478,13 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn run(&self) -> Result<FoundCapability, Error> {
-        let file = self.open()?;
+    /// Opens the file in `dir` and reads it.
+    fn run(&self, dir: &PrivateDir) -> Result<FoundCapability, Error> {
+        self.take(self.open(dir)?)
+    }
+
+    /// Reads the open file.
+    fn take(&self, file: File) -> Result<FoundCapability, Error> {
         let facts = sys::facts_of(&file).map_err(|cause| self.cannot(cause))?;
         self.check(&facts)?;
         let bytes = self.bytes_of(file, &facts)?;
@@ -457,8 +492,8 @@ impl Reading<'_> {
         Ok(FoundCapability { capability, id: facts.id, bytes })
     }
 
-    fn open(&self) -> Result<File, Error> {
-        let open = || sys::open_to_read(&self.dir.dir, self.name);
+    fn open(&self, dir: &PrivateDir) -> Result<File, Error> {
+        let open = || sys::open_to_read(dir, self.name);
         let is_gone = |cause: &io::Error| cause.kind() == io::ErrorKind::NotFound;
         // A sweep may have renamed it for a moment, to look at it.
         let opened = open().or_else(|cause| if is_gone(&cause) { open() } else { Err(cause) });
@@ -467,7 +502,7 @@ impl Reading<'_> {
                 return self.refuse("something is mounted on it");
             }
             // What stands there says why `open` failed: each system has its own errno for a link.
-            match sys::facts_at(&self.dir.dir, self.name) {
+            match sys::facts_at(dir, self.name) {
                 Ok(facts) if facts.kind != FileKind::Regular => self.refuse_kind(facts.kind),
                 found if is_gone(&cause) || found.as_ref().is_err_and(is_gone) => self.missing(),
                 _ => self.cannot(cause),
@@ -490,13 +525,21 @@ impl Reading<'_> {
         Ok(())
     }
 
-    fn bytes_of(&self, file: File, facts: &Facts) -> Result<Vec<u8>, Error> {
-        let mut bytes = Vec::new();
-        if facts.len <= FILE_BYTES_MAX {
-            file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|cause| self.cannot(cause))?;
+    fn bytes_of(&self, mut file: File, facts: &Facts) -> Result<Vec<u8>, Error> {
+        let mut space = [0; FILE_BYTES_MAX + 1];
+        let mut len = 0;
+        // One read, unless the file system gives less than there is.
+        while facts.len <= FILE_BYTES_MAX as u64 && (len as u64) < facts.len {
+            match file.read(space.get_mut(len..).unwrap_or_default()) {
+                Ok(0) => break,
+                Ok(n) => len += n,
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(cause) => return Err(self.cannot(cause)),
+            }
         }
+        let bytes = space.get(..len).unwrap_or_default().to_vec();
         let len = facts.len.max(bytes.len() as u64);
-        if len > FILE_BYTES_MAX {
+        if len > FILE_BYTES_MAX as u64 {
             let why = format!("it has {len} bytes, more than the {FILE_BYTES_MAX} that one can have");
             return Err(self.refuse(&why));
         }
@@ -530,7 +573,7 @@ impl Reading<'_> {
     }
 
     fn path(&self) -> PathBuf {
-        self.dir.path.join(self.name)
+        self.dir.join(self.name)
     }
 
     fn missing(&self) -> Error {

@@ -9,7 +9,6 @@ use crate::os::files::capability::{Capability, CapabilityDir};
 use crate::os::names::address::Address;
 use crate::os::pipe::stream::ReadyStream;
 use crate::os::sys;
-use crate::proto::auth::AuthToken;
 use crate::proto::error::{Error, ErrorKind};
 use crate::proto::peer::PeerIdentity;
 
@@ -24,22 +23,15 @@ pub(crate) enum ChosenBy<'a> {
     Peer(&'a [PathBuf]),
 }
 
-/// A stream to the server at `target`, and the token that it asks for. Returns at once.
-///
-/// The pipe is not touched before a capability is found for it.
+/// A stream to the server of `capability`. Returns at once.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::PathTooLong`]; what [`CapabilityDir::read`] refuses; [`ErrorKind::NoSuchPeer`] if there is no
-/// such pipe; [`ErrorKind::Busy`] if all its instances have a client; [`ErrorKind::ForeignPeer`] if it is
-/// another user's; [`ErrorKind::Io`].
-pub(crate) fn connect(
-    capabilities: &CapabilityDir,
-    target: &Address,
-    chosen_by: ChosenBy<'_>,
-) -> Result<(ReadyStream, AuthToken), Error> {
+/// [`ErrorKind::NoSuchPeer`] if there is no such pipe; [`ErrorKind::Busy`] if all its instances have a
+/// client; [`ErrorKind::ForeignPeer`] if it is another user's; [`ErrorKind::Io`].
+pub(crate) fn connect(capability: &Capability, chosen_by: ChosenBy<'_>) -> Result<ReadyStream, Error> {
+    let target = &capability.address;
     let _ = chosen_by;
-    let capability = look_up(capabilities, target)?;
     // The token must not leave before it is known who will get it.
     let (pipe, server) = open(target)?;
     let published_by = capability.process.as_ref().map(|process| process.pid);
@@ -54,7 +46,7 @@ pub(crate) fn connect(
             "the server is another process than published"
         );
     }
-    Ok((ReadyStream::new(pipe), capability.auth_token))
+    Ok(ReadyStream::new(pipe))
 }
 
 /// Checks what a message claims to come from, before it gets an answer: a capability of our own user is
@@ -80,9 +72,14 @@ pub(crate) fn check_claimed(
     }
 }
 
-fn look_up(capabilities: &CapabilityDir, target: &Address) -> Result<Capability, Error> {
+/// The capability of the server at `target`, for [`connect`].
+///
+/// # Errors
+///
+/// [`ErrorKind::PathTooLong`]; what [`CapabilityDir::read`] refuses.
+pub(crate) fn look_up(capabilities: &CapabilityDir, target: &Address) -> Result<Capability, Error> {
     target.check_length()?;
-    capabilities.read(target).map_err(|error| {
+    capabilities.look_up(target).map_err(|error| {
         Error::new(error.kind(), "Cannot send UDS message without auth token").with_source(error)
     })
 }

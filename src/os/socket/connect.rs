@@ -14,7 +14,6 @@ use crate::os::files::reach::{Reach, Reached, Unreached};
 use crate::os::names::address::Address;
 use crate::os::socket::stream::ReadyStream;
 use crate::os::sys;
-use crate::proto::auth::AuthToken;
 use crate::proto::error::{Error, ErrorKind};
 
 #[cfg(test)]
@@ -30,21 +29,15 @@ pub(crate) enum ChosenBy<'a> {
     Peer(&'a [PathBuf]),
 }
 
-/// A stream to the server at `target` that does not block, and the token that it asks for. Returns at once.
-///
-/// The path is not touched before a capability is found for it.
+/// A stream to the server of `capability` that does not block. Returns at once.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::PathTooLong`]; what [`CapabilityDir::read`] refuses; [`ErrorKind::NoSuchPeer`] if no process
-/// listens; [`ErrorKind::NotLocal`] if a peer chose a path that may not answer; [`ErrorKind::Busy`] if the
-/// backlog is full; [`ErrorKind::ForeignPeer`] if another user does; [`ErrorKind::Io`].
-pub(crate) fn connect(
-    capabilities: &CapabilityDir,
-    target: &Address,
-    chosen_by: ChosenBy<'_>,
-) -> Result<(ReadyStream, AuthToken), Error> {
-    let capability = look_up(capabilities, target)?;
+/// [`ErrorKind::NoSuchPeer`] if no process listens; [`ErrorKind::NotLocal`] if a peer chose a path that may
+/// not answer; [`ErrorKind::Busy`] if the backlog is full; [`ErrorKind::ForeignPeer`] if another user
+/// listens; [`ErrorKind::Io`].
+pub(crate) fn connect(capability: &Capability, chosen_by: ChosenBy<'_>) -> Result<ReadyStream, Error> {
+    let target = &capability.address;
     let stream = match chosen_by {
         ChosenBy::Us => open(Path::new(target.path())),
         ChosenBy::Peer(own) => {
@@ -77,7 +70,7 @@ pub(crate) fn connect(
             "the server is another process than published"
         );
     }
-    Ok((ReadyStream::new(stream), capability.auth_token))
+    Ok(ReadyStream::new(stream))
 }
 
 /// Checks what a message claims to come from, before it gets an answer: a socket of ours stands there, at an
@@ -121,9 +114,14 @@ pub(crate) fn check_claimed(
     Ok(())
 }
 
-fn look_up(capabilities: &CapabilityDir, target: &Address) -> Result<Capability, Error> {
+/// The capability of the server at `target`, for [`connect`].
+///
+/// # Errors
+///
+/// [`ErrorKind::PathTooLong`]; what [`CapabilityDir::read`] refuses.
+pub(crate) fn look_up(capabilities: &CapabilityDir, target: &Address) -> Result<Capability, Error> {
     target.check_length()?;
-    capabilities.read(target).map_err(|error| {
+    capabilities.look_up(target).map_err(|error| {
         Error::new(error.kind(), "Cannot send UDS message without auth token").with_source(error)
     })
 }

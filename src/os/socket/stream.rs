@@ -74,12 +74,22 @@ pub(crate) struct ReadyStream {
     input: Input,
     output: Output,
     reads_on: bool,
+    /// An event queue reports when it can be written.
+    #[cfg(feature = "server")]
+    is_watched_for_room: bool,
 }
 
 impl ReadyStream {
     /// Takes over a connection that does not block. It may be written until a write says otherwise.
     pub(crate) fn new(socket: UnixStream) -> Self {
-        Self { socket, input: Input::Blocked, output: Output::Ready, reads_on: false }
+        Self {
+            socket,
+            input: Input::Blocked,
+            output: Output::Ready,
+            reads_on: false,
+            #[cfg(feature = "server")]
+            is_watched_for_room: false,
+        }
     }
 
     /// Remembers what the kernel says of it.
@@ -108,6 +118,28 @@ impl ReadyStream {
     /// Whether the last write is to be tried again after [`MEMORY_RETRY`].
     pub(crate) fn lacks_memory(&self) -> bool {
         self.output == Output::NoMemory
+    }
+
+    /// Whether an event queue should report when it can be written, if it does not report that as it should:
+    /// only while a write is blocked, because each answer that a peer takes would cause such an event.
+    #[cfg(feature = "server")]
+    pub(crate) fn wants_other_watch(&self) -> Option<bool> {
+        let wants_room = self.output == Output::Blocked;
+        (wants_room != self.is_watched_for_room).then_some(wants_room)
+    }
+
+    /// From now on an event queue reports when it can be written, or no longer.
+    #[cfg(feature = "server")]
+    pub(crate) fn watched_for_room(&mut self, is_watched: bool) {
+        self.is_watched_for_room = is_watched;
+    }
+
+    /// No event will tell when a blocked write can go on: it is tried again after [`MEMORY_RETRY`].
+    #[cfg(feature = "server")]
+    pub(crate) fn retry_write(&mut self) {
+        if self.output == Output::Blocked {
+            self.output = Output::NoMemory;
+        }
     }
 
     /// One read into `space`, which must not be empty. Afterwards the stream is readable only if more may be

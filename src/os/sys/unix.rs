@@ -462,7 +462,7 @@ pub(crate) fn facts_of_path(path: &Path) -> io::Result<Facts> {
 }
 
 /// Opens `name` in `dir`, close-on-exec and never through a link.
-fn open_at(dir: &impl AsFd, name: &str, flags: OFlag, mode: Mode) -> io::Result<File> {
+fn open_at(dir: &impl AsFd, name: &(impl NixPath + ?Sized), flags: OFlag, mode: Mode) -> io::Result<File> {
     let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
     Ok(File::from(openat(dir.as_fd(), name, flags, mode)?))
 }
@@ -479,6 +479,25 @@ fn open_unmounted(dir: &impl AsFd, name: &str, flags: OFlag) -> io::Result<File>
         return Ok(file);
     }
     open_at(dir, name, flags, Mode::empty())
+}
+
+/// The same for `name` in the directory at `path`, which is looked at no further: one system call where the
+/// way to the file crosses no mount.
+pub(crate) fn open_path_to_read(path: &Path, name: &str) -> io::Result<File> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
+    #[cfg(target_os = "linux")]
+    {
+        use nix::fcntl::{OpenHow, ResolveFlag, openat2};
+        let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW);
+        match openat2(AT_FDCWD, &path.join(name), how.resolve(ResolveFlag::RESOLVE_NO_XDEV)) {
+            // Before Linux 5.6, or behind a filter; or a mount is crossed, which may be the last step.
+            Err(Errno::ENOSYS | Errno::EPERM | Errno::EXDEV) => {}
+            opened => return Ok(opened?.into()),
+        }
+        open_unmounted(&open_path(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?, name, flags)
+    }
+    #[cfg(not(target_os = "linux"))]
+    open_at(&AT_FDCWD, &path.join(name), flags, Mode::empty())
 }
 
 /// The facts of what stands at `name` in `dir`, and never of what is mounted on it, as above.

@@ -4,8 +4,9 @@
 //!
 //! - `Listener`: `note_event` takes what the kernel says of it; `accept()` gives the
 //!   next [`ReadyStream`](crate::os::channel::stream::ReadyStream) and who its peer is, or why there is none.
-//! - `watch` a stream in an event queue; `readiness` is what an event says of it. `unwatch`, where it can
-//!   leave the queue again (not on Windows).
+//! - `watch` a stream in an event queue; `readiness` is what an event says of it. `rewatch` it after each
+//!   write: a queue tells of room only while a write is blocked. `unwatch`, where it can leave the queue
+//!   (not on Windows).
 //! - `write_through`: a write that reports as moved only what closing the stream does not lose.
 //! - `watch_input`: the same for a listener, a waker and a timer.
 //! - `WakeSource` and `WakeHandle`: the two ends of a waker, made by `wake_pair()`.
@@ -21,13 +22,14 @@ mod unix;
 pub(crate) use unix::Timer;
 #[cfg(unix)]
 pub(crate) use unix::{
-    Listener, WakeHandle, WakeSource, readiness, unwatch, wake_pair, watch, watch_input, write_through,
+    Listener, WakeHandle, WakeSource, readiness, rewatch, unwatch, wake_pair, watch, watch_input,
+    write_through,
 };
 #[cfg(windows)]
 mod windows;
 #[cfg(windows)]
 pub(crate) use windows::{
-    Listener, WakeHandle, WakeSource, readiness, wake_pair, watch, watch_input, write_through,
+    Listener, WakeHandle, WakeSource, readiness, rewatch, wake_pair, watch, watch_input, write_through,
 };
 
 /// Why no connection was accepted.

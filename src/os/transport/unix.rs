@@ -21,12 +21,15 @@ pub(crate) struct Listener {
     socket: UnixListener,
     /// Another process that holds it too has shut it: accepting fails as if no connection were waiting.
     is_shut: bool,
+    /// Connections may be waiting that came before it was one of ours (it can have been adopted), and so have
+    /// not inherited what all of ours have: see [`sys::protect`].
+    has_old: bool,
 }
 
 impl Listener {
     /// Takes over a listener that does not block.
     pub(crate) fn new(listener: std::os::unix::net::UnixListener) -> Self {
-        Self { socket: UnixListener::from_std(listener), is_shut: false }
+        Self { socket: UnixListener::from_std(listener), is_shut: false, has_old: true }
     }
 
     /// Takes what the kernel says of it. A hint: a host may hand over events of something else.
@@ -44,7 +47,11 @@ impl Listener {
                         let what = "the listener was shut down by another process that holds it";
                         AcceptError::Broken(io::Error::new(ErrorKind::NotConnected, what))
                     }
-                    Errno::EAGAIN => AcceptError::Blocked,
+                    Errno::EAGAIN => {
+                        // What comes from now on inherits.
+                        self.has_old = false;
+                        AcceptError::Blocked
+                    }
                     Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO => AcceptError::Aborted,
                     errno if sys::is_shortage(errno) => AcceptError::NotNow(error),
                     // A security module or a system call filter. Its rules may change.
@@ -53,9 +60,10 @@ impl Listener {
                 });
             }
         };
-        // One that was waiting when an adopted listener came to us has not inherited it. Where that cannot be
-        // mended, the peer is gone.
-        sys::protect(&stream).map_err(|_| AcceptError::Aborted)?;
+        if self.has_old {
+            // Where that cannot be mended, the peer is gone.
+            sys::protect(&stream).map_err(|_| AcceptError::Aborted)?;
+        }
         // A peer whose identity the kernel does not tell is not let in.
         let peer = sys::peer_identity(&stream).map_err(|_| AcceptError::Aborted)?;
         Ok((ReadyStream::new(stream.into()), peer))
@@ -85,7 +93,22 @@ pub(crate) fn watch_input(registry: &Registry, source: &mut impl AsFd, token: To
 
 /// Has a queue report the readiness of a stream with `token`, until the stream is closed or [`unwatch`]ed.
 pub(crate) fn watch(registry: &Registry, stream: &mut ReadyStream, token: Token) -> io::Result<()> {
-    registry.register(&mut SourceFd(&stream.as_fd().as_raw_fd()), token, STREAM_INTEREST)
+    stream.watched_for_room(false);
+    let wants_room = stream.wants_other_watch().unwrap_or(false);
+    registry.register(&mut SourceFd(&stream.as_fd().as_raw_fd()), token, interest(wants_room))?;
+    stream.watched_for_room(wants_room);
+    Ok(())
+}
+
+/// Has the queue that reports a stream with `token` also report when it can be written, while a write is
+/// blocked. No system call unless that has changed. If the system refuses, the write is tried again later.
+pub(crate) fn rewatch(registry: &Registry, stream: &mut ReadyStream, token: Token) {
+    let Some(wants_room) = stream.wants_other_watch() else { return };
+    let fd = stream.as_fd().as_raw_fd();
+    match registry.reregister(&mut SourceFd(&fd), token, interest(wants_room)) {
+        Ok(()) => stream.watched_for_room(wants_room),
+        Err(_) => stream.retry_write(),
+    }
 }
 
 /// Has a queue report nothing more of a stream.
@@ -98,11 +121,14 @@ pub(crate) fn write_through(stream: &mut ReadyStream, bytes: &[u8]) -> Progress 
     stream.write(bytes)
 }
 
-/// Urgent data has an event of its own where it can be asked for.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const STREAM_INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-const STREAM_INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
+/// What a queue is to report of a stream. Urgent data has an event of its own where it can be asked for.
+const fn interest(wants_room: bool) -> Interest {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let input = Interest::READABLE.add(Interest::PRIORITY);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let input = Interest::READABLE;
+    if wants_room { input.add(Interest::WRITABLE) } else { input }
+}
 
 /// The end of a waker that stands in the loop.
 #[derive(Debug)]

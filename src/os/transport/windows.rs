@@ -121,6 +121,11 @@ pub(crate) fn watch(registry: &Registry, stream: &mut ReadyStream, token: Token)
     stream.watch(registry, token)
 }
 
+/// Nothing to do: a queue reports the end of each write that was blocked, and no other.
+pub(crate) fn rewatch(registry: &Registry, stream: &mut ReadyStream, token: Token) {
+    let _ = (registry, stream, token);
+}
+
 /// One write. What it has moved the peer can read, even if the stream is closed now.
 pub(crate) fn write_through(stream: &mut ReadyStream, bytes: &[u8]) -> Progress {
     stream.write_through(bytes)

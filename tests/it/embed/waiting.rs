@@ -1,9 +1,13 @@
 //! The cost of waiting, and progress during a flood.
 
 use std::io::{ErrorKind, Read, Write};
+#[cfg(unix)]
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+#[cfg(unix)]
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use udsmsg::{Limits, Server, Waker};
 
 use super::ways::{Hosted, all};
@@ -13,6 +17,29 @@ use crate::util::thread_time::thread_time;
 use crate::util::{ping, scale, text, watchdog, with_time_enough};
 
 const NEVER: Duration = Duration::from_secs(1_000);
+
+/// A peer that takes its answer is no reason to wake up. (On Windows each write has an event when it has
+/// finished, and there is no descriptor to look at.)
+#[cfg(unix)]
+#[test]
+fn answers_that_are_taken_cause_no_wakeups() {
+    let _watchdog = watchdog::watch("answers_that_are_taken_cause_no_wakeups");
+    let home = Home::new();
+    let mut server = home.start(|_| ());
+    let mut peer = RawPeer::connect(Path::new(server.address().path()), &home.token_of(&server));
+    for n in 0..100 {
+        peer.send(&ping());
+        let mut turns = 0;
+        while server.stats().pings < n + 1 {
+            let _ = server.turn(None).unwrap();
+            turns += 1;
+        }
+        assert!(turns <= 2, "{turns} turns for ping {n}");
+        assert!(peer.line().unwrap().contains("pong"));
+        let mut fds = [PollFd::new(server.event_queue().unwrap(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, PollTimeout::ZERO), Ok(0), "it would wake up after answer {n}");
+    }
+}
 
 /// A hundred authenticated clients that send nothing: the host does not wake up, although the deadlines of
 /// their authentication pass.
