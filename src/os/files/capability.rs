@@ -526,18 +526,20 @@ impl Reading<'_> {
     }
 
     fn bytes_of(&self, mut file: File, facts: &Facts) -> Result<Vec<u8>, Error> {
-        let mut space = [0; FILE_BYTES_MAX + 1];
+        // With room for one byte more, which tells that the file has grown.
+        let wanted = usize::try_from(facts.len).unwrap_or(usize::MAX).min(FILE_BYTES_MAX);
+        let mut bytes = vec![0; wanted + 1];
         let mut len = 0;
         // One read, unless the file system gives less than there is.
-        while facts.len <= FILE_BYTES_MAX as u64 && (len as u64) < facts.len {
-            match file.read(space.get_mut(len..).unwrap_or_default()) {
+        while facts.len <= FILE_BYTES_MAX as u64 && len < wanted {
+            match file.read(bytes.get_mut(len..).unwrap_or_default()) {
                 Ok(0) => break,
                 Ok(n) => len += n,
                 Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
                 Err(cause) => return Err(self.cannot(cause)),
             }
         }
-        let bytes = space.get(..len).unwrap_or_default().to_vec();
+        bytes.truncate(len);
         let len = facts.len.max(bytes.len() as u64);
         if len > FILE_BYTES_MAX as u64 {
             let why = format!("it has {len} bytes, more than the {FILE_BYTES_MAX} that one can have");

@@ -12,8 +12,8 @@ use crate::proto::output::Output;
 use crate::proto::ring::Ring;
 use crate::proto::slots::ConnKey;
 
-/// Bytes of the first input buffer of a connection: the answers to a few dozen messages.
-const INPUT_MIN: usize = 8 << 10;
+/// Bytes of the first input buffer of a connection: the answers to a few messages.
+const INPUT_MIN: usize = 2 << 10;
 
 /// A connection to a receiver.
 pub(super) struct Wire {
