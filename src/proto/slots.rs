@@ -58,7 +58,7 @@ const SLOTS_MIN: usize = 4;
 /// A bounded set of values, each found in O(1) by the key it was inserted under and by no other.
 ///
 /// Every operation is O(1) unless it says otherwise; none allocates after [`Slots::new`]. The slot freed last
-/// is used next. Those that [grow](Slots::growing) allocate when there are more values than ever before.
+/// is used next. Those of an outbox that grows allocate when there are more values than ever before.
 #[derive(Debug)]
 pub struct Slots<T> {
     slots: Slab<Slot<T>>,

@@ -34,7 +34,7 @@ const LISTS: usize = SLOTS + 1;
 
 /// At most one deadline for each key. The owner's `truth` says what the deadline of a key is now.
 ///
-/// Nothing allocates after [`Wheel::new`] but [`Wheel::make_room`].
+/// Nothing allocates after [`Wheel::new`], but for the wheels of an outbox that grows.
 ///
 /// Each operation is about keys from one [`Slots`](super::slots::Slots). Of two keys with the same index the
 /// wheel holds the one scheduled last.
