@@ -420,7 +420,7 @@ fn removed_capability_file_is_noticed_and_published_again() {
     type Spoil = fn(&Path, &Path);
     let ways: &[(&str, Spoil)] = &[
         ("the file", |_, file| std::fs::remove_file(file).unwrap()),
-        // Windows lets nobody remove a directory that is held open.
+        // Windows does not remove a directory that is held open.
         #[cfg(unix)]
         ("its directory", |dir, _| std::fs::remove_dir_all(dir).unwrap()),
         #[cfg(unix)]

@@ -28,7 +28,7 @@ use crate::proto::time::Wall;
 pub(crate) const SUN_PATH_BYTES: usize =
     size_of::<libc::sockaddr_un>() - offset_of!(libc::sockaddr_un, sun_path);
 
-/// Whether a server whose backlog is full refuses a connection, as a socket does that nobody listens at:
+/// Whether a server whose backlog is full refuses a connection, as a socket does at which no process listens:
 /// `ECONNREFUSED` on macOS and the BSDs, where Linux says `EAGAIN`.
 pub(crate) const FULL_REFUSES: bool = cfg!(not(any(target_os = "linux", target_os = "android")));
 

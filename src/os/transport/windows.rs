@@ -192,7 +192,7 @@ pub(crate) fn wake_pair() -> io::Result<(WakeSource, WakeHandle)> {
     let path = format!(r"\\.\pipe\udsmsg-wake-{}-{nonce}", std::process::id());
     let path = Path::new(&path);
     let source = sys::new_instance(path, true, &OwnerOnly::pipe()?)?;
-    // Nobody else knows the name, and no other instance can be made.
+    // No other process knows the name, and no other instance can be made.
     let handle = OpenOptions::new().write(true).open(path)?;
     let wakes = Arc::new(Wakes::default());
     let source = WakeSource { pipe: source, wakes: Arc::clone(&wakes) };

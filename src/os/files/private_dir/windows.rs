@@ -140,7 +140,7 @@ fn check(given: &Path, purpose: Purpose, facts: &Facts) -> Result<(), Error> {
     }
     if facts.is_open_to_others() {
         let why = format!("it {}", facts.openness(given));
-        let mend = "in its properties, let in nobody but you, SYSTEM and Administrators; or";
+        let mend = "in its properties, let in only you, SYSTEM and Administrators; or";
         return Err(purpose.fault(given, &why, &format!("{mend} {elsewhere}")));
     }
     Ok(())

@@ -504,7 +504,7 @@ fn no_wake_up_of_other_threads_is_lost() {
     let asked = AtomicUsize::new(0);
     let seen = AtomicUsize::new(0);
     thread::scope(|scope| {
-        // One asks as fast as it can, the other only after it was heard: then each of its calls has to wake.
+        // One asks as fast as it can, the other only after it was answered: then each of its calls has to wake.
         scope.spawn(|| {
             for _ in 0..EACH {
                 asked.fetch_add(1, Ordering::Relaxed);
@@ -530,7 +530,7 @@ fn no_wake_up_of_other_threads_is_lost() {
     });
 }
 
-/// Nobody can be asked who it was: the access list of the pipe has let it in.
+/// No process is left to ask who it was: the access list of the pipe has let it in.
 #[test]
 fn a_client_whose_process_has_ended_is_our_user_without_a_pid() {
     let path = name("ended");

@@ -29,7 +29,7 @@ pub fn can_connect(path: &Path) -> bool {
     connected.is_ok()
 }
 
-/// A listener to which nobody else can connect now, and who keeps others from it.
+/// A listener to which no other client can connect now, and who keeps others from it.
 #[cfg(unix)]
 pub fn full_listener(path: &str) -> (Listener, Stream) {
     use nix::sys::socket::{Backlog, listen};
