@@ -961,7 +961,8 @@ fn gathered_messages_leave_when_there_are_64_kib() {
     let (fake, tell, said) = told_to_read(&home);
     let mut client = home.client();
     let long = message(&"x".repeat(10_000));
-    for (expected, count) in [(1, 1), (0, 6), (7, 1)] {
+    // One write to a pipe of Windows takes 64 KiB, which is six of the seven.
+    for (expected, count) in [(1, 1), (0, 6), (6, 1)] {
         (0..count).for_each(|_| _ = client.start(&fake.address, &long).unwrap());
         tell.send(expected > 0).unwrap();
         let mut lines = said.recv().unwrap().lines().count();
