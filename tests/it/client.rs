@@ -904,6 +904,7 @@ fn pipelined_messages_arrive_exactly_once_and_in_order() {
 }
 
 /// A server that reads what has come when it is told to, and says how many lines that was.
+#[cfg(unix)]
 fn told_to_read(home: &Home) -> (Fake, mpsc::Sender<bool>, mpsc::Receiver<String>) {
     let (tell, told) = mpsc::channel::<bool>();
     let (say, said) = mpsc::channel();
@@ -924,6 +925,8 @@ fn told_to_read(home: &Home) -> (Fake, mpsc::Sender<bool>, mpsc::Receiver<String
 }
 
 /// The first message leaves at once; those that are started while it is unanswered leave together.
+/// (On Windows one read of a pipe does not tell: the queue reads ahead, 4 KiB at first.)
+#[cfg(unix)]
 #[test]
 fn messages_started_together_leave_together() {
     let _watchdog = watchdog::watch("messages_started_together_leave_together");
@@ -953,7 +956,8 @@ fn messages_started_together_leave_together() {
     drop(tell);
 }
 
-/// A client that never waits writes what has gathered.
+/// A client that never waits writes what has gathered. (As above.)
+#[cfg(unix)]
 #[test]
 fn gathered_messages_leave_when_there_are_64_kib() {
     let _watchdog = watchdog::watch("gathered_messages_leave_when_there_are_64_kib");
@@ -961,8 +965,7 @@ fn gathered_messages_leave_when_there_are_64_kib() {
     let (fake, tell, said) = told_to_read(&home);
     let mut client = home.client();
     let long = message(&"x".repeat(10_000));
-    // One write to a pipe of Windows takes 64 KiB, which is six of the seven.
-    for (expected, count) in [(1, 1), (0, 6), (6, 1)] {
+    for (expected, count) in [(1, 1), (0, 6), (7, 1)] {
         (0..count).for_each(|_| _ = client.start(&fake.address, &long).unwrap());
         tell.send(expected > 0).unwrap();
         let mut lines = said.recv().unwrap().lines().count();

@@ -504,7 +504,7 @@ fn no_wake_up_of_other_threads_is_lost() {
     let asked = AtomicUsize::new(0);
     let seen = AtomicUsize::new(0);
     thread::scope(|scope| {
-        // One asks as fast as it can, the other only after it was answered: then each of its calls has to wake.
+        // One asks as fast as it can, the other only after it was answered: then each of its calls must wake.
         scope.spawn(|| {
             for _ in 0..EACH {
                 asked.fetch_add(1, Ordering::Relaxed);
