@@ -399,6 +399,7 @@ fn refusal_in_the_middle_of_a_message_is_reported() {
 }
 
 /// All cases that need the whole time, at the same time.
+#[cfg_attr(windows, ignore = "the same fault as with a thousand clients: an answer is now and then not seen")]
 #[test]
 fn commands_time_out_after_five_seconds() {
     type Script = fn(Stream, usize);
