@@ -56,3 +56,14 @@ impl PipeListener {
         &mut self.instances
     }
 }
+
+impl Drop for PipeListener {
+    /// An instance whose handle is still open lets a client in that would never be served. The handle is
+    /// closed only when the queue is asked the next time, and never if that is dropped before.
+    fn drop(&mut self) {
+        for instance in &self.instances {
+            // It fails only where the instance is of no use any more.
+            let _ = instance.disconnect();
+        }
+    }
+}
