@@ -399,7 +399,6 @@ fn refusal_in_the_middle_of_a_message_is_reported() {
 }
 
 /// All cases that need the whole time, at the same time.
-#[cfg_attr(windows, ignore = "the same fault as with a thousand clients: an answer is now and then not seen")]
 #[test]
 fn commands_time_out_after_five_seconds() {
     type Script = fn(Stream, usize);
@@ -420,7 +419,10 @@ fn commands_time_out_after_five_seconds() {
         ("full for ever", full, "send", "too many clients"),
     ];
     thread::scope(|scope| {
-        for (name, script, verb, text) in table {
+        // On Windows the refusal is read after the line was written, because the queue reads ahead: a deadline in
+        // between makes it "unknown".
+        let rows = table.into_iter().filter(|(name, ..)| !cfg!(windows) || *name != "full for ever");
+        for (name, script, verb, text) in rows {
             scope.spawn(move || {
                 let home = Home::new();
                 let fake = Fake::start(&home, move |stream, number, _| script(stream, number));

@@ -521,8 +521,8 @@ fn no_wake_up_of_other_threads_is_lost() {
         while seen.load(Ordering::Relaxed) < 2 * EACH {
             poll.poll(&mut events, Some(Duration::from_secs(20))).unwrap();
             if events.is_empty() {
-                let heard = seen.swap(usize::MAX, Ordering::Relaxed);
-                panic!("{heard} of {} were heard", 2 * EACH);
+                let answered = seen.swap(usize::MAX, Ordering::Relaxed);
+                panic!("{answered} of {} were answered", 2 * EACH);
             }
             source.drain();
             seen.store(asked.load(Ordering::Relaxed), Ordering::Relaxed);
