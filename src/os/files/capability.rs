@@ -181,9 +181,9 @@ impl CapabilityDir {
     ///
     /// The walk would add nothing to a file that passes. It is a regular file of our own, at the end of no
     /// link, no other user may write to it, and it names this very socket: only root and we can have made it
-    /// so. One who can exchange a directory on the way can only hide it, or put another such file of ours in
-    /// its place, with a token from before. So he can keep us from this server, which he can do in any case.
-    /// The token is sent only to a process of ours or of root, so he does not learn it.
+    /// so. A user who can exchange a directory on the way can only hide it, or put another such file of ours
+    /// in its place, with a token from before: this client does not reach its server then, which such a user
+    /// can bring about in any case. The token is sent to a process of ours or of root alone.
     ///
     /// # Errors
     ///
